@@ -1,0 +1,268 @@
+// Attention without the L x L matrix: scores are computed tile by tile and folded into a running softmax
+// (Rabe and Staats 2021; Dao et al. 2022). Extra memory grows with L, not with its square.
+//
+// Both directions are a handful of small matrix products on tiles that stay in the cache, so one routine,
+// `multiply_add`, does all the arithmetic.
+#pragma once
+
+#include "kernels.hpp"
+#include "parallel.hpp"
+
+namespace {
+
+using tinydiff::AttentionShape;
+using tinydiff::Heads;
+using tinydiff::Mask;
+
+// --- C (rows x n) += A (rows x inner) B (inner x n) -----------------------------------------------------------------
+// A(i, k) is a[i * ai + k * ak], so a transposed A costs nothing. Rows of B and C hold whole vectors (n is padded).
+
+template <class T, int R, int V>
+inline void multiply_add_tile(idx inner, const T *a, idx ai, idx ak, const T *b, idx ldb, T *c, idx ldc) {
+    vec<T> acc[R][V];
+    for (int i = 0; i < R; ++i)
+        for (int j = 0; j < V; ++j)
+            acc[i][j] = load(c + i * ldc + j * lanes<T>);
+    for (idx k = 0; k < inner; ++k) {
+        vec<T> row[V];
+        for (int j = 0; j < V; ++j)
+            row[j] = load(b + k * ldb + j * lanes<T>);
+        for (int i = 0; i < R; ++i) {
+            const vec<T> scale = splat<T>(a[i * ai + k * ak]);
+            for (int j = 0; j < V; ++j)
+                acc[i][j] += scale * row[j];
+        }
+    }
+    for (int i = 0; i < R; ++i)
+        for (int j = 0; j < V; ++j)
+            store(c + i * ldc + j * lanes<T>, acc[i][j]);
+}
+
+template <class T, int V>
+inline void multiply_add_columns(idx rows, idx inner, const T *a, idx ai, idx ak, const T *b, idx ldb, T *c, idx ldc) {
+    idx i = 0;
+    for (; i + 4 <= rows; i += 4)
+        multiply_add_tile<T, 4, V>(inner, a + i * ai, ai, ak, b, ldb, c + i * ldc, ldc);
+    for (; i < rows; ++i)
+        multiply_add_tile<T, 1, V>(inner, a + i * ai, ai, ak, b, ldb, c + i * ldc, ldc);
+}
+
+template <class T>
+inline void multiply_add(idx rows, idx inner, idx n, const T *a, idx ai, idx ak, const T *b, idx ldb, T *c, idx ldc) {
+    idx j = 0;
+    for (; j + 2 * lanes<T> <= n; j += 2 * lanes<T>)
+        multiply_add_columns<T, 2>(rows, inner, a, ai, ak, b + j, ldb, c + j, ldc);
+    for (; j < n; j += lanes<T>)
+        multiply_add_columns<T, 1>(rows, inner, a, ai, ak, b + j, ldb, c + j, ldc);
+}
+
+// --- tiles ----------------------------------------------------------------------------------------------------------
+
+constexpr idx key_block = 128;   // keys per tile
+constexpr idx query_block = 32;  // queries per tile
+constexpr idx query_group = 256; // queries per task of the forward pass: they share each packed key tile
+
+template <class T> inline void zero(T *p, idx count) { std::memset(p, 0, static_cast<std::size_t>(count) * sizeof(T)); }
+
+// rows x depth, each row padded with zeros.
+template <class T> inline void pack(const T *from, idx stride, idx rows, idx depth, T *to) {
+    const idx width = padded<T>(depth);
+    for (idx i = 0; i < rows; ++i) {
+        std::memcpy(to + i * width, from + i * stride, static_cast<std::size_t>(depth) * sizeof(T));
+        for (idx d = depth; d < width; ++d)
+            to[i * width + d] = T(0);
+    }
+}
+
+// depth x key_block: the transpose, times `scale`.
+template <class T> inline void pack_transposed(const T *from, idx stride, idx rows, idx depth, T scale, T *to) {
+    for (idx d = 0; d < depth; ++d) {
+        for (idx i = 0; i < rows; ++i)
+            to[d * key_block + i] = scale * from[i * stride + d];
+        for (idx i = rows; i < key_block; ++i)
+            to[d * key_block + i] = T(0);
+    }
+}
+
+// Sets the scores of keys that a query may not see to -inf, and those of the padding after the last key.
+template <class T>
+inline void apply_mask(const Mask &mask, const AttentionShape &s, idx b, idx q0, idx queries, idx k0, idx keys,
+                       T *scores) {
+    for (idx i = 0; i < queries; ++i) {
+        T *row = scores + i * key_block;
+        idx visible = keys;
+        if (mask.causal) {
+            const idx last = q0 + i + s.keys - s.queries - k0; // the last key of this tile that query i sees
+            visible = last + 1 < 0 ? 0 : (last + 1 < keys ? last + 1 : keys);
+        }
+        for (idx j = visible; j < padded<T>(keys); ++j)
+            row[j] = -infinity<T>;
+        if (mask.allowed) {
+            const bool *allowed = mask.allowed + b * mask.batch + (q0 + i) * mask.query + k0 * mask.key;
+            for (idx j = 0; j < visible; ++j)
+                if (!allowed[j * mask.key])
+                    row[j] = -infinity<T>;
+        }
+    }
+}
+
+// No query of the tile sees a key of it.
+inline bool tile_hidden(const Mask &mask, const AttentionShape &s, idx q0, idx queries, idx k0) {
+    return mask.causal && q0 + queries - 1 + s.keys - s.queries < k0;
+}
+
+inline idx smaller(idx a, idx b) { return a < b ? a : b; }
+
+// --- forward --------------------------------------------------------------------------------------------------------
+// Per query: m the largest score so far, l the sum of exp(score - m), o the sum of exp(score - m) v.
+// A new tile with a larger maximum rescales l and o by exp(m_old - m_new).
+
+template <class T> inline void fold_scores(T *scores, idx queries, idx keys, T *m, T *l, T *o, idx width) {
+    for (idx i = 0; i < queries; ++i) {
+        T *row = scores + i * key_block;
+        vec<T> best = splat<T>(m[i]);
+        for (idx j = 0; j < keys; j += lanes<T>)
+            best = vmax<T>(best, load(row + j));
+        const T top = maximum<T>(best);
+        const T shift = top == -infinity<T> ? T(0) : top; // nothing visible yet: every exp below is 0
+        vec<T> total = splat<T>(T(0));
+        for (idx j = 0; j < keys; j += lanes<T>) {
+            const vec<T> p = vexp<T>(load(row + j) - splat<T>(shift));
+            total += p;
+            store<T>(row + j, p);
+        }
+        if (top > m[i]) {
+            const T shrink = std::exp(m[i] - top);
+            l[i] *= shrink;
+            for (idx d = 0; d < width; d += lanes<T>)
+                store<T>(o + i * width + d, load(o + i * width + d) * splat<T>(shrink));
+            m[i] = top;
+        }
+        l[i] += sum<T>(total);
+    }
+}
+
+template <class T>
+void attention(AttentionShape s, Heads<const T> q, Heads<const T> k, Heads<const T> v, Mask mask, Heads<T> out,
+               T *lse) {
+    const idx width = padded<T>(s.depth), groups = (s.queries + query_group - 1) / query_group;
+    const idx per_thread = s.depth * key_block + key_block * width + query_block * key_block +
+                           query_group * (width + 2) + 3 * 64 / idx(sizeof(T));
+    const Scratch<T> scratch(thread_count() * per_thread);
+    const T scale = T(1) / std::sqrt(T(s.depth));
+    parallel_for(
+        s.batch * s.heads * groups, smaller(s.queries, query_group) * s.keys * s.depth, [&](idx task, idx thread) {
+            const idx b = task / (s.heads * groups), h = task / groups % s.heads, first = task % groups * query_group;
+            const idx rows = smaller(query_group, s.queries - first);
+            T *keys_t = scratch + thread * per_thread, *values = keys_t + s.depth * key_block;
+            T *scores = values + key_block * width, *o = scores + query_block * key_block;
+            T *m = o + query_group * width, *l = m + query_group;
+            zero(o, query_group * width);
+            for (idx i = 0; i < rows; ++i) {
+                m[i] = -infinity<T>;
+                l[i] = 0;
+            }
+            const T *queries = q.data + b * q.batch + h * q.head + first * q.position;
+            for (idx k0 = 0; k0 < s.keys; k0 += key_block) {
+                const idx keys = smaller(key_block, s.keys - k0);
+                if (tile_hidden(mask, s, first, rows, k0))
+                    break;
+                pack_transposed(k.data + b * k.batch + h * k.head + k0 * k.position, k.position, keys, s.depth, scale,
+                                keys_t);
+                pack(v.data + b * v.batch + h * v.head + k0 * v.position, v.position, keys, s.depth, values);
+                for (idx i = 0; i < rows; i += query_block) {
+                    const idx n = smaller(query_block, rows - i);
+                    if (tile_hidden(mask, s, first + i, n, k0))
+                        continue;
+                    zero(scores, n * key_block);
+                    multiply_add<T>(n, s.depth, padded<T>(keys), queries + i * q.position, q.position, 1, keys_t,
+                                    key_block, scores, key_block);
+                    apply_mask(mask, s, b, first + i, n, k0, keys, scores);
+                    fold_scores(scores, n, padded<T>(keys), m + i, l + i, o + i * width, width);
+                    multiply_add<T>(n, keys, width, scores, key_block, 1, values, width, o + i * width, width);
+                }
+            }
+            for (idx i = 0; i < rows; ++i) {
+                T *to = out.data + b * out.batch + h * out.head + (first + i) * out.position;
+                const T inverse = l[i] == T(0) ? T(0) : T(1) / l[i]; // a query that sees nothing gets zeros
+                for (idx d = 0; d < s.depth; ++d)
+                    to[d] = o[i * width + d] * inverse;
+                lse[(b * s.heads + h) * s.queries + first + i] = m[i] + (l[i] == T(0) ? T(0) : std::log(l[i]));
+            }
+        });
+}
+
+// --- backward -------------------------------------------------------------------------------------------------------
+// With P = exp(S - lse) recomputed tile by tile, G the gradient of the output, and delta_i = sum_d G_id O_id:
+//   dV = P^T G,   dS = P * (G V^T - delta),   dQ = dS K / sqrt(D),   dK = dS^T Q / sqrt(D).
+// A task owns one (sequence, head), so no two threads add to the same place.
+
+template <class T>
+void attention_backward(AttentionShape s, Heads<const T> g, Heads<const T> q, Heads<const T> k, Heads<const T> v,
+                        Heads<const T> out, const T *lse, Mask mask, Heads<T> dq, Heads<T> dk, Heads<T> dv) {
+    const idx width = padded<T>(s.depth);
+    const idx per_thread = 2 * s.depth * key_block + 3 * key_block * width + 2 * query_block * key_block +
+                           2 * query_block * width + s.queries * width + s.queries + 64 / idx(sizeof(T));
+    const Scratch<T> scratch(thread_count() * per_thread);
+    const T scale = T(1) / std::sqrt(T(s.depth));
+    parallel_for(s.batch * s.heads, s.queries * s.keys * s.depth, [&](idx task, idx thread) {
+        const idx b = task / s.heads, h = task % s.heads;
+        T *keys_t = scratch + thread * per_thread, *values_t = keys_t + s.depth * key_block;
+        T *keys_p = values_t + s.depth * key_block, *dkeys = keys_p + key_block * width;
+        T *dvalues = dkeys + key_block * width, *p = dvalues + key_block * width, *ds = p + query_block * key_block;
+        T *queries_p = ds + query_block * key_block, *grads_p = queries_p + query_block * width;
+        T *dqueries = grads_p + query_block * width, *delta = dqueries + s.queries * width;
+        const T *queries = q.data + b * q.batch + h * q.head, *grads = g.data + b * g.batch + h * g.head;
+        const T *outputs = out.data + b * out.batch + h * out.head;
+        const T *row_lse = lse + (b * s.heads + h) * s.queries;
+
+        zero(dqueries, s.queries * width);
+        for (idx i = 0; i < s.queries; ++i) {
+            delta[i] = 0;
+            for (idx d = 0; d < s.depth; ++d)
+                delta[i] += grads[i * g.position + d] * outputs[i * out.position + d];
+        }
+        for (idx k0 = 0; k0 < s.keys; k0 += key_block) {
+            const idx keys = smaller(key_block, s.keys - k0), columns = padded<T>(keys);
+            const T *keys_from = k.data + b * k.batch + h * k.head + k0 * k.position;
+            const T *values_from = v.data + b * v.batch + h * v.head + k0 * v.position;
+            pack_transposed(keys_from, k.position, keys, s.depth, scale, keys_t);
+            pack_transposed(values_from, v.position, keys, s.depth, T(1), values_t);
+            pack(keys_from, k.position, keys, s.depth, keys_p);
+            zero(dkeys, 2 * key_block * width);
+            for (idx i = 0; i < s.queries; i += query_block) {
+                const idx n = smaller(query_block, s.queries - i);
+                if (tile_hidden(mask, s, i, n, k0))
+                    continue;
+                pack(queries + i * q.position, q.position, n, s.depth, queries_p);
+                pack(grads + i * g.position, g.position, n, s.depth, grads_p);
+                zero(p, 2 * query_block * key_block);
+                multiply_add<T>(n, s.depth, columns, queries_p, width, 1, keys_t, key_block, p, key_block);
+                multiply_add<T>(n, s.depth, columns, grads_p, width, 1, values_t, key_block, ds, key_block);
+                apply_mask(mask, s, b, i, n, k0, keys, p);
+                for (idx r = 0; r < n; ++r) {
+                    const bool blind = row_lse[i + r] == -infinity<T>;
+                    const vec<T> shift = splat<T>(blind ? T(0) : row_lse[i + r]), d = splat<T>(delta[i + r]);
+                    for (idx j = 0; j < columns; j += lanes<T>) {
+                        const vec<T> prob = vexp<T>(load(p + r * key_block + j) - shift);
+                        store<T>(p + r * key_block + j, prob);
+                        store<T>(ds + r * key_block + j, splat<T>(scale) * prob * (load(ds + r * key_block + j) - d));
+                    }
+                }
+                multiply_add<T>(keys, n, width, p, 1, key_block, grads_p, width, dvalues, width);
+                multiply_add<T>(keys, n, width, ds, 1, key_block, queries_p, width, dkeys, width);
+                multiply_add<T>(n, keys, width, ds, key_block, 1, keys_p, width, dqueries + i * width, width);
+            }
+            for (idx i = 0; i < keys; ++i)
+                for (idx d = 0; d < s.depth; ++d) {
+                    dk.data[b * dk.batch + h * dk.head + (k0 + i) * dk.position + d] = dkeys[i * width + d];
+                    dv.data[b * dv.batch + h * dv.head + (k0 + i) * dv.position + d] = dvalues[i * width + d];
+                }
+        }
+        for (idx i = 0; i < s.queries; ++i)
+            for (idx d = 0; d < s.depth; ++d)
+                dq.data[b * dq.batch + h * dq.head + i * dq.position + d] = dqueries[i * width + d];
+    });
+}
+
+} // namespace

@@ -1,0 +1,24 @@
+// Compiled once per instruction set, with TINYDIFF_ISA naming it; see CMakeLists.txt.
+#include "kernels.hpp"
+
+#include "attention.hpp"
+#include "rows.hpp"
+#include "topk.hpp"
+
+namespace tinydiff {
+namespace TINYDIFF_ISA {
+
+template <class T>
+constexpr Kernels<T> table = {softmax<T>,       log_softmax<T>,
+                              cross_entropy<T>, cross_entropy_backward<T>,
+                              layer_norm<T>,    layer_norm_backward<T>,
+                              gelu<T>,          gelu_backward<T>,
+                              rotary<T>,        topk<T>,
+                              attention<T>,     attention_backward<T>,
+                              adamw<T>};
+
+const Kernels<float> kernels_f32 = table<float>;
+const Kernels<double> kernels_f64 = table<double>;
+
+} // namespace TINYDIFF_ISA
+} // namespace tinydiff

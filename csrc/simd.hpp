@@ -1,0 +1,146 @@
+// The one place that knows about vector registers.
+//
+// `vec<T>` is a register full of T. It is spelled with the vector extension of GCC and Clang, so the same source
+// becomes SSE2, AVX2, AVX-512 or NEON code, depending only on the flags it is compiled with and on
+// TINYDIFF_VECTOR_BYTES (16, 32 or 64: it must follow the instruction set, because a vector wider than the registers
+// is split in memory, which is many times slower). Compilers without the extension get "vectors" of one lane.
+//
+// Everything lives in an unnamed namespace: the file is compiled once per instruction set into one module, and no
+// function may be shared between those copies, or a machine without AVX-512 could be handed AVX-512 code.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+namespace {
+
+using idx = std::ptrdiff_t;
+
+template <class T> struct Bits;
+template <> struct Bits<float> {
+    using integer = std::int32_t;
+};
+template <> struct Bits<double> {
+    using integer = std::int64_t;
+};
+
+#if (defined(__GNUC__) || defined(__clang__)) && defined(TINYDIFF_VECTOR_BYTES)
+template <class T> struct Vector {
+    typedef T type __attribute__((vector_size(TINYDIFF_VECTOR_BYTES)));
+};
+template <class T> using vec = typename Vector<T>::type;
+template <class T> constexpr idx lanes = TINYDIFF_VECTOR_BYTES / sizeof(T);
+template <class T> inline vec<T> splat(T x) { return x - vec<T>{}; }
+#else
+template <class T> using vec = T;
+template <class T> constexpr idx lanes = 1;
+template <class T> inline vec<T> splat(T x) { return x; }
+#endif
+
+template <class T> constexpr T infinity = std::numeric_limits<T>::infinity();
+
+// n rounded up to whole vectors: the row length of every padded scratch tile.
+template <class T> inline idx padded(idx n) { return (n + lanes<T> - 1) / lanes<T> * lanes<T>; }
+
+template <class T> inline vec<T> load(const T *p) {
+    vec<T> v;
+    std::memcpy(&v, p, sizeof v); // any alignment; compiles to one move
+    return v;
+}
+
+template <class T> inline void store(T *p, vec<T> v) { std::memcpy(p, &v, sizeof v); }
+
+// The last n < lanes elements of a row; the lanes beyond them hold `fill`.
+template <class T> inline vec<T> load_first(const T *p, idx n, T fill) {
+    vec<T> v = splat<T>(fill);
+    std::memcpy(&v, p, static_cast<std::size_t>(n) * sizeof(T));
+    return v;
+}
+
+template <class T> inline void store_first(T *p, vec<T> v, idx n) {
+    std::memcpy(p, &v, static_cast<std::size_t>(n) * sizeof(T));
+}
+
+// NaN in b is dropped: callers that must see it find it in a sum instead.
+template <class T> inline vec<T> vmax(vec<T> a, vec<T> b) { return a < b ? b : a; }
+
+template <class T> inline T sum(vec<T> v) {
+    T each[lanes<T>], total = 0;
+    store(each, v);
+    for (T x : each)
+        total += x;
+    return total;
+}
+
+template <class T> inline T maximum(vec<T> v) {
+    T each[lanes<T>], best = -infinity<T>;
+    store(each, v);
+    for (T x : each)
+        best = best < x ? x : best;
+    return best;
+}
+
+template <class T> inline vec<T> vsqrt(vec<T> v) {
+    T each[lanes<T>];
+    store(each, v);
+    for (T &x : each)
+        x = std::sqrt(x);
+    return load(each);
+}
+
+// --- exp ------------------------------------------------------------------------------------------------------------
+// exp(x) = 2^n exp(r) with n = round(x / ln 2) and |r| <= ln(2)/2, where the Taylor series converges fast:
+// the first dropped term is below half a unit in the last place for 7 terms (float) and 13 (double).
+//
+// Rounding: adding 1.5 * 2^(mantissa bits) pushes the fraction out of the mantissa, which leaves n in the low bits of
+// the sum; subtracting it again gives n as a floating-point number. (A compiler allowed to reorder arithmetic would
+// cancel the two: no -ffast-math here.)
+// ln 2 is split in two, the first part short enough for n * ln2_high to be exact (Cody and Waite).
+// 2^n is applied as two factors, so that results below the normal range round gradually and large ones reach inf.
+template <class T> struct Exp;
+template <> struct Exp<float> {
+    static constexpr int terms = 7, mantissa = 23;
+    static constexpr std::int32_t bias = 127;
+    static constexpr float rounder = 12582912.0f, lowest = -104.0f, highest = 89.0f;
+    static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+};
+template <> struct Exp<double> {
+    static constexpr int terms = 13, mantissa = 52;
+    static constexpr std::int64_t bias = 1023;
+    static constexpr double rounder = 6755399441055744.0, lowest = -746.0, highest = 710.0;
+    static constexpr double ln2_high = 6.93147180369123816490e-01, ln2_low = 1.90821492927058770002e-10;
+};
+
+template <class T> inline vec<T> vexp(vec<T> x) {
+    using E = Exp<T>;
+    using I = typename Bits<T>::integer;
+    x = x < splat<T>(E::lowest) ? splat<T>(E::lowest) : x; // written so that NaN passes through
+    x = x > splat<T>(E::highest) ? splat<T>(E::highest) : x;
+
+    const vec<T> shifted = x * splat<T>(T(1.4426950408889634)) + splat<T>(E::rounder);
+    const vec<T> n = shifted - splat<T>(E::rounder);
+    const vec<T> r = (x - n * splat<T>(E::ln2_high)) - n * splat<T>(E::ln2_low);
+
+    vec<T> series = splat<T>(T(1)); // Horner: 1 + r (1 + r/2 (1 + r/3 (...)))
+    for (int k = E::terms; k >= 1; --k)
+        series = series * r * splat<T>(T(1) / T(k)) + splat<T>(T(1));
+
+    vec<I> bits;
+    std::memcpy(&bits, &shifted, sizeof bits);
+    const T rounder = E::rounder;
+    I rounder_bits;
+    std::memcpy(&rounder_bits, &rounder, sizeof rounder_bits);
+    const vec<I> whole = bits - splat<I>(rounder_bits);
+    const vec<I> half = whole >> 1;
+    const vec<I> first_bits = (half + splat<I>(E::bias)) << E::mantissa;
+    const vec<I> second_bits = (whole - half + splat<I>(E::bias)) << E::mantissa;
+    vec<T> first, second;
+    std::memcpy(&first, &first_bits, sizeof first);
+    std::memcpy(&second, &second_bits, sizeof second);
+    return series * first * second;
+}
+
+} // namespace

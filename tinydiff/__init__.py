@@ -1,0 +1,3 @@
+"""Diffusion and non-autoregressive language models from scratch."""
+
+__version__ = "0.1.0"

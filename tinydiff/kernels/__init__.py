@@ -1,0 +1,98 @@
+"""The inner loops, each twice under one signature: `reference` (NumPy, the specification) and `_native` (C++, csrc/).
+
+Call them through the module, `kernels.softmax(x)`, so that `kernels.use("numpy" | "native")` takes effect everywhere.
+The environment chooses at import: TINYDIFF_KERNELS=numpy|native (default: native where it was built) and
+TINYDIFF_ISA=baseline|avx2|avx512 (default: the best this CPU has).
+"""
+
+import os
+import warnings
+from types import ModuleType
+from typing import Literal
+
+from . import reference
+from .reference import (
+    adamw,
+    attention,
+    attention_backward,
+    cross_entropy,
+    cross_entropy_backward,
+    gelu,
+    gelu_backward,
+    layer_norm,
+    layer_norm_backward,
+    log_softmax,
+    rotary,
+    softmax,
+    topk,
+)
+
+KERNELS = (
+    "adamw",
+    "attention",
+    "attention_backward",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "gelu",
+    "gelu_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "log_softmax",
+    "rotary",
+    "softmax",
+    "topk",
+)
+
+__all__ = [*KERNELS, "KERNELS", "active", "native", "use"]
+
+# OpenMP threads that spin while they wait keep the other core from NumPy's BLAS threads: let them sleep instead.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+native: ModuleType | None
+try:
+    from . import _native as native
+except ImportError as error:
+    native = None
+    _why = str(error)
+
+_active: Literal["numpy", "native"] = "numpy"
+
+
+def use(name: Literal["numpy", "native"]) -> None:
+    """Choose the kernels that every call from now on goes to, in the whole process."""
+    global _active
+    if name not in ("numpy", "native"):
+        raise ValueError(f"kernels is {name!r}; expected 'numpy' or 'native'")
+    if name == "native" and native is None:
+        raise RuntimeError(
+            f"kernels is 'native', but the extension is not here ({_why}); install tinydiff again with a C++17 "
+            "compiler, or use 'numpy'"
+        )
+    implementation = reference if name == "numpy" else native
+    globals().update({kernel: getattr(implementation, kernel) for kernel in KERNELS})
+    _active = name
+
+
+def active() -> Literal["numpy", "native"]:
+    """Which kernels run now."""
+    return _active
+
+
+def _choose() -> None:
+    wanted = os.environ.get("TINYDIFF_KERNELS", "")
+    if wanted not in ("", "numpy", "native"):
+        raise ValueError(f"TINYDIFF_KERNELS is {wanted!r}; expected 'numpy' or 'native'")
+    isa = os.environ.get("TINYDIFF_ISA", "")
+    if native is not None and isa:
+        native.use_isa(isa)
+    if native is None and wanted != "numpy":
+        warnings.warn(
+            f"tinydiff runs on NumPy kernels, several times slower than native ones: {_why}. Install tinydiff again "
+            "with a C++17 compiler for speed, or set TINYDIFF_KERNELS=numpy to silence this.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    use("native" if wanted == "native" or (wanted == "" and native is not None) else "numpy")
+
+
+_choose()
