@@ -1,3 +1,31 @@
-"""Diffusion and non-autoregressive language models from scratch."""
+"""Diffusion and non-autoregressive language models from scratch, in NumPy with a C++ hot loop."""
+
+from . import data, kernels, ops, samplers, schedules
+from .optim import EMA, AdamW
+from .processes import Autoregressive, MaskedDiffusion
+from .tensor import Tensor, check_grads, no_grad
+from .training import Options, Run, evaluate, load, train
+from .transformer import Transformer
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "EMA",
+    "AdamW",
+    "Autoregressive",
+    "MaskedDiffusion",
+    "Options",
+    "Run",
+    "Tensor",
+    "Transformer",
+    "check_grads",
+    "data",
+    "evaluate",
+    "kernels",
+    "load",
+    "no_grad",
+    "ops",
+    "samplers",
+    "schedules",
+    "train",
+]

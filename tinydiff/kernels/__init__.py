@@ -27,7 +27,8 @@ from .reference import (
     topk,
 )
 
-KERNELS = (
+__all__ = [
+    "active",
     "adamw",
     "attention",
     "attention_backward",
@@ -38,22 +39,26 @@ KERNELS = (
     "layer_norm",
     "layer_norm_backward",
     "log_softmax",
+    "native",
     "rotary",
     "softmax",
     "topk",
-)
+    "use",
+]
 
-__all__ = [*KERNELS, "KERNELS", "active", "native", "use"]
+KERNELS = [name for name in __all__ if hasattr(reference, name)]
 
 # OpenMP threads that spin while they wait keep the other core from NumPy's BLAS threads: let them sleep instead.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-native: ModuleType | None
+native: ModuleType | None = None
+_why = ""
 try:
-    from . import _native as native
+    from . import _native
 except ImportError as error:
-    native = None
     _why = str(error)
+else:
+    native = _native
 
 _active: Literal["numpy", "native"] = "numpy"
 

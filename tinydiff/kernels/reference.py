@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[Any]  # float32 or float64
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+from ..arrays import Bools, Floats, Ints
 
 QUERY_BLOCK = 128  # attention looks at this many queries at a time, so that memory is linear in L
 

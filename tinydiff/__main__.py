@@ -1,0 +1,5 @@
+"""`python -m tinydiff` is the `tinydiff` command."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,134 @@
+"""Corpora that every machine already has, or any UTF-8 file, as token ids with a held-out part.
+
+`python_docs` is the language reference that CPython carries in `pydoc_data.topics`; `python_source` is the source of
+the standard library's top-level modules. Both differ a little between Python versions.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ..arrays import Ints
+from .codec import Codec
+
+__all__ = ["CORPORA", "Codec", "Corpus", "load", "read_text"]
+
+HELD_OUT = 0.1  # this last part of every corpus is never trained on
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text as token ids, its last tenth held out.
+
+    Attributes
+    ----------
+    name : "python_docs", "python_source" or the path of a file
+    text : the characters
+    codec : between characters and ids
+
+    """
+
+    name: str
+    text: str
+    codec: Codec
+
+    @property
+    def vocab_size(self) -> int:
+        return self.codec.vocab_size
+
+    @cached_property
+    def ids(self) -> Ints:
+        """The whole text, (N,)."""
+        return self.codec.encode(self.text)
+
+    @property
+    def train(self) -> Ints:
+        """All but the last tenth."""
+        return self.ids[: int((1 - HELD_OUT) * len(self.ids))]
+
+    @property
+    def held_out(self) -> Ints:
+        """The last tenth."""
+        return self.ids[int((1 - HELD_OUT) * len(self.ids)) :]
+
+    def check_length(self, length: int) -> None:
+        """Raise ValueError unless windows of `length` fit into both parts."""
+        shortest = min(len(self.train), len(self.held_out))
+        if not 1 <= length <= shortest:
+            raise ValueError(
+                f"length is {length}, but the held-out tenth of {self.name} has {shortest} characters; use a length of "
+                f"1 to {shortest} or a text of at least {10 * length} characters"
+            )
+
+    def batch(self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False) -> Ints:
+        """Random windows of consecutive characters, (size, length)."""
+        ids = self.held_out if held_out else self.train
+        if length > len(ids):
+            self.check_length(length)
+        starts = rng.integers(0, len(ids) - length + 1, size)
+        return np.asarray(ids[starts[:, None] + np.arange(length)])
+
+
+def python_docs() -> str:
+    """The Python language reference, as carried by CPython: about 465,000 characters."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise FileNotFoundError(
+            "this Python comes without pydoc_data.topics, the text of 'python_docs'; install the "
+            "full standard library (on Debian: apt install libpython3-stdlib) or use --text FILE"
+        ) from error
+    return "\n\n".join(topics[key] for key in sorted(topics))
+
+
+def python_source() -> str:
+    """The standard library's top-level modules in alphabetical order, those that are pure ASCII."""
+    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    texts = [file.read_bytes() for file in files]
+    text = "\n\n".join(source.decode("ascii").replace("\r\n", "\n") for source in texts if source.isascii())
+    if not text:
+        raise FileNotFoundError(
+            f"no Python source in {sysconfig.get_path('stdlib')}, the text of 'python_source'; use --text FILE"
+        )
+    return text
+
+
+CORPORA = {"python_docs": python_docs, "python_source": python_source}
+
+
+def read_text(path: Path) -> str:
+    """The characters of a UTF-8 file."""
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8: byte {error.start} is 0x{raw[error.start]:02x}; convert it, for instance with "
+            f"iconv -f latin1 -t utf-8"
+        ) from error
+    if not text:
+        raise ValueError(f"{path} is empty; a corpus needs some text")
+    return text.replace("\r\n", "\n")
+
+
+def load(name: str, codec: Codec | None = None) -> Corpus:
+    """Load a corpus by name, or a UTF-8 file by path.
+
+    Parameters
+    ----------
+    name : "python_docs", "python_source", or a path
+    codec : the alphabet to use; by default that of the text itself
+
+    """
+    if name in CORPORA:
+        text = CORPORA[name]()
+    elif Path(name).is_file():
+        text = read_text(Path(name))
+    else:
+        raise FileNotFoundError(f"no file and no corpus is called {name!r}; corpora: {', '.join(CORPORA)}")
+    return Corpus(name, text, codec or Codec.of(text))

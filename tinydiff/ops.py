@@ -1,0 +1,132 @@
+"""The operations a transformer is made of: each a forward pass and its vjp, side by side, over `tinydiff.kernels`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import kernels
+from .arrays import Bools, Floats, Ints
+from .tensor import Tensor
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """X @ weight + bias: (..., I), (I, O), (O,) -> (..., O)."""
+    if weight.ndim != 2 or x.shape[-1] != weight.shape[0]:
+        raise ValueError(f"x has shape {x.shape} and weight {weight.shape}; expected (..., I) and (I, O)")
+    rows = x.data.reshape(-1, x.shape[-1])  # one matrix product, not one per sequence
+    out = rows @ weight.data
+    out += bias.data
+
+    def vjp(g: Floats) -> tuple[Floats | None, Floats, Floats]:
+        g = g.reshape(-1, g.shape[-1])
+        dx = (g @ weight.data.T).reshape(x.shape) if x.requires_grad else None
+        return dx, rows.T @ g, g.sum(axis=0)
+
+    return Tensor.from_op(out.reshape(*x.shape[:-1], out.shape[-1]), (x, weight, bias), vjp)
+
+
+def embedding(table: Tensor, ids: Ints) -> Tensor:
+    """Rows of a (V, D) table: ids (...) -> (..., D)."""
+    if ids.size and not (ids.min() >= 0 and ids.max() < len(table.data)):
+        bad = ids.min() if ids.min() < 0 else ids.max()
+        raise ValueError(f"ids contains {bad}; expected 0 <= id < {len(table.data)}")
+
+    def vjp(g: Floats) -> tuple[Floats]:
+        # Summing the rows of equal ids as a product with their one-hot matrix would be V times the work; sorting the
+        # ids makes equal ones neighbours, and reduceat adds each run of them up.
+        order = np.argsort(ids, axis=None, kind="stable")
+        flat = ids.reshape(-1)[order]
+        starts = np.flatnonzero(np.diff(flat, prepend=-1))
+        full = np.zeros_like(table.data)
+        if len(starts):
+            full[flat[starts]] = np.add.reduceat(g.reshape(-1, g.shape[-1])[order], starts, axis=0)
+        return (full,)
+
+    return Tensor.from_op(table.data[ids], (table,), vjp)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Layer normalisation over the last axis (Ba et al. 2016)."""
+    out, mean, rstd = kernels.layer_norm(x.data, weight.data, bias.data)
+
+    def vjp(g: Floats) -> tuple[Floats, Floats, Floats]:
+        return kernels.layer_norm_backward(g, x.data, weight.data, mean, rstd)
+
+    return Tensor.from_op(out, (x, weight, bias), vjp)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU in its tanh form (Hendrycks and Gimpel 2016)."""
+    return Tensor.from_op(kernels.gelu(x.data), (x,), lambda g: (kernels.gelu_backward(g, x.data),))
+
+
+def softmax(x: Tensor) -> Tensor:
+    """Softmax over the last axis."""
+    p = kernels.softmax(x.data)
+
+    def vjp(g: Floats) -> tuple[Floats]:
+        return (p * (g - (g * p).sum(axis=-1, keepdims=True)),)
+
+    return Tensor.from_op(p, (x,), vjp)
+
+
+def log_softmax(x: Tensor) -> Tensor:
+    """Logarithm of the softmax over the last axis."""
+    out = kernels.log_softmax(x.data)
+
+    def vjp(g: Floats) -> tuple[Floats]:
+        return (g - np.exp(out) * g.sum(axis=-1, keepdims=True),)
+
+    return Tensor.from_op(out, (x,), vjp)
+
+
+def cross_entropy(logits: Tensor, targets: Ints) -> Tensor:
+    """-log softmax(logits)[target] per row, in nats: (N, V), (N,) -> (N,)."""
+    nll, lse = kernels.cross_entropy(logits.data, targets)
+
+    def vjp(g: Floats) -> tuple[Floats]:
+        return (kernels.cross_entropy_backward(g, logits.data, targets, lse),)
+
+    return Tensor.from_op(nll, (logits,), vjp)
+
+
+def rotary(qkv: Tensor, cos: Floats, sin: Floats) -> Tensor:
+    """Turn queries and keys of a packed (B, L, 3, H, D) by the angles of their positions (Su et al. 2021)."""
+    return Tensor.from_op(kernels.rotary(qkv.data, cos, sin), (qkv,), lambda g: (kernels.rotary(g, cos, -sin),))
+
+
+def self_attention(qkv: Tensor, mask: Bools | None = None, causal: bool = False) -> Tensor:
+    """Multi-head attention of a sequence to itself: packed (B, L, 3, H, D) -> (B, L, H * D).
+
+    The kernel reads queries, keys and values where they lie in `qkv` and writes their gradients likewise: no copies.
+
+    Parameters
+    ----------
+    mask : (L, L) or (B, L, L), True where the row's position may see the column's; None for all
+    causal : position i sees positions j <= i
+
+    """
+    q, k, v = (qkv.data[:, :, i] for i in range(3))  # (B, L, H, D) views
+    out, lse = kernels.attention(q, k, v, mask, causal)
+    merged = (*out.shape[:2], -1) if out.size else (*out.shape[:2], out.shape[2] * out.shape[3])
+
+    def vjp(g: Floats) -> tuple[Floats]:
+        d = np.empty(qkv.shape, qkv.dtype)
+        dq, dk, dv = (d[:, :, i] for i in range(3))
+        kernels.attention_backward(g.reshape(out.shape), q, k, v, out, lse, dq, dk, dv, mask, causal)
+        return (d,)
+
+    return Tensor.from_op(out.reshape(merged), (qkv,), vjp)
+
+
+def take_rows(x: Tensor, at: Bools) -> Tensor:
+    """The rows of x (..., D) where the mask (...) is True, as (n, D)."""
+    if at.shape != x.shape[:-1]:
+        raise ValueError(f"at has shape {at.shape}; expected {x.shape[:-1]}")
+
+    def vjp(g: Floats) -> tuple[Floats]:
+        full = np.zeros_like(x.data)
+        full[at] = g
+        return (full,)
+
+    return Tensor.from_op(x.data[at], (x,), vjp)

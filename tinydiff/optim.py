@@ -1,0 +1,119 @@
+"""AdamW, gradient clipping, the moving average of the weights, and the learning-rate schedule.
+
+Parameters and their gradients are moved into one flat array each, so that clipping, the update and the average are each
+one pass over memory instead of one per parameter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from . import kernels
+from .arrays import Floats
+from .tensor import Tensor
+
+
+class Flat:
+    """The parameters as views of one array, matrices first (those are decayed); likewise their gradients."""
+
+    def __init__(self, params: dict[str, Tensor]) -> None:
+        ordered = sorted(params, key=lambda name: params[name].ndim < 2)  # stable: keeps the order within each group
+        dtype = params[ordered[0]].dtype
+        self.slices: dict[str, tuple[slice, tuple[int, ...]]] = {}
+        start = 0
+        for name in ordered:
+            size = params[name].size
+            self.slices[name] = (slice(start, start + size), params[name].shape)
+            start += size
+        self.decayed = sum(p.size for p in params.values() if p.ndim >= 2)
+        self.values: Floats = np.empty(start, dtype)
+        self.grads: Floats = np.zeros(start, dtype)
+        for name, view in self.named(self.values).items():
+            view[...] = params[name].data
+            params[name].data = view
+        for name, view in self.named(self.grads).items():
+            params[name].grad = view
+
+    def named(self, flat: Floats) -> dict[str, Floats]:
+        """The part of a flat array that belongs to each parameter, as views of its shape."""
+        return {name: flat[part].reshape(shape) for name, (part, shape) in self.slices.items()}
+
+
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019); matrices decay, biases and norms do not.
+
+    Parameters
+    ----------
+    clip : the gradient is scaled down to this Euclidean norm if it is longer
+
+    """
+
+    def __init__(
+        self,
+        params: dict[str, Tensor],
+        *,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        clip: float = 1.0,
+    ) -> None:
+        self.flat = Flat(params)
+        self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
+        self.m, self.v = np.zeros_like(self.flat.values), np.zeros_like(self.flat.values)
+        self.steps = 0
+
+    def step(self, lr: float) -> float:
+        """Clip, update the parameters, clear the gradients; return the gradient's norm before clipping."""
+        flat = self.flat
+        norm = math.sqrt(float(np.dot(flat.grads, flat.grads)))
+        if not math.isfinite(norm):
+            raise FloatingPointError(
+                f"the gradient became {norm} after {self.steps} steps; lower the learning rate (now {lr:g}) and "
+                "resume from the last checkpoint"
+            )
+        if norm > self.clip:
+            flat.grads *= self.clip / norm
+        self.steps += 1
+        for part, decay in ((slice(flat.decayed), self.weight_decay), (slice(flat.decayed, None), 0.0)):
+            kernels.adamw(
+                flat.values[part], flat.grads[part], self.m[part], self.v[part],
+                lr, *self.betas, self.eps, decay, self.steps,
+            )  # fmt: skip
+        flat.grads[...] = 0
+        return norm
+
+
+class EMA:
+    """Exponential moving average of the weights: smoother than the last step, and what is evaluated and sampled.
+
+    The decay starts low, min(decay, (1 + n) / (10 + n)) at step n, so that the random start is forgotten.
+    """
+
+    def __init__(self, flat: Flat, decay: float = 0.999) -> None:
+        self.flat, self.decay = flat, decay
+        self.values = flat.values.copy()
+
+    def update(self, step: int) -> None:
+        """Move towards the current weights; `step` counts from 1."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        self.values += (1 - decay) * (self.flat.values - self.values)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within this context the model runs on the averaged weights."""
+        live = self.flat.values.copy()
+        self.flat.values[...] = self.values
+        try:
+            yield
+        finally:
+            self.flat.values[...] = live
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, final: float = 0.1) -> float:
+    """Linear warm-up to `peak`, then a cosine down to `final * peak` at the end; `step` counts from 0."""
+    progress = min(step / steps, 1.0)
+    return peak * min(1.0, (step + 1) / warmup) * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))

@@ -1,0 +1,188 @@
+"""Masked diffusion (MDLM, Sahoo et al. 2024; MD4, Shi et al. 2024; LLaDA, Nie et al. 2025).
+
+Corruption: each token becomes MASK on its own by time t, with probability 1 - alpha(t). Undoing it needs one thing
+only, p(x_0 | x_t) at the masked positions, which the network learns as a cross-entropy. Weighting that by
+w(t) = -alpha'(t) / (1 - alpha(t)) makes its average over t an upper bound of -log p(x_0):
+
+    NELBO(x_0) = E_t E_{x_t}[ w(t) sum_{i masked} -log p_theta(x_0^i | x_t) ]      (Sahoo et al. 2024, eq. 10)
+
+The V real tokens have ids 0 .. V - 1 and MASK has id V. The network predicts real tokens only, so MASK has probability
+zero; tokens that are not masked contribute nothing to the bound and are carried over when sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+
+from .. import ops, samplers
+from ..arrays import Bools, Floats, Ints
+from ..schedules import schedule as named_schedule
+from ..tensor import Tensor, no_grad
+from ..transformer import Model
+
+T_MIN = 1e-3
+"""Training times start here: below it almost nothing is masked, and the weight of what is would swamp the gradient."""
+
+
+class MaskedDiffusion:
+    """Absorbing-state diffusion over `vocab_size` tokens.
+
+    Parameters
+    ----------
+    vocab_size : number V of real tokens
+    schedule : name of the noise schedule, see `tinydiff.schedules`
+
+    """
+
+    def __init__(self, vocab_size: int, schedule: str = "linear") -> None:
+        if vocab_size < 1:
+            raise ValueError(f"vocab_size is {vocab_size}; it must be at least 1")
+        self.vocab_size = vocab_size
+        self.mask_id = vocab_size
+        self.schedule = named_schedule(schedule)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that build this process again."""
+        return {"process": "masked", "vocab_size": self.vocab_size, "schedule": self.schedule.name}
+
+    def corrupt(self, x0: Ints, t: Floats, rng: np.random.Generator) -> Ints:
+        """Mask each token with probability 1 - alpha(t): (B, L) ids and (B,) times to (B, L) ids."""
+        x0 = self._checked(x0)
+        if np.shape(t) != (len(x0),):
+            raise ValueError(f"t has shape {np.shape(t)}; expected ({len(x0)},), one time per sequence")
+        keep = rng.random(x0.shape) < self.schedule.alpha(t)[:, None]
+        return np.where(keep, x0, self.mask_id)
+
+    def loss(self, model: Model, x0: Ints, rng: np.random.Generator) -> Tensor:
+        """Weighted masked cross-entropy, a scalar in nats per token: an estimate of NELBO / L.
+
+        Each sequence has its own time. The times of a batch are stratified, one in each of B equal parts of the unit
+        interval, which lowers the variance (Kingma et al. 2021, appendix I).
+        """
+        x0 = self._checked(x0)
+        batch = len(x0)
+        t = T_MIN + (1 - T_MIN) * (np.arange(batch) + rng.random()) / batch
+        xt = self.corrupt(x0, t, rng)
+        weight = np.broadcast_to(self.schedule.weight(t)[:, None], x0.shape)
+        nll = self._weighted_nll(model, x0, xt, t, weight)  # (n,)
+        return nll.sum() / x0.size
+
+    def bound(
+        self, model: Model, x0: Ints, rng: np.random.Generator, *, estimator: Literal["count", "time"] = "count"
+    ) -> Floats:
+        """One unbiased estimate of each sequence's NELBO: (B, L) ids to (B,) nats per sequence.
+
+        Parameters
+        ----------
+        estimator : "count" masks exactly k positions, k uniform on 1..L, with weight L / k (LLaDA, eq. 6): less
+            variance, and the same mean for every schedule. "time" draws a time and masks independently, weight w(t).
+
+        """
+        x0 = self._checked(x0)
+        batch, length = x0.shape
+        # Stratified over the batch and shuffled, so that each sequence on its own still sees a uniform variable.
+        uniform = rng.permutation((np.arange(batch) + rng.random(batch)) / batch)
+        if estimator == "count":
+            k = 1 + np.floor(uniform * length).astype(np.int64)
+            order = rng.random(x0.shape).argsort(axis=1).argsort(axis=1)  # a random rank for every position
+            xt = np.where(order < k[:, None], self.mask_id, x0)
+            t, weight = self.schedule.inverse(1 - k / length), length / k
+        elif estimator == "time":
+            t = 1 - uniform  # in (0, 1]
+            xt = self.corrupt(x0, t, rng)
+            weight = self.schedule.weight(t)
+        else:
+            raise ValueError(f"estimator is {estimator!r}; expected 'count' or 'time'")
+        masked = xt == self.mask_id
+        total = np.zeros(x0.shape)
+        with no_grad():
+            nll = self._weighted_nll(model, x0, xt, t, np.broadcast_to(weight[:, None], x0.shape))
+        total[masked] = nll.data
+        return np.asarray(total.sum(axis=1))
+
+    def sample(
+        self,
+        model: Model,
+        length: int,
+        batch: int = 1,
+        *,
+        rng: np.random.Generator,
+        steps: int | None = None,
+        remasking: samplers.Remasking | Literal["ancestral"] = "low_confidence",
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        block_length: int | None = None,
+        given: Ints | None = None,
+    ) -> Iterator[samplers.Frame]:
+        """Generate (batch, length) ids from all MASK, yielding a frame per step.
+
+        Parameters
+        ----------
+        steps : number of denoising steps; default one per masked position
+        remasking : which draws a step keeps: "low_confidence" those the model is surest of, "random" as many at random,
+            "ancestral" each with the probability of the reverse process
+        temperature, top_k, top_p : see `samplers.draw`
+        block_length : fill blocks of this length left to right; default the whole sequence at once
+        given : (batch, length) or (length,) ids with MASK where something is to be filled in; other positions stay
+
+        """
+        start = self._start(length, batch, given)
+        most = int((start == self.mask_id).sum(axis=1).max())
+        steps = max(most, 1) if steps is None else steps
+        if steps < 1:
+            raise ValueError(f"steps is {steps}; it must be at least 1")
+        if remasking == "ancestral":
+            if block_length is not None:
+                raise ValueError(f"block_length is {block_length}; ancestral sampling has no blocks, leave it out")
+            return samplers.ancestral(
+                model, start, self.mask_id, self.schedule,
+                steps=steps, rng=rng, temperature=temperature, top_k=top_k, top_p=top_p,
+            )  # fmt: skip
+        if remasking not in ("low_confidence", "random"):
+            raise ValueError(f"remasking is {remasking!r}; expected 'low_confidence', 'random' or 'ancestral'")
+        if steps > max(most, 1):
+            raise ValueError(f"steps is {steps}, but only {most} positions are masked; use at most {max(most, 1)}")
+        if block_length is not None and not 1 <= block_length <= length:
+            raise ValueError(f"block_length is {block_length}; expected 1 <= block_length <= {length}")
+        if block_length is not None and steps < -(-length // block_length):
+            raise ValueError(
+                f"steps is {steps}; {-(-length // block_length)} blocks of {block_length} need at least one step each"
+            )
+        return samplers.unmask(
+            model, start, self.mask_id, self.schedule, steps=steps, rng=rng, remasking=remasking,
+            temperature=temperature, top_k=top_k, top_p=top_p, block_length=block_length,
+        )  # fmt: skip
+
+    def _start(self, length: int, batch: int, given: Ints | None) -> Ints:
+        if length < 1 or batch < 1:
+            raise ValueError(f"length is {length} and batch is {batch}; both must be at least 1")
+        if given is None:
+            return np.full((batch, length), self.mask_id, np.int64)
+        start = np.asarray(given)
+        if start.shape not in ((length,), (batch, length)):
+            raise ValueError(f"given has shape {start.shape}; expected ({length},) or ({batch}, {length})")
+        if start.size and not (start.min() >= 0 and start.max() <= self.mask_id):
+            raise ValueError(f"given contains ids outside 0..{self.mask_id} ({self.mask_id} is MASK)")
+        return np.broadcast_to(start, (batch, length)).astype(np.int64)
+
+    def _weighted_nll(self, model: Model, x0: Ints, xt: Ints, t: Floats, weight: Floats) -> Tensor:
+        """Weight times -log p(x_0 | x_t) at the masked positions only, in order: (n,)."""
+        masked: Bools = xt == self.mask_id
+        logits = model(xt, t, select=masked)  # (n, V)
+        return ops.cross_entropy(logits, x0[masked]) * weight[masked]
+
+    def _checked(self, x0: Ints) -> Ints:
+        x0 = np.asarray(x0)
+        if x0.ndim != 2 or x0.dtype.kind not in "iu":
+            raise ValueError(f"x0 has shape {x0.shape} and dtype {x0.dtype}; expected (B, L) token ids")
+        if x0.size and not (x0.min() >= 0 and x0.max() < self.vocab_size):
+            raise ValueError(
+                f"x0 contains {x0.max() if x0.max() >= self.vocab_size else x0.min()}; "
+                f"expected 0 <= id < {self.vocab_size}"
+            )
+        return x0.astype(np.int64, copy=False)

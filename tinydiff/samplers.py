@@ -1,0 +1,227 @@
+"""Generation as generators of frames: from all MASK to text, some positions per step.
+
+Two ways to choose the positions of a step:
+
+- `ancestral`: every masked position is revealed on its own with the probability the reverse process gives it. This is
+  exact sampling of the discrete-time chain.
+- `unmask`: a fixed number per step, those where the model is surest (`low_confidence`, MaskGIT, Chang et al. 2022;
+  LLaDA, Nie et al. 2025) or any (`random`). Better text in few steps, but no longer the law of the process.
+
+Tokens are drawn from logits over the V real tokens, so MASK (id V) is never sampled. Draws use float64: float32 Gumbel
+noise cannot exceed 16.6 and silently sharpens the distribution (Zheng et al. 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from . import kernels
+from .arrays import Bools, Floats, Ints
+from .schedules import Schedule
+from .tensor import no_grad
+from .transformer import Model
+
+Remasking = Literal["low_confidence", "random"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a picture of one sampling step needs; arrays are (B, L) and belong to the frame.
+
+    Attributes
+    ----------
+    step : 0 before anything happened, then 1, 2, ...
+    steps : how many there will be
+    t : time after this step, averaged over sequences: 1 is all masked, 0 is done
+    state : token ids
+    committed : positions filled in this step
+    remasked : positions masked again in this step
+    confidence : untempered probability of each filled-in token when it was committed; 0 where masked, 1 where given
+
+    """
+
+    step: int
+    steps: int
+    t: float
+    state: Ints
+    committed: Bools
+    remasked: Bools
+    confidence: Floats
+
+
+def draw(
+    logits: Floats,
+    rng: np.random.Generator,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> tuple[Ints, Floats]:
+    """Draw a token per row of (n, V) logits.
+
+    Parameters
+    ----------
+    temperature : divides the logits; 0 takes the most probable token
+    top_k : only the k most probable tokens, ties to the lower id
+    top_p : only the fewest most probable tokens that together reach probability p (nucleus, Holtzman et al. 2020)
+
+    Returns
+    -------
+    tokens : (n,)
+    confidence : (n,) probability of each token before temperature, top_k and top_p
+
+    """
+    log_p = kernels.log_softmax(logits.astype(np.float64))
+    if not np.isfinite(log_p.max(initial=-np.inf, axis=-1)).all():
+        raise ValueError("logits contain NaN or inf: the model's weights are broken or training diverged")
+    if temperature == 0:
+        tokens = log_p.argmax(axis=-1)
+    else:
+        kept = log_p / temperature
+        if top_k is not None or top_p is not None:
+            kept = np.where(_shortlist(kept, top_k, top_p), kept, -np.inf)
+        tokens = (kept + rng.gumbel(size=kept.shape)).argmax(axis=-1)  # the Gumbel-max trick
+    return tokens, np.exp(log_p[np.arange(len(tokens)), tokens])
+
+
+def _shortlist(log_p: Floats, top_k: int | None, top_p: float | None) -> Bools:
+    """Which tokens of each row survive top_k, then top_p."""
+    k = log_p.shape[-1] if top_k is None else min(top_k, log_p.shape[-1])
+    values, tokens = kernels.topk(log_p, k)  # most probable first
+    keep = np.ones(values.shape, bool)
+    if top_p is not None:
+        p = kernels.softmax(values)
+        keep = p.cumsum(axis=-1) - p < top_p  # the token that crosses p is kept, so at least one always is
+    allowed = np.zeros(log_p.shape, bool)
+    np.put_along_axis(allowed, tokens, keep, axis=-1)
+    return allowed
+
+
+def check_draw(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raise ValueError for sampling options that mean nothing."""
+    if not (np.isfinite(temperature) and temperature >= 0):
+        raise ValueError(f"temperature is {temperature}; it must be 0 (greedy) or more")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k is {top_k}; it must be at least 1")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}; expected 0 < top_p <= 1")
+
+
+def first_frame(start: Ints, mask_id: int, steps: int) -> Frame:
+    """The frame before any step: given tokens and masks."""
+    masked = start == mask_id
+    nothing = np.zeros(start.shape, bool)
+    return Frame(0, steps, float(masked.mean()), start.copy(), nothing, nothing, (~masked).astype(np.float64))
+
+
+def _reveal(
+    model: Model,
+    state: Ints,
+    where: Bools,
+    t: Floats,
+    rng: np.random.Generator,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+) -> tuple[Ints, Floats]:
+    """The model's draw at the positions `where`: tokens and confidences, (B, L), arbitrary and 0 elsewhere."""
+    tokens, confidence = np.zeros_like(state), np.zeros(state.shape)
+    with no_grad():
+        logits = model(state, t, select=where).data  # (n, V)
+    tokens[where], confidence[where] = draw(logits, rng, temperature=temperature, top_k=top_k, top_p=top_p)
+    return tokens, confidence
+
+
+def ancestral(
+    model: Model,
+    start: Ints,
+    mask_id: int,
+    schedule: Schedule,
+    *,
+    steps: int,
+    rng: np.random.Generator,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Iterator[Frame]:
+    """Ancestral sampling of the masked chain (Austin et al. 2021; Sahoo et al. 2024, eq. 6).
+
+    Going from time t to s < t, each masked position is revealed with probability (alpha_s - alpha_t) / (1 - alpha_t),
+    independently of the others.
+
+    Parameters
+    ----------
+    start : (B, L) token ids; positions holding `mask_id` are filled, the others stay
+
+    """
+    check_draw(temperature, top_k, top_p)
+    alpha = schedule.grid(steps)
+    frame = first_frame(start, mask_id, steps)
+    yield frame
+    state, confidence = start.copy(), frame.confidence.copy()
+    for step in range(1, steps + 1):
+        now, after = steps - step + 1, steps - step  # grid points of t and s
+        reveal = (alpha[after] - alpha[now]) / (1 - alpha[now])
+        chosen = (state == mask_id) & (rng.random(state.shape) < reveal)
+        tokens, sure = _reveal(model, state, chosen, np.full(len(state), now / steps), rng, temperature, top_k, top_p)
+        state, confidence = np.where(chosen, tokens, state), np.where(chosen, sure, confidence)
+        yield Frame(step, steps, after / steps, state, chosen, np.zeros_like(chosen), confidence)
+
+
+def unmask(
+    model: Model,
+    start: Ints,
+    mask_id: int,
+    schedule: Schedule,
+    *,
+    steps: int,
+    rng: np.random.Generator,
+    remasking: Remasking = "low_confidence",
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    block_length: int | None = None,
+) -> Iterator[Frame]:
+    """Fill an even share of the masks per step, keeping the draws the model is surest of or random ones.
+
+    Every step draws a token for all masked positions, commits some and masks the rest again. With `block_length` the
+    blocks are filled left to right, each from its own share of the steps (semi-autoregressive, LLaDA section 2.4).
+    Sequences with different numbers of masks each spread their own over the steps.
+    """
+    check_draw(temperature, top_k, top_p)
+    length = start.shape[1]
+    block_length = length if block_length is None else min(block_length, length)
+    blocks = -(-length // block_length)
+    frame = first_frame(start, mask_id, steps)
+    yield frame
+    state, confidence = start.copy(), frame.confidence.copy()
+    step = 0
+    for block in range(blocks):
+        inside = np.arange(length) // block_length == block
+        block_steps = steps * (block + 1) // blocks - steps * block // blocks
+        total = ((state == mask_id) & inside).sum(axis=1)  # (B,)
+        for i in range(block_steps):
+            step += 1
+            masked = state == mask_id
+            open_positions = masked & inside
+            quota = total * (i + 1) // block_steps - total * i // block_steps  # (B,) commits of this step
+            t = schedule.inverse(1 - masked.mean(axis=1))
+            tokens, sure = _reveal(model, state, open_positions, t, rng, temperature, top_k, top_p)
+            rank = sure if remasking == "low_confidence" else rng.random(state.shape)
+            chosen = _highest(np.where(open_positions, rank, -np.inf), quota)
+            state, confidence = np.where(chosen, tokens, state), np.where(chosen, sure, confidence)
+            t_after = float((state == mask_id).mean())
+            yield Frame(step, steps, t_after, state, chosen, np.zeros_like(chosen), confidence)
+
+
+def _highest(rank: Floats, quota: Ints) -> Bools:
+    """Mark the quota[b] highest ranks of row b, ties to the left."""
+    most = int(quota.max(initial=0))
+    _, at = kernels.topk(rank, most)  # (B, most), highest first
+    chosen = np.zeros(rank.shape, bool)
+    np.put_along_axis(chosen, at, np.arange(most) < quota[:, None], axis=1)
+    return chosen

@@ -1,0 +1,227 @@
+"""One transformer for every process: tokens or vectors in; full, causal or any masked attention; optional time.
+
+Pre-norm blocks (Xiong et al. 2020): x += attention(norm(x)); x += mlp(norm(x)). Positions are rotary (Su et al.
+2021) or learned. Which positions see which is an argument of the call, not of the model: the same weights run left to
+right or in both directions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from . import kernels, ops
+from .arrays import Bools, Floats
+from .tensor import Tensor
+
+ROTARY_BASE = 10_000.0
+TIME_SCALE = 1_000.0  # times in [0, 1] are spread over the range that sinusoidal features tell apart
+
+
+class Model(Protocol):
+    """What a process needs of a network: the transformer is one, the exact oracles are others."""
+
+    def __call__(self, x: Any, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None) -> Tensor:
+        """Tokens (B, L) and times (B,) to logits (B, L, V), or (n, V) for the n positions that `select` marks."""
+        ...
+
+
+class Cache:
+    """Keys and values of the positions already seen, so that causal generation computes each only once.
+
+    One array per layer, (B, L, 2, H, D), filled up to `length`.
+    """
+
+    def __init__(self, layers: int, batch: int, capacity: int, heads: int, depth: int, dtype: DTypeLike) -> None:
+        self.keys_values = [np.empty((batch, capacity, 2, heads, depth), dtype) for _ in range(layers)]
+        self.length = 0
+
+
+class Transformer:
+    """The network.
+
+    Parameters
+    ----------
+    vocab_size : number V of tokens it predicts. It reads one more, the special token with id V: MASK for diffusion,
+        the start of the sequence for autoregression. None for vector input.
+    length : longest sequence L
+    d_model, layers, heads : width, depth, attention heads (of size d_model / heads)
+    features : size F of the vectors read and predicted, instead of `vocab_size`
+    positions : "rotary" or "learned"
+    time : whether the network is told the time t
+    rng : initial weights; uniform in +-1/sqrt(inputs) for matrices, normal for embeddings
+
+    """
+
+    def __init__(
+        self,
+        vocab_size: int | None = None,
+        length: int = 64,
+        *,
+        d_model: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+        features: int | None = None,
+        positions: Literal["rotary", "learned"] = "rotary",
+        time: bool = False,
+        rng: np.random.Generator,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        if (vocab_size is None) == (features is None):
+            raise ValueError(f"vocab_size is {vocab_size} and features is {features}; give exactly one of them")
+        for name, value in (("length", length), ("d_model", d_model), ("layers", layers), ("heads", heads)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        if d_model % heads or (positions == "rotary" and d_model // heads % 2):
+            raise ValueError(
+                f"d_model is {d_model} and heads is {heads}; d_model must be a multiple of heads"
+                + (", of twice the heads for rotary positions" if positions == "rotary" else "")
+            )
+        if positions not in ("rotary", "learned"):
+            raise ValueError(f"positions is {positions!r}; expected 'rotary' or 'learned'")
+        if time and d_model % 2:
+            raise ValueError(f"d_model is {d_model}; it must be even to carry the time")
+        self.vocab_size, self.length, self.d_model, self.layers, self.heads = vocab_size, length, d_model, layers, heads
+        self.features, self.positions, self.time, self.dtype = features, positions, time, np.dtype(dtype)
+        self.depth = d_model // heads
+
+        self.params: dict[str, Tensor] = {}
+
+        def parameter(name: str, values: Floats) -> None:
+            self.params[name] = Tensor(values.astype(self.dtype), requires_grad=True)
+
+        def linear(name: str, inputs: int, outputs: int) -> None:
+            bound = 1 / math.sqrt(inputs)
+            parameter(f"{name}.weight", rng.uniform(-bound, bound, (inputs, outputs)))
+            parameter(f"{name}.bias", np.zeros(outputs))
+
+        def norm(name: str) -> None:
+            parameter(f"{name}.weight", np.ones(d_model))
+            parameter(f"{name}.bias", np.zeros(d_model))
+
+        if vocab_size is not None:
+            parameter("embed", 0.02 * rng.standard_normal((vocab_size + 1, d_model)))
+        else:
+            linear("embed", features or 0, d_model)
+        if positions == "learned":
+            parameter("position", 0.02 * rng.standard_normal((length, d_model)))
+        if time:
+            linear("time.up", d_model, d_model)
+            linear("time.down", d_model, d_model)
+        for i in range(layers):
+            norm(f"block{i}.norm1")
+            linear(f"block{i}.qkv", d_model, 3 * d_model)
+            linear(f"block{i}.out", d_model, d_model)
+            norm(f"block{i}.norm2")
+            linear(f"block{i}.up", d_model, 4 * d_model)
+            linear(f"block{i}.down", 4 * d_model, d_model)
+        norm("norm")
+        linear("head", d_model, vocab_size or features or 0)
+
+        angles = np.outer(np.arange(length), ROTARY_BASE ** (-np.arange(0, self.depth, 2) / self.depth))
+        self._cos, self._sin = np.cos(angles).astype(self.dtype), np.sin(angles).astype(self.dtype)  # (L, D/2)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that build a network of this shape, for checkpoints."""
+        names = ("vocab_size", "length", "d_model", "layers", "heads", "features", "positions", "time")
+        return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
+
+    def new_cache(self, batch: int) -> Cache:
+        """An empty cache for `batch` sequences of up to `length` positions."""
+        return Cache(self.layers, batch, self.length, self.heads, self.depth, self.dtype)
+
+    def __call__(
+        self,
+        x: Any,
+        t: Floats | None = None,
+        *,
+        causal: bool = False,
+        mask: Bools | None = None,
+        select: Bools | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Logits (or predicted vectors) for every position.
+
+        Parameters
+        ----------
+        x : (B, L) token ids in [0, V], or (B, L, F) vectors
+        t : (B,) times; needed if the network was built with time=True, ignored otherwise
+        causal : position i sees positions j <= i only
+        mask : (L, L) or (B, L, L), True where the row's position may see the column's; None for all
+        select : (B, L); only these positions go through the output head
+        cache : x continues the sequences in the cache, which is extended (causal, no gradients)
+
+        Returns
+        -------
+        (B, L, V) logits, or (n, V) for the n positions of `select`, in order; F in place of V for vectors
+
+        """
+        past = 0 if cache is None else cache.length
+        h = self._embed(x, past)  # (B, L, d)
+        if self.time:
+            h = h + self._time_features(t, len(h.data))
+        stop = past + h.shape[1]
+        cos, sin = self._cos[past:stop], self._sin[past:stop]
+        for i in range(self.layers):
+            qkv = self._linear(f"block{i}.qkv", self._norm(f"block{i}.norm1", h))
+            qkv = qkv.reshape(*h.shape[:2], 3, self.heads, self.depth)
+            if self.positions == "rotary":
+                qkv = ops.rotary(qkv, cos, sin)
+            if cache is None:
+                attended = ops.self_attention(qkv, mask, causal)  # (B, L, d)
+            else:
+                attended = self._cached_attention(qkv.data, cache.keys_values[i], past)
+            h = h + self._linear(f"block{i}.out", attended)
+            up = ops.gelu(self._linear(f"block{i}.up", self._norm(f"block{i}.norm2", h)))
+            h = h + self._linear(f"block{i}.down", up)
+        if cache is not None:
+            cache.length = stop
+        if select is not None:
+            h = ops.take_rows(h, select)
+        return self._linear("head", self._norm("norm", h))
+
+    def _embed(self, x: Any, past: int) -> Tensor:
+        p = self.params
+        rank = 2 if self.features is None else 3
+        if np.ndim(x) != rank or (rank == 3 and np.shape(x)[2] != self.features):
+            wanted = "(B, L)" if rank == 2 else f"(B, L, {self.features})"
+            raise ValueError(f"x has shape {np.shape(x)}; expected {wanted}")
+        if past + np.shape(x)[1] > self.length:
+            raise ValueError(
+                f"x brings the sequence to {past + np.shape(x)[1]} positions; this model was built for at most "
+                f"length={self.length}"
+            )
+        if rank == 2:
+            h = ops.embedding(p["embed"], x)
+        else:
+            h = self._linear("embed", Tensor(x, dtype=self.dtype))
+        if self.positions == "learned":
+            h = h + p["position"][past : past + h.shape[1]]
+        return h
+
+    def _time_features(self, t: Floats | None, batch: int) -> Tensor:
+        if t is None or np.shape(t) != (batch,):
+            raise ValueError(f"t has shape {None if t is None else np.shape(t)}; expected ({batch},)")
+        half = self.d_model // 2
+        angles = np.outer(np.asarray(t) * TIME_SCALE, ROTARY_BASE ** (-np.arange(half) / half))
+        waves = Tensor(np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(self.dtype))  # (B, d)
+        features = self._linear("time.down", ops.gelu(self._linear("time.up", waves)))
+        return features.reshape(batch, 1, self.d_model)
+
+    def _cached_attention(self, qkv: Floats, keys_values: Floats, past: int) -> Tensor:
+        stop = past + qkv.shape[1]
+        keys_values[:, past:stop] = qkv[:, :, 1:]
+        out, _ = kernels.attention(
+            qkv[:, :, 0], keys_values[:, :stop, 0], keys_values[:, :stop, 1], causal=True
+        )  # (B, L, H, D)
+        return Tensor(out.reshape(*out.shape[:2], self.d_model))
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        return ops.linear(x, self.params[f"{name}.weight"], self.params[f"{name}.bias"])
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        return ops.layer_norm(x, self.params[f"{name}.weight"], self.params[f"{name}.bias"])

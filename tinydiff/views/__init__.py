@@ -1,0 +1,1 @@
+"""Showing training and sampling to people: consumers of frames."""
