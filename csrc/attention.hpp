@@ -1,60 +1,17 @@
 // Attention without the L x L matrix: scores are computed tile by tile and folded into a running softmax
 // (Rabe and Staats 2021; Dao et al. 2022). Extra memory grows with L, not with its square.
 //
-// Both directions are a handful of small matrix products on tiles that stay in the cache, so one routine,
-// `multiply_add`, does all the arithmetic.
+// Both directions are a handful of small matrix products on tiles that stay in the cache: `multiply_add`.
 #pragma once
 
 #include "kernels.hpp"
-#include "parallel.hpp"
+#include "matmul.hpp"
 
 namespace {
 
 using tinydiff::AttentionShape;
 using tinydiff::Heads;
 using tinydiff::Mask;
-
-// --- C (rows x n) += A (rows x inner) B (inner x n) -----------------------------------------------------------------
-// A(i, k) is a[i * ai + k * ak], so a transposed A costs nothing. Rows of B and C hold whole vectors (n is padded).
-
-template <class T, int R, int V>
-inline void multiply_add_tile(idx inner, const T *a, idx ai, idx ak, const T *b, idx ldb, T *c, idx ldc) {
-    vec<T> acc[R][V];
-    for (int i = 0; i < R; ++i)
-        for (int j = 0; j < V; ++j)
-            acc[i][j] = load(c + i * ldc + j * lanes<T>);
-    for (idx k = 0; k < inner; ++k) {
-        vec<T> row[V];
-        for (int j = 0; j < V; ++j)
-            row[j] = load(b + k * ldb + j * lanes<T>);
-        for (int i = 0; i < R; ++i) {
-            const vec<T> scale = splat<T>(a[i * ai + k * ak]);
-            for (int j = 0; j < V; ++j)
-                acc[i][j] += scale * row[j];
-        }
-    }
-    for (int i = 0; i < R; ++i)
-        for (int j = 0; j < V; ++j)
-            store(c + i * ldc + j * lanes<T>, acc[i][j]);
-}
-
-template <class T, int V>
-inline void multiply_add_columns(idx rows, idx inner, const T *a, idx ai, idx ak, const T *b, idx ldb, T *c, idx ldc) {
-    idx i = 0;
-    for (; i + 4 <= rows; i += 4)
-        multiply_add_tile<T, 4, V>(inner, a + i * ai, ai, ak, b, ldb, c + i * ldc, ldc);
-    for (; i < rows; ++i)
-        multiply_add_tile<T, 1, V>(inner, a + i * ai, ai, ak, b, ldb, c + i * ldc, ldc);
-}
-
-template <class T>
-inline void multiply_add(idx rows, idx inner, idx n, const T *a, idx ai, idx ak, const T *b, idx ldb, T *c, idx ldc) {
-    idx j = 0;
-    for (; j + 2 * lanes<T> <= n; j += 2 * lanes<T>)
-        multiply_add_columns<T, 2>(rows, inner, a, ai, ak, b + j, ldb, c + j, ldc);
-    for (; j < n; j += lanes<T>)
-        multiply_add_columns<T, 1>(rows, inner, a, ai, ak, b + j, ldb, c + j, ldc);
-}
 
 // --- tiles ----------------------------------------------------------------------------------------------------------
 

@@ -167,6 +167,42 @@ void expect_same_shape(const py::array &a, const char *name, const py::array &li
         bad(name, a, shape_of(like));
 }
 
+// --- matrix products ------------------------------------------------------------------------------------------------
+
+// A matrix is read in place if its strides allow it: transposed views need no copy.
+template <class T> py::array matrix_argument(const py::array &a, const char *name) {
+    constexpr idx size = sizeof(T);
+    if (is_type<T>(a) && (a.flags() & aligned) && a.strides(0) % size == 0 && a.strides(1) % size == 0)
+        return a;
+    return contiguous<T>(a, name);
+}
+
+py::array matmul(const py::array &a, const py::array &b, const std::optional<py::array> &bias) {
+    if (a.ndim() != 2)
+        bad("a", a, "two axes");
+    if (b.ndim() != 2 || b.shape(0) != a.shape(1))
+        bad("b", b, "(" + std::to_string(a.shape(1)) + ", n)");
+    if (bias)
+        expect_vector(*bias, "bias", b.shape(1));
+    return dispatch(a, "a", [&](auto zero) -> py::array {
+        using T = decltype(zero);
+        constexpr idx size = sizeof(T);
+        const py::array ac = matrix_argument<T>(a, "a"), bc = matrix_argument<T>(b, "b");
+        const idx m = a.shape(0), k = a.shape(1), n = b.shape(1);
+        auto c = empty<T>({m, n});
+        const auto add = bias ? contiguous<T>(*bias, "bias") : Array<T>();
+        const T *ap = static_cast<const T *>(ac.data()), *bp = static_cast<const T *>(bc.data());
+        const T *biasp = bias ? add.data() : nullptr;
+        T *to = c.mutable_data();
+        {
+            py::gil_scoped_release release;
+            kernels<T>().matmul(ap, ac.strides(0) / size, ac.strides(1) / size, bp, bc.strides(0) / size,
+                                bc.strides(1) / size, biasp, to, m, k, n);
+        }
+        return c;
+    });
+}
+
 // --- rows -----------------------------------------------------------------------------------------------------------
 
 py::array softmax_of(const py::array &x, bool logarithm) {
@@ -501,6 +537,7 @@ PYBIND11_MODULE(_native, module) {
     module.def("set_threads", &set_threads, py::arg("n"));
     module.def("openmp", &openmp, "Whether the build found OpenMP.");
 
+    module.def("matmul", &matmul, py::arg("a"), py::arg("b"), py::arg("bias") = py::none());
     module.def("softmax", [](const py::array &x) { return softmax_of(x, false); }, py::arg("x"));
     module.def("log_softmax", [](const py::array &x) { return softmax_of(x, true); }, py::arg("x"));
     module.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"));

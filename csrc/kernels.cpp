@@ -2,6 +2,7 @@
 #include "kernels.hpp"
 
 #include "attention.hpp"
+#include "matmul.hpp"
 #include "rows.hpp"
 #include "topk.hpp"
 
@@ -9,12 +10,19 @@ namespace tinydiff {
 namespace TINYDIFF_ISA {
 
 template <class T>
-constexpr Kernels<T> table = {softmax<T>,       log_softmax<T>,
-                              cross_entropy<T>, cross_entropy_backward<T>,
-                              layer_norm<T>,    layer_norm_backward<T>,
-                              gelu<T>,          gelu_backward<T>,
-                              rotary<T>,        topk<T>,
-                              attention<T>,     attention_backward<T>,
+constexpr Kernels<T> table = {matmul<T>,
+                              softmax<T>,
+                              log_softmax<T>,
+                              cross_entropy<T>,
+                              cross_entropy_backward<T>,
+                              layer_norm<T>,
+                              layer_norm_backward<T>,
+                              gelu<T>,
+                              gelu_backward<T>,
+                              rotary<T>,
+                              topk<T>,
+                              attention<T>,
+                              attention_backward<T>,
                               adamw<T>};
 
 const Kernels<float> kernels_f32 = table<float>;

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from . import __version__, data, kernels, training
+from . import demo as demonstration
 from .checkpoint import CheckpointError
 from .processes import Autoregressive, MaskedDiffusion
 from .transformer import Transformer
@@ -36,6 +37,9 @@ Steps = Annotated[int | None, typer.Option(help="Denoising steps; default one pe
 Remasking = Annotated[
     Literal["low_confidence", "random", "ancestral"], typer.Option(help="Which drawn tokens a step keeps.")
 ]
+ChoiceTemperature = Annotated[
+    float, typer.Option(help="Noise in the order of low_confidence; 0 always commits the surest.")
+]
 BlockLength = Annotated[int | None, typer.Option(help="Fill blocks of this length left to right.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same machine: same result.")]
 Delay = Annotated[float, typer.Option(help="Seconds to show each step for, on a terminal.")]
@@ -51,9 +55,15 @@ def demo(
     seconds: Annotated[float, typer.Option(help="How long to train, about.")] = 90.0,
 ) -> None:
     """Train a small masked diffusion model and watch masks turn into text."""
-    from .demo import run_demo
-
-    run_demo(console, out, seconds)
+    if not (np.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"--seconds is {seconds}; it must be positive")
+    known = (out / "config.json").exists()
+    run = training.Run.resume(out) if known else demonstration.new_run(out, seconds)
+    if run.step < run.options.steps:
+        follow(run)
+    else:
+        console.print(f"{out} is trained already; delete it to train again.", highlight=False)
+    demonstration.show(console, out, run.corpus)
 
 
 @app.command(
@@ -154,6 +164,7 @@ def sample(
     top_k: TopK = None,
     top_p: TopP = None,
     block_length: BlockLength = None,
+    choice_temperature: ChoiceTemperature = 4.0,
     seed: Seed = 0,
     delay: Delay = 0.05,
 ) -> None:
@@ -166,7 +177,7 @@ def sample(
     if isinstance(process, MaskedDiffusion):
         frames = process.sample(
             model, length, batch, rng=rng, steps=steps, remasking=remasking, temperature=temperature,
-            top_k=top_k, top_p=top_p, block_length=block_length,
+            top_k=top_k, top_p=top_p, block_length=block_length, choice_temperature=choice_temperature,
         )  # fmt: skip
     else:
         frames = process.sample(model, length, batch, rng=rng, temperature=temperature, top_k=top_k, top_p=top_p)

@@ -46,7 +46,9 @@ def show(console: Console, folder: Path, corpus: data.Corpus) -> None:
     model, process, codec, _ = training.load(folder)
     assert isinstance(process, MaskedDiffusion)
     console.print("\nNow the other way: from nothing but masks to text, the most confident characters first.\n")
-    frames = process.sample(model, LENGTH, 2, rng=np.random.default_rng(SEED), steps=LENGTH // 2, temperature=0.7)
+    frames = process.sample(
+        model, LENGTH, 2, rng=np.random.default_rng(SEED), steps=LENGTH // 2, temperature=0.8, choice_temperature=4.0
+    )
     last = terminal.show_sampling(console, codec, frames, title="masked diffusion", delay=0.08, width=LENGTH // 2 + 6)
     for ids in last.state:
         print(codec.decode(ids), end="\n\n")

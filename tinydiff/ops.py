@@ -14,13 +14,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if weight.ndim != 2 or x.shape[-1] != weight.shape[0]:
         raise ValueError(f"x has shape {x.shape} and weight {weight.shape}; expected (..., I) and (I, O)")
     rows = x.data.reshape(-1, x.shape[-1])  # one matrix product, not one per sequence
-    out = rows @ weight.data
-    out += bias.data
+    out = kernels.matmul(rows, weight.data, bias.data)
 
     def vjp(g: Floats) -> tuple[Floats | None, Floats, Floats]:
         g = g.reshape(-1, g.shape[-1])
-        dx = (g @ weight.data.T).reshape(x.shape) if x.requires_grad else None
-        return dx, rows.T @ g, g.sum(axis=0)
+        dx = kernels.matmul(g, weight.data.T).reshape(x.shape) if x.requires_grad else None
+        return dx, kernels.matmul(rows.T, g), g.sum(axis=0)
 
     return Tensor.from_op(out.reshape(*x.shape[:-1], out.shape[-1]), (x, weight, bias), vjp)
 

@@ -185,12 +185,17 @@ def unmask(
     top_k: int | None = None,
     top_p: float | None = None,
     block_length: int | None = None,
+    choice_temperature: float = 0.0,
 ) -> Iterator[Frame]:
     """Fill an even share of the masks per step, keeping the draws the model is surest of or random ones.
 
     Every step draws a token for all masked positions, commits some and masks the rest again. With `block_length` the
     blocks are filled left to right, each from its own share of the steps (semi-autoregressive, LLaDA section 2.4).
     Sequences with different numbers of masks each spread their own over the steps.
+
+    Small models are surest of the commonest token, and committing it everywhere makes it likelier still: text of
+    nothing but spaces. `choice_temperature` c > 0 prevents that: positions are ranked by log confidence + c f Gumbel
+    noise, where f, the share of the masks still there, takes the noise away towards the end (MaskGIT, appendix).
     """
     check_draw(temperature, top_k, top_p)
     length = start.shape[1]
@@ -211,7 +216,14 @@ def unmask(
             quota = total * (i + 1) // block_steps - total * i // block_steps  # (B,) commits of this step
             t = schedule.inverse(1 - masked.mean(axis=1))
             tokens, sure = _reveal(model, state, open_positions, t, rng, temperature, top_k, top_p)
-            rank = sure if remasking == "low_confidence" else rng.random(state.shape)
+            if remasking == "random":
+                rank = rng.random(state.shape)
+            elif choice_temperature > 0:
+                left = open_positions.sum(axis=1, keepdims=True) / np.maximum(total[:, None], 1)  # (B, 1)
+                log_sure = np.log(sure, out=np.zeros_like(sure), where=open_positions)
+                rank = log_sure + choice_temperature * left * rng.gumbel(size=state.shape)
+            else:
+                rank = sure
             chosen = _highest(np.where(open_positions, rank, -np.inf), quota)
             state, confidence = np.where(chosen, tokens, state), np.where(chosen, sure, confidence)
             t_after = float((state == mask_id).mean())

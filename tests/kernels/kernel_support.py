@@ -101,6 +101,8 @@ def sample_arguments(kernel: str, dtype: type) -> dict[str, Any]:
     def floats(*shape: int) -> Array:
         return normal(rng, shape, dtype)
 
+    if kernel == "matmul":
+        return {"a": floats(131, 301), "b": floats(301, 65), "bias": floats(65)}
     if kernel in ("softmax", "log_softmax"):
         return {"x": floats(41, 1003)}
     if kernel in ("cross_entropy", "cross_entropy_backward"):

@@ -9,8 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_support import LAYOUTS, Array, examples, laid_out, seeds
 
-from tinydiff.kernels import reference
-
 PALETTES = {
     "numbers": lambda rng, n: rng.standard_normal(n),
     "ties": lambda rng, n: rng.choice([-1.0, -0.0, 0.0, 1.0], n),
@@ -68,11 +66,9 @@ def test_vocabulary_sized_rows(impl: ModuleType, dtype: type, palette: str, k: i
     expect_largest(impl.topk(x, k), x, k)
 
 
-@pytest.mark.parametrize("at", range(40))
-def test_one_nan_anywhere(compiled: ModuleType, dtype: type, at: int) -> None:
+@pytest.mark.parametrize("k", [1, 3, 39, 40])
+def test_one_nan_anywhere(impl: ModuleType, dtype: type, k: int) -> None:
     """A NaN in any lane of a vector, or in the heap from the start, must not hide its neighbours."""
-    x = np.random.default_rng(at).standard_normal((1, 40)).astype(dtype)
-    x[0, at] = np.nan
-    for k in (1, 3, 39, 40):
-        for got, want in zip(compiled.topk(x, k), reference.topk(x, k), strict=True):
-            np.testing.assert_array_equal(got, want)
+    x = np.random.default_rng(k).standard_normal((40, 40)).astype(dtype)
+    np.fill_diagonal(x, np.nan)
+    expect_largest(impl.topk(x, k), x, k)

@@ -22,6 +22,7 @@ from .reference import (
     layer_norm,
     layer_norm_backward,
     log_softmax,
+    matmul,
     rotary,
     softmax,
     topk,
@@ -39,6 +40,7 @@ __all__ = [
     "layer_norm",
     "layer_norm_backward",
     "log_softmax",
+    "matmul",
     "native",
     "rotary",
     "softmax",
@@ -74,6 +76,11 @@ def use(name: Literal["numpy", "native"]) -> None:
             "compiler, or use 'numpy'"
         )
     implementation = reference if name == "numpy" else native
+    missing = [kernel for kernel in KERNELS if not hasattr(implementation, kernel)]
+    if missing:
+        raise RuntimeError(
+            f"the extension lacks {', '.join(missing)}: it is of another version; install tinydiff again"
+        )
     globals().update({kernel: getattr(implementation, kernel) for kernel in KERNELS})
     _active = name
 

@@ -20,6 +20,17 @@ def _check(condition: bool, name: str, array: NDArray[Any], expected: str) -> No
         raise ValueError(f"{name} has shape {array.shape}; expected {expected}")
 
 
+def matmul(a: Floats, b: Floats, bias: Floats | None = None) -> Floats:
+    """Matrix product a @ b + bias: (m, k), (k, n), (n,) -> (m, n). Transposed views are fine."""
+    _check(a.ndim == 2, "a", a, "two axes")
+    _check(b.ndim == 2 and b.shape[0] == a.shape[1], "b", b, f"({a.shape[1]}, n)")
+    c = a @ b
+    if bias is not None:
+        _check(bias.shape == c.shape[1:], "bias", bias, f"({c.shape[1]},)")
+        c += bias
+    return np.asarray(c)
+
+
 def softmax(x: Floats) -> Floats:
     """Softmax over the last axis. A row of -inf only gives NaN."""
     if x.size == 0:

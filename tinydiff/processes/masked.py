@@ -117,6 +117,7 @@ class MaskedDiffusion:
         top_k: int | None = None,
         top_p: float | None = None,
         block_length: int | None = None,
+        choice_temperature: float = 0.0,
         given: Ints | None = None,
     ) -> Iterator[samplers.Frame]:
         """Generate (batch, length) ids from all MASK, yielding a frame per step.
@@ -128,6 +129,7 @@ class MaskedDiffusion:
             "ancestral" each with the probability of the reverse process
         temperature, top_k, top_p : see `samplers.draw`
         block_length : fill blocks of this length left to right; default the whole sequence at once
+        choice_temperature : noise in the order of low_confidence, fading towards the end, see `samplers.unmask`
         given : (batch, length) or (length,) ids with MASK where something is to be filled in; other positions stay
 
         """
@@ -147,6 +149,8 @@ class MaskedDiffusion:
             raise ValueError(f"remasking is {remasking!r}; expected 'low_confidence', 'random' or 'ancestral'")
         if steps > max(most, 1):
             raise ValueError(f"steps is {steps}, but only {most} positions are masked; use at most {max(most, 1)}")
+        if not (np.isfinite(choice_temperature) and choice_temperature >= 0):
+            raise ValueError(f"choice_temperature is {choice_temperature}; it must be 0 or more")
         if block_length is not None and not 1 <= block_length <= length:
             raise ValueError(f"block_length is {block_length}; expected 1 <= block_length <= {length}")
         if block_length is not None and steps < -(-length // block_length):
@@ -156,6 +160,7 @@ class MaskedDiffusion:
         return samplers.unmask(
             model, start, self.mask_id, self.schedule, steps=steps, rng=rng, remasking=remasking,
             temperature=temperature, top_k=top_k, top_p=top_p, block_length=block_length,
+            choice_temperature=choice_temperature,
         )  # fmt: skip
 
     def _start(self, length: int, batch: int, given: Ints | None) -> Ints:

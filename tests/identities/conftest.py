@@ -1,0 +1,26 @@
+"""Random networks for the identities: an identity that needs training to hold is no identity."""
+
+import numpy as np
+import pytest
+
+from tinydiff import Transformer
+
+
+def random_model(vocab_size: int, length: int, *, time: bool = False, seed: int = 0) -> Transformer:
+    """A float64 transformer with random weights, large enough that its answers depend on what it sees."""
+    model = Transformer(
+        vocab_size, length, d_model=8, layers=1, heads=2, time=time, rng=np.random.default_rng(seed), dtype=np.float64
+    )
+    model.params["embed"].data *= 50  # the usual 0.02 would make every context look alike
+    model.params["head.weight"].data *= 3
+    return model
+
+
+def random_law(states: int, seed: int = 0) -> np.ndarray:
+    """Probabilities of that many sequences, none of them zero."""
+    return np.random.default_rng(seed).dirichlet(np.ones(states))
+
+
+@pytest.fixture(params=["linear", "cosine", "loglinear", "geometric", "polynomial"])
+def schedule_name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)

@@ -1,0 +1,120 @@
+"""What holds for every kernel: the same signature twice, inputs left alone, the same bits on any number of threads."""
+
+import inspect
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from kernel_support import Array, sample_arguments
+
+from tinydiff.kernels import KERNELS, native, reference
+
+WRITTEN = {"adamw": {"p", "m", "v"}, "attention_backward": {"dq", "dk", "dv"}}
+needs_native = pytest.mark.skipif(native is None, reason="the native extension is not built")
+
+
+@pytest.fixture
+def any_threads() -> Iterator[None]:
+    """Puts the number of threads back."""
+    before = native.threads()
+    yield
+    native.set_threads(before)
+
+
+def run(module: ModuleType, kernel: str, arguments: dict[str, Any]) -> list[bytes]:
+    """Everything the kernel returns and everything it was given afterwards, as bytes."""
+    arguments = {name: a.copy() if isinstance(a, np.ndarray) else a for name, a in arguments.items()}
+    returned = getattr(module, kernel)(**arguments)
+    arrays: list[Array] = list(returned) if isinstance(returned, tuple) else [returned]
+    return [np.asarray(a).tobytes() for a in [*arrays, *arguments.values()] if a is not None]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_signatures(impl: ModuleType, kernel: str) -> None:
+    """Positional or by keyword, with the defaults of the reference: a renamed or reordered parameter fails."""
+    parameters = inspect.signature(getattr(reference, kernel)).parameters
+    arguments = sample_arguments(kernel, np.float64)
+    arguments |= {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    spelled_out = {name: arguments[name] for name in parameters}
+    required = {name: a for name, a in spelled_out.items() if parameters[name].default is inspect.Parameter.empty}
+    assert run(impl, kernel, spelled_out) == run(impl, kernel, required) + [
+        np.asarray(a).tobytes() for name, a in spelled_out.items() if name not in required and a is not None
+    ]
+    copies = [a.copy() if isinstance(a, np.ndarray) else a for a in spelled_out.values()]
+    getattr(impl, kernel)(*copies)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_inputs_are_left_alone(impl: ModuleType, dtype: type, kernel: str) -> None:
+    """Only AdamW and the attention gradients write to what they are given, and there they do write."""
+    arguments = sample_arguments(kernel, dtype)
+    before = {name: a.copy() for name, a in arguments.items() if isinstance(a, np.ndarray)}
+    getattr(impl, kernel)(**arguments)
+    changed = {name for name, a in before.items() if a.tobytes() != arguments[name].tobytes()}
+    assert changed == WRITTEN.get(kernel, set())
+
+
+@pytest.mark.usefixtures("any_threads")
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_same_bits_on_any_number_of_threads(compiled: ModuleType, dtype: type, kernel: str) -> None:
+    """Work is cut by shape alone and sums across tasks are added in order; no two threads share scratch memory."""
+    arguments = sample_arguments(kernel, dtype)
+    results = []
+    for n in (1, 2, 3):
+        compiled.set_threads(n)
+        results.append(run(compiled, kernel, arguments))
+    assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_python_threads_at_once(compiled: ModuleType, kernel: str) -> None:
+    """The interpreter lock is released inside a kernel: calls that overlap must not share anything."""
+    arguments = sample_arguments(kernel, np.float32)
+    alone = run(compiled, kernel, arguments)
+    with ThreadPoolExecutor(2) as pool:
+        together = pool.map(lambda _: run(compiled, kernel, arguments), range(4))
+        assert all(result == alone for result in together)
+
+
+@needs_native
+@pytest.mark.usefixtures("any_threads")
+def test_set_threads() -> None:
+    """The number of threads is what was set, where the build has OpenMP at all."""
+    for n in (1, 3):
+        native.set_threads(n)
+        assert native.threads() == (n if native.openmp() else 1)
+    for n in (0, -1):
+        with pytest.raises(ValueError, match=f"^threads is {n}; it must be at least 1"):
+            native.set_threads(n)
+
+
+@needs_native
+def test_use_isa() -> None:
+    """The slowest set is always there, the last one is used; an unknown one is refused with the list of known ones."""
+    before = native.isa()
+    assert native.isas()[0] == "baseline"
+    for name in native.isas():
+        native.use_isa(name)
+        assert native.isa() == name
+    with pytest.raises(ValueError, match=f"^isa is 'mmx'.*use one of: {', '.join(native.isas())}"):
+        native.use_isa("mmx")
+    assert native.isa() == native.isas()[-1]
+    native.use_isa(before)
+
+
+@needs_native
+def test_instruction_sets_are_really_switched() -> None:
+    """Different sets round differently (vectors of other lengths, fused multiply-add): equal bits mean no switch."""
+    if len(native.isas()) == 1:
+        return
+    before = native.isa()
+    arguments = sample_arguments("softmax", np.float32)
+    results = []
+    for name in native.isas()[:2]:
+        native.use_isa(name)
+        results.append(run(native, "softmax", arguments))
+    native.use_isa(before)
+    assert results[0] != results[1]

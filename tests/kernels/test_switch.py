@@ -1,0 +1,164 @@
+"""Which implementation runs: kernels.use, TINYDIFF_KERNELS, TINYDIFF_ISA, and what happens without the extension."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from tinydiff import kernels
+from tinydiff.kernels import KERNELS, native, reference
+
+needs_native = pytest.mark.skipif(native is None, reason="the native extension is not built")
+
+# Every module but the extension is found as usual.
+WITHOUT_EXTENSION = """
+import sys
+class Finder:
+    finders = sys.meta_path
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name != "tinydiff.kernels._native":
+            return next(filter(None, (f.find_spec(name, path, target) for f in cls.finders)), None)
+        {instead}
+sys.meta_path = [Finder]
+"""
+NOT_BUILT = WITHOUT_EXTENSION.format(instead="return None")
+BROKEN = WITHOUT_EXTENSION.format(instead="raise ImportError('undefined symbol: omp_get_max_threads')")
+SHOW = "from tinydiff import kernels as k; print(k.active(), k.native and k.native.isa(), k.softmax.__module__)"
+
+
+@pytest.fixture(autouse=True)
+def any_kernels() -> Iterator[None]:
+    """Puts the choice back."""
+    before = kernels.active()
+    yield
+    kernels.use(before)
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter, which imports from where this one does."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TINYDIFF_", "PYTHON"))}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**inherited, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_numpy_is_the_reference() -> None:
+    """Every name in KERNELS is switched; one left out would keep the implementation chosen at import."""
+    kernels.use("numpy")
+    assert kernels.active() == "numpy"
+    for name in KERNELS:
+        assert getattr(kernels, name) is getattr(reference, name)
+
+
+@needs_native
+def test_native_and_back() -> None:
+    """In both directions, any number of times."""
+    for _ in range(2):
+        kernels.use("native")
+        assert kernels.active() == "native"
+        for name in KERNELS:
+            assert getattr(kernels, name) is getattr(native, name)
+        kernels.use("numpy")
+        assert kernels.softmax is reference.softmax
+
+
+def test_kernels_lists_every_kernel() -> None:
+    """A kernel added to the reference or the extension alone is a kernel that cannot be switched."""
+    functions = {name for name, value in vars(reference).items() if callable(value) and value.__module__ == reference.__name__}
+    assert {name for name in functions if not name.startswith("_")} == set(KERNELS)
+    assert set(KERNELS) <= set(kernels.__all__)
+    if native is not None:
+        others = {"isa", "isas", "use_isa", "threads", "set_threads", "openmp"}
+        assert {name for name in vars(native) if not name.startswith("_")} == set(KERNELS) | others
+
+
+def test_unknown_name_changes_nothing() -> None:
+    """A typing error must not leave a mixture behind."""
+    before = kernels.active()
+    with pytest.raises(ValueError, match="^kernels is 'fast'; expected 'numpy' or 'native'"):
+        kernels.use("fast")
+    assert kernels.active() == before
+
+
+@needs_native
+@pytest.mark.parametrize("isa", native.isas() if native else [])
+def test_environment(isa: str) -> None:
+    """Native kernels by default and by name, on the instruction set asked for or on the best."""
+    best = native.isas()[-1]
+    assert python(SHOW).stdout.split() == ["native", best, "tinydiff.kernels._native"]
+    assert python(SHOW, TINYDIFF_KERNELS="native", TINYDIFF_ISA=isa).stdout.split()[:2] == ["native", isa]
+
+
+def test_environment_asks_for_numpy() -> None:
+    """The reference runs, silently, whether or not the extension is there."""
+    for block in ("", NOT_BUILT):
+        done = python(block + SHOW, TINYDIFF_KERNELS="numpy")
+        assert done.stdout.split()[::2] == ["numpy", "tinydiff.kernels.reference"]
+        assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("variable", "error"),
+    [
+        ("TINYDIFF_KERNELS", "ValueError: TINYDIFF_KERNELS is 'fast'; expected 'numpy' or 'native'"),
+        pytest.param("TINYDIFF_ISA", "ValueError: isa is 'fast'", marks=needs_native),
+    ],
+)
+def test_unknown_name_in_the_environment(variable: str, error: str) -> None:
+    """Falling back in silence would make a benchmark measure something else."""
+    done = python(SHOW, **{variable: "fast"})
+    assert done.returncode != 0
+    assert error in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("block", "reason"), [(NOT_BUILT, "tinydiff.kernels._native"), (BROKEN, "undefined symbol: omp_get_max_threads")]
+)
+def test_missing_extension(block: str, reason: str) -> None:
+    """The import works and warns once, at the line that imports, with the true reason and a way out."""
+    done = python(block + SHOW)
+    assert done.stdout.split() == ["numpy", "None", "tinydiff.kernels.reference"]
+    assert done.stderr.count("RuntimeWarning") == 1
+    assert done.stderr.startswith("<string>:")
+    assert reason in done.stderr
+    assert "circular import" not in done.stderr
+    assert "TINYDIFF_KERNELS=numpy" in done.stderr
+
+
+def test_missing_extension_asked_for() -> None:
+    """An error, at import and in kernels.use: who asks for native kernels does not want slow ones."""
+    done = python(NOT_BUILT + SHOW, TINYDIFF_KERNELS="native")
+    assert done.returncode != 0
+    assert "RuntimeError: kernels is 'native', but the extension is not here" in done.stderr
+    done = python(NOT_BUILT + SHOW + "; k.use('native')", TINYDIFF_KERNELS="numpy")
+    assert done.stdout.startswith("numpy")
+    assert "RuntimeError: kernels is 'native', but the extension is not here" in done.stderr
+
+
+@needs_native
+def test_threads_wait_without_spinning() -> None:
+    """The default is set before OpenMP starts, and a choice of the user's stands."""
+    code = "import os, tinydiff.kernels; print(os.environ['OMP_WAIT_POLICY'])"
+    inherited = os.environ.pop("OMP_WAIT_POLICY", None)
+    try:
+        assert python(code).stdout.strip() == "passive"
+        assert python(code, OMP_WAIT_POLICY="active").stdout.strip() == "active"
+    finally:
+        if inherited is not None:
+            os.environ["OMP_WAIT_POLICY"] = inherited
+
+
+def test_results_do_not_depend_on_the_choice() -> None:
+    """One call through the module under each name."""
+    x = np.linspace(-3, 3, 50).reshape(5, 10)
+    kernels.use("numpy")
+    want = kernels.softmax(x)
+    kernels.use("native" if native else "numpy")
+    np.testing.assert_allclose(kernels.softmax(x), want, rtol=1e-14)

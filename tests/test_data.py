@@ -1,0 +1,176 @@
+"""Corpora: every character comes back, bad files are named precisely, and held-out text stays held out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinydiff import data
+from tinydiff.data import Codec, Corpus
+
+texts = st.text(min_size=1, max_size=60)
+
+
+def counting(size: int) -> Corpus:
+    """A text in which no character appears twice, in rising order: every id is its own position."""
+    alphabet = "".join(map(chr, range(0x4E00, 0x4E00 + size)))
+    return Corpus("counting", alphabet, Codec.of(alphabet))
+
+
+# --- codec ------------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, derandomize=True)
+@given(texts)
+def test_every_character_comes_back(text: str) -> None:
+    """Characters beyond the basic plane, combining or controlling ones, that are merged, split or reordered."""
+    codec = Codec.of(text)
+    ids = codec.encode(text)
+    assert ids.dtype == np.int64
+    assert set(ids.tolist()) == set(range(codec.vocab_size))
+    assert list(codec.alphabet) == sorted(set(text))
+    assert codec.decode(ids) == text
+    assert codec.decode(np.full(3, codec.vocab_size), mask="?") == "???"
+
+
+@settings(deadline=None, derandomize=True)
+@given(texts, st.characters(), texts)
+def test_unknown_character_is_named(before: str, unknown: str, after: str) -> None:
+    """A KeyError, a position counted in bytes, or the last unknown character instead of the first."""
+    codec = Codec.of("".join(set(before + after) - {unknown}) + "x" * (unknown != "x") + "y" * (unknown == "x"))
+    text = before.replace(unknown, "") + unknown + after
+    at = len(before.replace(unknown, ""))
+    with pytest.raises(ValueError, match=rf"\(U\+{ord(unknown):04X}\) at position {at}, which") as error:
+        codec.encode(text)
+    assert repr(unknown) in str(error.value)
+
+
+def test_alphabets_that_are_none() -> None:
+    """A character with two ids: encoding would pick one, and the other could never be learnt."""
+    for alphabet in ("", "abca"):
+        with pytest.raises(ValueError, match=r"expected at least one character and none twice"):
+            Codec(alphabet)
+    with pytest.raises(ValueError, match=r"text is empty"):
+        Codec.of("")
+
+
+@pytest.mark.parametrize("bad", [-1, 4])
+def test_ids_outside_the_alphabet(bad: int) -> None:
+    """Index -1, which Python reads as the mask."""
+    with pytest.raises(ValueError, match=r"ids contains .*; expected 0 <= id <= 3"):
+        Codec("abc").decode(np.array([0, bad]))
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"\xef\xbb\xbfab", "ab"),  # a byte order mark is not a character of the text
+        (b"a\r\nb\r\n", "a\nb\n"),  # nor is the carriage return of Windows
+        ("é\U0001f600\n".encode(), "é\U0001f600\n"),
+    ],
+)
+def test_files_are_read_as_text(tmp_path: Path, raw: bytes, text: str) -> None:
+    """Marks of an editor or a system that end up in the alphabet."""
+    path = tmp_path / "file.txt"
+    path.write_bytes(raw)
+    corpus = data.load(str(path))
+    assert corpus.text == text
+    assert corpus.name == str(path)
+
+
+@pytest.mark.parametrize(
+    ("raw", "byte"),
+    [
+        (b"abc\xffdef", "byte 3 is 0xff"),
+        ("naïve".encode("latin1"), "byte 2 is 0xef"),
+        ("é".encode() * 3 + b"\x80", "byte 6 is 0x80"),
+        (b"\xef\xbb\xbfabc\xff", "byte 6 is 0xff"),  # after a byte order mark
+    ],
+)
+def test_file_that_is_not_utf8(tmp_path: Path, raw: bytes, byte: str) -> None:
+    """An error that does not say where, or points to another byte than the wrong one."""
+    path = tmp_path / "file.txt"
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match=rf"file\.txt is not UTF-8: {byte}; convert it, for instance with iconv"):
+        data.load(str(path))
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xef\xbb\xbf"])
+def test_empty_file(tmp_path: Path, raw: bytes) -> None:
+    """An alphabet of nothing, and a division by zero later on."""
+    path = tmp_path / "file.txt"
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match=r"file\.txt is empty; a corpus needs some text"):
+        data.load(str(path))
+
+
+def test_name_of_nothing() -> None:
+    """A misspelt corpus, answered without the names that exist."""
+    with pytest.raises(FileNotFoundError, match=r"'python_doc'; corpora: python_docs, python_source"):
+        data.load("python_doc")
+
+
+@pytest.mark.parametrize("name", ["python_docs", "python_source"])
+def test_built_in_corpora(name: str) -> None:
+    """A corpus that needs something this Python does not have, or that differs from call to call."""
+    corpus = data.load(name)
+    assert corpus.name == name
+    assert len(corpus.text) > 100_000
+    assert "\r" not in corpus.text
+    assert "def " in corpus.text
+    assert data.load(name).text == corpus.text
+    assert corpus.codec.decode(corpus.ids[:1000]) == corpus.text[:1000]
+
+
+# --- windows ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [10, 99, 100, 101, 1000, 4321])
+def test_the_last_tenth_is_held_out(size: int) -> None:
+    """A gap or an overlap between the two parts: text that is never used, or figures that flatter."""
+    corpus = counting(size)
+    assert np.array_equal(np.concatenate([corpus.train, corpus.held_out]), np.arange(size))
+    assert len(corpus.held_out) == -(-size // 10)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+@pytest.mark.parametrize("length", [1, 3, 8])
+def test_windows_cover_their_part_and_no_more(length: int, held_out: bool) -> None:
+    """Windows off by one: the first or last position never drawn, or held-out text in training."""
+    corpus = counting(80)
+    windows = corpus.batch(length, 3000, np.random.default_rng(0), held_out=held_out)
+    assert windows.shape == (3000, length)
+    assert np.array_equal(windows - windows[:, :1], np.tile(np.arange(length), (3000, 1)))
+    first, last = (72, 79) if held_out else (0, 71)
+    assert set(windows[:, 0].tolist()) == set(range(first, last - length + 2))
+
+
+@pytest.mark.parametrize("length", [0, -1, 9, 80])
+def test_length_that_does_not_fit(length: int) -> None:
+    """A window longer than the held-out part, which would fail at the first evaluation, after minutes of training."""
+    with pytest.raises(ValueError, match=rf"length is {length}, .* counting has 8 characters; use a length of 1 to 8"):
+        counting(80).check_length(length)
+    counting(80).check_length(8)
+
+
+def test_batch_longer_than_the_text() -> None:
+    """NumPy's complaint about an empty range, which names nothing."""
+    with pytest.raises(ValueError, match=r"length is 9, but the held-out tenth of counting has 8 characters"):
+        counting(80).batch(9, 2, np.random.default_rng(0), held_out=True)
+
+
+@pytest.mark.parametrize("size", [1, 2, 9])
+def test_text_that_is_too_short_for_any_length(size: int) -> None:
+    """Advice that cannot be followed: a length of 1 to 0."""
+    shortest = min(len(counting(size).train), len(counting(size).held_out))
+    with pytest.raises(ValueError, match=r"a text of at least 40 characters") as error:
+        counting(size).check_length(4)
+    assert f"1 to {shortest}" in str(error.value) or shortest == 0
+    assert "1 to 0" not in str(error.value)

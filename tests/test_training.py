@@ -1,0 +1,272 @@
+"""Training: what it yields, and that no way of stopping it changes what comes out."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import typer
+
+from tinydiff import Options, Run, cli, data, evaluate, load, train
+from tinydiff.checkpoint import CheckpointError, read_log
+from tinydiff.optim import learning_rate
+from tinydiff.views import terminal
+
+if TYPE_CHECKING:
+    from conftest import Runs
+
+PROCESSES = ["masked", "autoregressive"]
+
+
+def saved_step(folder: Path) -> int:
+    """The step of the checkpoint in `folder`."""
+    return Run.resume(folder).step
+
+
+# --- what it does -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_loss_falls(runs: Runs, process: str) -> None:
+    """Gradients of the wrong sign, cleared too early or never, or a learning rate of 0: nothing is learnt."""
+    run = runs.new(process=process, steps=300, batch=16, lr=1e-2, evaluate_every=300)
+    frames = list(train(run))
+    first, last = (np.mean([frame.loss for frame in part]) for part in (frames[:10], frames[-30:]))
+    assert last < 0.85 * first
+    assert frames[-1].held_out[0] < 0.9 * math.log2(run.corpus.vocab_size)  # better than guessing
+
+
+def test_frames_carry_what_they_promise(runs: Runs, tmp_path: Path) -> None:
+    """Steps off by one, a norm taken after clipping, the next step's learning rate, or an estimate left out."""
+    run = runs.new(tmp_path / "run", steps=12, evaluate_every=5, log_every=4)
+    frames = list(train(run))
+
+    twin = runs.new()  # the first step by hand
+    loss = twin.process.loss(twin.model, twin.corpus.batch(twin.model.length, 4, twin.rng), twin.rng)
+    loss.backward()
+    assert frames[0].loss == loss.item()
+    assert frames[0].grad_norm == pytest.approx(np.linalg.norm(twin.optimiser.flat.grads), rel=1e-5)
+    assert frames[0].grad_norm > run.options.clip
+
+    assert [frame.step for frame in frames] == list(range(1, 13))
+    assert {frame.steps for frame in frames} == {12}
+    assert [frame.lr for frame in frames] == [learning_rate(i, 12, run.options.lr, 5) for i in range(12)]
+    assert all(frame.tokens_per_second > 0 for frame in frames)
+    assert [frame.step for frame in frames if frame.held_out] == [5, 10, 12]
+    logged = [frame for frame in frames if frame.step in (4, 5, 8, 10, 12)]
+    assert read_log(tmp_path / "run") == [
+        {"step": f.step, "loss": f.loss, "lr": f.lr, "held_out": f.held_out and list(f.held_out)} for f in logged
+    ]
+
+
+def test_evaluation_is_the_same_every_time(runs: Runs, tmp_path: Path) -> None:
+    """Random windows that differ from call to call, or an average of the weights that is not the one saved."""
+    run = runs.new(tmp_path / "run")
+    *_, last = train(run)
+    live = run.model.params["head.weight"].data.copy()
+    with run.ema.applied():
+        figures = [evaluate(run.model, run.process, run.corpus, windows=128) for _ in range(2)]
+    np.testing.assert_array_equal(run.model.params["head.weight"].data, live)
+    model, process, codec, _ = load(tmp_path / "run")
+    figures.append(evaluate(model, process, data.load(str(runs.text), codec), windows=128))
+    assert [mean for mean, _ in figures] == [last.held_out[0]] * 3
+    assert evaluate(run.model, run.process, run.corpus, windows=128)[0] != last.held_out[0]  # not the last step's
+
+
+# --- stopping and going on --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_resuming_gives_the_same_bits(runs: Runs, tmp_path: Path, process: str) -> None:
+    """Anything the next step depends on that a checkpoint forgets: moments, step, average, random state, log."""
+    runs.train(runs.new(tmp_path / "whole", process))
+    folder = tmp_path / "parts"
+    runs.train(runs.new(folder, process), 7)  # leaving the loop saves
+    assert saved_step(folder) == 7
+    runs.train(Run.resume(folder), 19)
+    assert saved_step(folder) == 19
+    runs.train(Run.resume(folder))
+    runs.assert_same(folder, tmp_path / "whole")
+    assert list(train(Run.resume(folder))) == []
+
+
+def test_a_run_can_be_moved(runs: Runs, tmp_path: Path) -> None:
+    """A path of the run written into the run: it would go on in the old place, or not at all."""
+    runs.train(runs.new(tmp_path / "whole"))
+    runs.train(runs.new(tmp_path / "old"), 7)
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    runs.train(Run.resume(tmp_path / "new"))
+    runs.assert_same(tmp_path / "new", tmp_path / "whole")
+    assert not (tmp_path / "old").exists()
+
+
+def test_half_a_line_in_the_log_is_dropped(runs: Runs, tmp_path: Path) -> None:
+    """Lines ahead of the checkpoint and a torn one at the end, as a kill leaves them, that stay or stop the run."""
+    runs.train(runs.new(tmp_path / "whole"))
+    runs.train(runs.new(tmp_path / "run"), 7)
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_text(log.read_text() + '{"step": 8, "loss": 0.1}\n{"step": 9, "lo')
+    assert [row["step"] for row in read_log(tmp_path / "run")] == list(range(1, 9))
+    runs.train(Run.resume(tmp_path / "run"))
+    runs.assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_ctrl_c_saves_says_how_to_resume_and_changes_nothing(runs: Runs, tmp_path: Path) -> None:
+    """An interrupt in the middle of a step, lost, unsaved, or with an exit code that a shell takes for success."""
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    tinydiff = [sys.executable, "-m", "tinydiff", "train"]
+    sizes = ["--length=16", "--batch=4", "--d-model=8", "--layers=1", "--heads=2", "--steps=1200"]
+    started = [
+        subprocess.Popen([*tinydiff, "--text", runs.text, "--out", out, *sizes], stderr=subprocess.PIPE, text=True)
+        for out in (whole, folder)
+    ]
+    assert "characters" in started[1].stderr.readline()  # training is about to start
+    time.sleep(0.2)
+    started[1].send_signal(signal.SIGINT)
+    said = " ".join(started[1].communicate(timeout=30)[1].split())
+    assert started[1].returncode == 130
+    step = saved_step(folder)
+    assert 0 < step < 1200
+    assert f"saved at step {step}. Continue with: tinydiff train --resume" in said
+    assert "Traceback" not in said
+    subprocess.run([*tinydiff, "--resume", folder], check=True, capture_output=True, timeout=30)
+    started[0].communicate(timeout=30)
+    runs.assert_same(folder, whole)
+
+
+def test_ctrl_c_between_steps_saves_before_it_says_so(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt while a frame is being drawn, not during a step: "saved" is announced, the file is still the old."""
+
+    def interrupted(bar: terminal.Smooth, x: float) -> None:
+        raise KeyboardInterrupt
+
+    def listen(*text: object, **options: object) -> None:
+        if "saved at step" in str(text):
+            on_disk.append(saved_step(tmp_path / "run"))
+
+    on_disk: list[int] = []
+    monkeypatch.setattr(terminal.Smooth, "add", interrupted)
+    monkeypatch.setattr(cli.console, "print", listen)
+    with pytest.raises(typer.Exit) as stop:
+        cli.follow(runs.new(tmp_path / "run"))
+    assert stop.value.exit_code == 130
+    assert on_disk == [1]
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+import numpy as np
+from tinydiff import MaskedDiffusion, Options, Run, Transformer, data, train
+text, folder = sys.argv[1], Path(sys.argv[2])
+print("ready", flush=True)
+if (folder / "config.json").exists():
+    run = Run.resume(folder)
+else:
+    corpus = data.load(text)
+    model = Transformer(corpus.vocab_size, 16, d_model=8, layers=1, heads=2, rng=np.random.default_rng(0))
+    options = Options(steps=300, batch=4, evaluate_every=50, evaluate_windows=128, log_every=1, save_every=1e-3)
+    run = Run(corpus, MaskedDiffusion(corpus.vocab_size), model, options, folder)
+for frame in train(run): pass
+"""
+
+
+def test_kill_at_any_moment_loses_nothing(runs: Runs, tmp_path: Path) -> None:
+    """Files of different moments, or half written ones: a run that cannot go on, or goes on differently."""
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    command = [sys.executable, "-c", TRAIN, runs.text]
+    uninterrupted = subprocess.Popen([*command, whole], stdout=subprocess.DEVNULL)
+    delays = random.Random(0)
+    steps = []
+    for _ in range(20):
+        with subprocess.Popen([*command, folder], stdout=subprocess.PIPE) as child:
+            assert child.stdout.readline() == b"ready\n"
+            time.sleep(delays.uniform(0, 0.06))
+            child.kill()
+        if (folder / "config.json").exists():
+            steps.append(saved_step(folder))
+    assert steps == sorted(steps)
+    assert len({step for step in steps if 0 < step < 300}) >= 3  # moments in the middle
+    runs.train(Run.resume(folder))
+    assert uninterrupted.wait(timeout=30) == 0
+    runs.assert_same(folder, whole)
+    assert {file.name for file in folder.iterdir()} == {"config.json", "state.safetensors", "log.jsonl"}
+
+
+# --- what it refuses --------------------------------------------------------------------------------------------------
+
+
+def test_divergence_keeps_the_last_checkpoint(runs: Runs, tmp_path: Path) -> None:
+    """An infinite gradient that reaches the weights, or a checkpoint overwritten with what it left."""
+    run = runs.train(runs.new(tmp_path / "run"), 7)
+    good = (tmp_path / "run" / "state.safetensors").read_bytes()
+    weights = run.optimiser.flat.values.copy()
+    run.optimiser.flat.grads[0] = np.inf  # as if one backward pass had overflowed
+    with pytest.raises(FloatingPointError, match=r"gradient became inf after 7 steps; lower the learning rate"):
+        next(train(run))
+    np.testing.assert_array_equal(run.optimiser.flat.values, weights)
+    assert (tmp_path / "run" / "state.safetensors").read_bytes() == good
+    assert saved_step(tmp_path / "run") == 7
+
+
+def test_a_changed_text_is_refused(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another Python's documentation, or an edited file: training would go on with other data and say nothing."""
+    monkeypatch.setitem(data.CORPORA, "python_docs", lambda: runs.text.read_text())
+    run = runs.new()
+    Run(data.load("python_docs"), run.process, run.model, run.options, tmp_path / "run")
+    assert saved_step(tmp_path / "run") == 0
+    monkeypatch.setitem(data.CORPORA, "python_docs", lambda: runs.text.read_text() + " ")
+    with pytest.raises(CheckpointError, match=r"text of python_docs is not the one .* restore it or train a new run"):
+        Run.resume(tmp_path / "run")
+
+
+def test_a_folder_that_holds_a_run_is_refused(runs: Runs, trained: Path) -> None:
+    """A second run that overwrites the first."""
+    before = (trained / "state.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match=r"already holds a run; continue it with: tinydiff train --resume"):
+        runs.new(trained)
+    assert (trained / "state.safetensors").read_bytes() == before
+
+
+def test_three_vocabularies_must_agree(runs: Runs) -> None:
+    """A model of another alphabet, found out only as an index error deep inside."""
+    run = runs.new()
+    other = data.Corpus("other", run.corpus.text, data.Codec.of(run.corpus.text + "#"))
+    with pytest.raises(ValueError, match=r"vocab_size is 13 for the corpus, 12 for the process and 12 for the model"):
+        Run(other, run.process, run.model)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, 0) for name in ("steps", "batch", "warmup", "evaluate_every", "evaluate_windows", "log_every")),
+        *(("lr", value) for value in (0.0, -1e-3, math.nan, math.inf)),
+        *(("clip", value) for value in (0.0, math.nan)),
+        *(("ema", value) for value in (-0.1, 1.0, math.nan)),
+        *(("weight_decay", value) for value in (-0.1, math.nan)),
+        ("save_every", math.nan),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(name: str, value: float) -> None:
+    """Options that train nothing, forever, or to NaN."""
+    with pytest.raises(ValueError, match=rf"^{name} is {value}"):
+        Options(**{name: value})
+
+
+def test_the_log_is_json(runs: Runs, tmp_path: Path) -> None:
+    """NaN in the log, for instance the standard error of a single batch, which other readers of JSON refuse."""
+    runs.train(runs.new(tmp_path / "run", evaluate_windows=64))
+    for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in log.jsonl"))
