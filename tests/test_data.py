@@ -166,11 +166,8 @@ def test_batch_longer_than_the_text() -> None:
         counting(80).batch(9, 2, np.random.default_rng(0), held_out=True)
 
 
-@pytest.mark.parametrize("size", [1, 2, 9])
-def test_text_that_is_too_short_for_any_length(size: int) -> None:
+def test_text_that_is_too_short_for_any_length() -> None:
     """Advice that cannot be followed: a length of 1 to 0."""
-    shortest = min(len(counting(size).train), len(counting(size).held_out))
     with pytest.raises(ValueError, match=r"a text of at least 40 characters") as error:
-        counting(size).check_length(4)
-    assert f"1 to {shortest}" in str(error.value) or shortest == 0
+        counting(1).check_length(4)
     assert "1 to 0" not in str(error.value)

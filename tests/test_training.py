@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import shutil
 import signal
@@ -126,18 +127,21 @@ def test_ctrl_c_saves_says_how_to_resume_and_changes_nothing(runs: Runs, tmp_pat
     whole, folder = tmp_path / "whole", tmp_path / "run"
     tinydiff = [sys.executable, "-m", "tinydiff", "train"]
     sizes = ["--length=16", "--batch=4", "--d-model=8", "--layers=1", "--heads=2", "--steps=1200"]
+    wide = os.environ | {"COLUMNS": "1000"}
     started = [
-        subprocess.Popen([*tinydiff, "--text", runs.text, "--out", out, *sizes], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*tinydiff, "--text", runs.text, "--out", out, *sizes], stderr=subprocess.PIPE, text=True, env=wide
+        )
         for out in (whole, folder)
     ]
     assert "characters" in started[1].stderr.readline()  # training is about to start
     time.sleep(0.2)
     started[1].send_signal(signal.SIGINT)
-    said = " ".join(started[1].communicate(timeout=30)[1].split())
+    said = started[1].communicate(timeout=30)[1]
     assert started[1].returncode == 130
     step = saved_step(folder)
     assert 0 < step < 1200
-    assert f"saved at step {step}. Continue with: tinydiff train --resume" in said
+    assert f"saved at step {step}. Continue with: tinydiff train --resume {folder}\n" in said
     assert "Traceback" not in said
     subprocess.run([*tinydiff, "--resume", folder], check=True, capture_output=True, timeout=30)
     started[0].communicate(timeout=30)

@@ -53,62 +53,62 @@ class Frame:
     confidence: Floats
 
 
-def draw(
-    logits: Floats,
-    rng: np.random.Generator,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-) -> tuple[Ints, Floats]:
-    """Draw a token per row of (n, V) logits.
+@dataclass(frozen=True)
+class Draw:
+    """How to draw a token from logits.
 
-    Parameters
+    Attributes
     ----------
     temperature : divides the logits; 0 takes the most probable token
     top_k : only the k most probable tokens, ties to the lower id
     top_p : only the fewest most probable tokens that together reach probability p (nucleus, Holtzman et al. 2020)
 
-    Returns
-    -------
-    tokens : (n,)
-    confidence : (n,) probability of each token before temperature, top_k and top_p
-
     """
-    log_p = kernels.log_softmax(logits.astype(np.float64))
-    if not np.isfinite(log_p.max(initial=-np.inf, axis=-1)).all():
-        raise ValueError("logits contain NaN or inf: the model's weights are broken or training diverged")
-    if temperature == 0:
-        tokens = log_p.argmax(axis=-1)
-    else:
-        kept = log_p / temperature
-        if top_k is not None or top_p is not None:
-            kept = np.where(_shortlist(kept, top_k, top_p), kept, -np.inf)
-        tokens = (kept + rng.gumbel(size=kept.shape)).argmax(axis=-1)  # the Gumbel-max trick
-    return tokens, np.exp(log_p[np.arange(len(tokens)), tokens])
 
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
 
-def _shortlist(log_p: Floats, top_k: int | None, top_p: float | None) -> Bools:
-    """Which tokens of each row survive top_k, then top_p."""
-    k = log_p.shape[-1] if top_k is None else min(top_k, log_p.shape[-1])
-    values, tokens = kernels.topk(log_p, k)  # most probable first
-    keep = np.ones(values.shape, bool)
-    if top_p is not None:
-        p = kernels.softmax(values)
-        keep = p.cumsum(axis=-1) - p < top_p  # the token that crosses p is kept, so at least one always is
-    allowed = np.zeros(log_p.shape, bool)
-    np.put_along_axis(allowed, tokens, keep, axis=-1)
-    return allowed
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or more")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}; it must be at least 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; expected 0 < top_p <= 1")
 
+    def __call__(self, logits: Floats, rng: np.random.Generator) -> tuple[Ints, Floats]:
+        """A token per row of (n, V) logits.
 
-def check_draw(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Raise ValueError for sampling options that mean nothing."""
-    if not (np.isfinite(temperature) and temperature >= 0):
-        raise ValueError(f"temperature is {temperature}; it must be 0 (greedy) or more")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k is {top_k}; it must be at least 1")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p is {top_p}; expected 0 < top_p <= 1")
+        Returns
+        -------
+        tokens : (n,)
+        confidence : (n,) probability of each token before temperature, top_k and top_p
+
+        """
+        log_p = kernels.log_softmax(logits.astype(np.float64))
+        if not np.isfinite(log_p.max(initial=-np.inf, axis=-1)).all():
+            raise ValueError("logits contain NaN or inf: the model's weights are broken or training diverged")
+        if self.temperature == 0:
+            tokens = log_p.argmax(axis=-1)
+        else:
+            kept = log_p / self.temperature
+            if self.top_k is not None or self.top_p is not None:
+                kept = np.where(self._shortlist(kept), kept, -np.inf)
+            tokens = (kept + rng.gumbel(size=kept.shape)).argmax(axis=-1)  # the Gumbel-max trick
+        return tokens, np.exp(log_p[np.arange(len(tokens)), tokens])
+
+    def _shortlist(self, log_p: Floats) -> Bools:
+        """Which tokens of each row survive top_k, then top_p."""
+        k = log_p.shape[-1] if self.top_k is None else min(self.top_k, log_p.shape[-1])
+        values, tokens = kernels.topk(log_p, k)  # most probable first
+        keep = np.ones(values.shape, bool)
+        if self.top_p is not None:
+            p = kernels.softmax(values)
+            keep = p.cumsum(axis=-1) - p < self.top_p  # the token that crosses p is kept, so at least one always is
+        allowed = np.zeros(log_p.shape, bool)
+        np.put_along_axis(allowed, tokens, keep, axis=-1)
+        return allowed
 
 
 def first_frame(start: Ints, mask_id: int, steps: int) -> Frame:
@@ -119,20 +119,14 @@ def first_frame(start: Ints, mask_id: int, steps: int) -> Frame:
 
 
 def _reveal(
-    model: Model,
-    state: Ints,
-    where: Bools,
-    t: Floats,
-    rng: np.random.Generator,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
+    model: Model, state: Ints, where: Bools, t: Floats, draw: Draw, rng: np.random.Generator
 ) -> tuple[Ints, Floats]:
-    """The model's draw at the positions `where`: tokens and confidences, (B, L), arbitrary and 0 elsewhere."""
+    """The model's draw at the positions `where`: tokens and confidences, (B, L), 0 elsewhere."""
     tokens, confidence = np.zeros_like(state), np.zeros(state.shape)
-    with no_grad():
-        logits = model(state, t, select=where).data  # (n, V)
-    tokens[where], confidence[where] = draw(logits, rng, temperature=temperature, top_k=top_k, top_p=top_p)
+    if where.any():
+        with no_grad():
+            logits = model(state, t, select=where).data  # (n, V)
+        tokens[where], confidence[where] = draw(logits, rng)
     return tokens, confidence
 
 
@@ -144,9 +138,7 @@ def ancestral(
     *,
     steps: int,
     rng: np.random.Generator,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    draw: Draw = Draw(),
 ) -> Iterator[Frame]:
     """Ancestral sampling of the masked chain (Austin et al. 2021; Sahoo et al. 2024, eq. 6).
 
@@ -158,7 +150,6 @@ def ancestral(
     start : (B, L) token ids; positions holding `mask_id` are filled, the others stay
 
     """
-    check_draw(temperature, top_k, top_p)
     alpha = schedule.grid(steps)
     frame = first_frame(start, mask_id, steps)
     yield frame
@@ -167,7 +158,7 @@ def ancestral(
         now, after = steps - step + 1, steps - step  # grid points of t and s
         reveal = (alpha[after] - alpha[now]) / (1 - alpha[now])
         chosen = (state == mask_id) & (rng.random(state.shape) < reveal)
-        tokens, sure = _reveal(model, state, chosen, np.full(len(state), now / steps), rng, temperature, top_k, top_p)
+        tokens, sure = _reveal(model, state, chosen, np.full(len(state), now / steps), draw, rng)
         state, confidence = np.where(chosen, tokens, state), np.where(chosen, sure, confidence)
         yield Frame(step, steps, after / steps, state, chosen, np.zeros_like(chosen), confidence)
 
@@ -180,10 +171,8 @@ def unmask(
     *,
     steps: int,
     rng: np.random.Generator,
+    draw: Draw = Draw(),
     remasking: Remasking = "low_confidence",
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
     block_length: int | None = None,
     choice_temperature: float = 0.0,
 ) -> Iterator[Frame]:
@@ -191,23 +180,22 @@ def unmask(
 
     Every step draws a token for all masked positions, commits some and masks the rest again. With `block_length` the
     blocks are filled left to right, each from its own share of the steps (semi-autoregressive, LLaDA section 2.4).
-    Sequences with different numbers of masks each spread their own over the steps.
+    Sequences with different numbers of masks each spread their own over the steps. At least one step per block.
 
     Small models are surest of the commonest token, and committing it everywhere makes it likelier still: text of
     nothing but spaces. `choice_temperature` c > 0 prevents that: positions are ranked by log confidence + c f Gumbel
     noise, where f, the share of the masks still there, takes the noise away towards the end (MaskGIT, appendix).
     """
-    check_draw(temperature, top_k, top_p)
     length = start.shape[1]
-    block_length = length if block_length is None else min(block_length, length)
-    blocks = -(-length // block_length)
+    block_length = block_length or length
     frame = first_frame(start, mask_id, steps)
     yield frame
     state, confidence = start.copy(), frame.confidence.copy()
     step = 0
-    for block in range(blocks):
-        inside = np.arange(length) // block_length == block
-        block_steps = steps * (block + 1) // blocks - steps * block // blocks
+    for block in range(0, length, block_length):
+        end = min(block + block_length, length)
+        inside = (np.arange(length) >= block) & (np.arange(length) < end)
+        block_steps = steps * end // length - steps * block // length  # its share of the steps, at least one
         total = ((state == mask_id) & inside).sum(axis=1)  # (B,)
         for i in range(block_steps):
             step += 1
@@ -215,7 +203,7 @@ def unmask(
             open_positions = masked & inside
             quota = total * (i + 1) // block_steps - total * i // block_steps  # (B,) commits of this step
             t = schedule.inverse(1 - masked.mean(axis=1))
-            tokens, sure = _reveal(model, state, open_positions, t, rng, temperature, top_k, top_p)
+            tokens, sure = _reveal(model, state, open_positions, t, draw, rng)
             if remasking == "random":
                 rank = rng.random(state.shape)
             elif choice_temperature > 0:

@@ -218,9 +218,7 @@ def test_M11_visible_positions_contribute_nothing_and_mask_has_no_probability() 
             process.bound(model, x0, rng(), estimator=estimator),
             rtol=1e-12,
         )
-    np.testing.assert_allclose(
-        exact.nelbo(process, meddler, X0), exact.nelbo(process, model, X0), rtol=1e-12
-    )
+    np.testing.assert_allclose(exact.nelbo(process, meddler, X0), exact.nelbo(process, model, X0), rtol=1e-12)
     states = exact.all_sequences(V + 1, L)
     p = exact.token_probabilities(model, states, 0.5)
     assert p.shape == (len(states), L, V)
@@ -273,7 +271,13 @@ def test_C1_ancestral_sampling_has_the_law_of_the_chain(schedule_name: str, time
     First the enumerated laws agree (total variation 0), then draws are compared with them by a G-test: two-sided, level
     0.2 % (the p-value is the rank of G among 2,000 simulations of it); seed fixed. Austin et al. 2021, eq. 4.
     """
-    process, model, length, steps, draws = MaskedDiffusion(2, schedule_name), random_model(2, 3, time=time), 3, 3, 20_000
+    process, model, length, steps, draws = (
+        MaskedDiffusion(2, schedule_name),
+        random_model(2, 3, time=time),
+        3,
+        3,
+        20_000,
+    )
     law = exact.ancestral_law(process, model, length, steps)
     assert np.abs(law - chain_law_by_bayes(process, model, length, steps)).sum() / 2 < 1e-12
 

@@ -5,6 +5,9 @@ rounding does not matter, and `assert_close` allows a stated number of rounding 
 terms count as sqrt(n) roundings of the sum of absolute values: rounding errors partly cancel, like a random walk.
 """
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -92,6 +95,17 @@ def numerical_gradient(loss: Callable[[], float], x: Array) -> Array:
             gradient[i] += weight * loss() / (12 * h)
         x[i] = at
     return gradient
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter, which imports from where this one does."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TINYDIFF_", "PYTHON"))}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**inherited, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        capture_output=True,
+        text=True,
+    )
 
 
 def sample_arguments(kernel: str, dtype: type) -> dict[str, Any]:

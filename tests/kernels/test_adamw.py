@@ -120,7 +120,7 @@ def test_read_only_parameters(impl: ModuleType) -> None:
     """Both implementations refuse with the same class of error."""
     arguments = sample_arguments("adamw", np.float32)
     arguments["m"].flags.writeable = False
-    with pytest.raises(ValueError, match="m must be a writable|read-only"):
+    with pytest.raises(ValueError, match=r"m must be a writable|read-only"):
         impl.adamw(**arguments)
 
 

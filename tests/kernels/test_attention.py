@@ -6,11 +6,8 @@ Native tiles are 128 keys by 32 queries, in groups of 256 queries; the reference
 import functools
 import itertools
 import math
-import os
-import subprocess
 import sys
 import tracemalloc
-from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
@@ -18,9 +15,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_support import LAYOUTS, Array, assert_close, examples, laid_out, normal, numerical_gradient, seeds, wide
+from kernel_support import (
+    LAYOUTS,
+    Array,
+    assert_close,
+    examples,
+    laid_out,
+    normal,
+    numerical_gradient,
+    python,
+    seeds,
+    wide,
+)
 
-import tinydiff
 from tinydiff.kernels import native, reference
 
 MASKS = ("all", "(L, L)", "(B, L, L)", "same for every query", "same for every key", "strided", "late", "blind")
@@ -359,7 +366,6 @@ print(peak() - before)
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no resource module")
 def test_memory_of_the_native_kernel_is_linear() -> None:
     """The whole process grows by less than an eighth of one matrix of scores."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", MEASURE], env=environment, capture_output=True, text=True)
+    done = python(MEASURE)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 4096**2 * 4 / 8

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_support import Array, sample_arguments
+from kernel_support import sample_arguments
 
 from tinydiff.kernels import KERNELS, native, reference
 
@@ -24,27 +24,26 @@ def any_threads() -> Iterator[None]:
     native.set_threads(before)
 
 
-def run(module: ModuleType, kernel: str, arguments: dict[str, Any]) -> list[bytes]:
-    """Everything the kernel returns and everything it was given afterwards, as bytes."""
+def run(module: ModuleType, kernel: str, arguments: dict[str, Any], positional: bool = False) -> list[bytes]:
+    """All arrays that the kernel returns, and those it was given as they are afterwards, as bytes."""
     arguments = {name: a.copy() if isinstance(a, np.ndarray) else a for name, a in arguments.items()}
-    returned = getattr(module, kernel)(**arguments)
-    arrays: list[Array] = list(returned) if isinstance(returned, tuple) else [returned]
-    return [np.asarray(a).tobytes() for a in [*arrays, *arguments.values()] if a is not None]
+    function = getattr(module, kernel)
+    returned = function(*arguments.values()) if positional else function(**arguments)
+    arrays: list[Any] = list(returned) if isinstance(returned, tuple) else [returned]
+    return [a.tobytes() for a in [*arrays, *arguments.values()] if isinstance(a, np.ndarray)]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_signatures(impl: ModuleType, kernel: str) -> None:
-    """Positional or by keyword, with the defaults of the reference: a renamed or reordered parameter fails."""
+    """The names, order and defaults of the reference: a renamed or reordered parameter fails."""
     parameters = inspect.signature(getattr(reference, kernel)).parameters
-    arguments = sample_arguments(kernel, np.float64)
-    arguments |= {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    arguments = sample_arguments(kernel, np.float64) | defaults
+    required = {name: arguments[name] for name in parameters if name not in defaults}
     spelled_out = {name: arguments[name] for name in parameters}
-    required = {name: a for name, a in spelled_out.items() if parameters[name].default is inspect.Parameter.empty}
-    assert run(impl, kernel, spelled_out) == run(impl, kernel, required) + [
-        np.asarray(a).tobytes() for name, a in spelled_out.items() if name not in required and a is not None
-    ]
-    copies = [a.copy() if isinstance(a, np.ndarray) else a for a in spelled_out.values()]
-    getattr(impl, kernel)(*copies)
+    want = run(impl, kernel, required)
+    assert run(impl, kernel, spelled_out) == want
+    assert run(impl, kernel, spelled_out, positional=True) == want
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

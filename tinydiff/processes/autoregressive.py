@@ -60,11 +60,16 @@ class Autoregressive:
         top_p: float | None = None,
     ) -> Iterator[samplers.Frame]:
         """Generate (batch, length) ids left to right, a frame per token. A Transformer keeps its keys and values."""
-        samplers.check_draw(temperature, top_k, top_p)
+        draw = samplers.Draw(temperature, top_k, top_p)
         if length < 1 or batch < 1:
             raise ValueError(f"length is {length} and batch is {batch}; both must be at least 1")
+        return self._generate(model, np.full((batch, length), self.start_id, np.int64), draw, rng)
+
+    def _generate(
+        self, model: Model, state: Ints, draw: samplers.Draw, rng: np.random.Generator
+    ) -> Iterator[samplers.Frame]:
+        batch, length = state.shape
         cache = model.new_cache(batch) if isinstance(model, Transformer) else None
-        state = np.full((batch, length), self.start_id, np.int64)
         frame = samplers.first_frame(state, self.start_id, length)
         yield frame
         confidence = frame.confidence
@@ -75,7 +80,7 @@ class Autoregressive:
                     logits = model(before[:, i:], causal=True, cache=cache).data[:, -1]  # (B, V)
                 else:
                     logits = model(before, causal=True).data[:, -1]
-            tokens, sure = samplers.draw(logits, rng, temperature=temperature, top_k=top_k, top_p=top_p)
+            tokens, sure = draw(logits, rng)
             chosen = np.zeros(state.shape, bool)
             chosen[:, i] = True
             state, confidence = np.where(chosen, tokens[:, None], state), np.where(chosen, sure[:, None], confidence)

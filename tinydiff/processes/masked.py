@@ -127,12 +127,13 @@ class MaskedDiffusion:
         steps : number of denoising steps; default one per masked position
         remasking : which draws a step keeps: "low_confidence" those the model is surest of, "random" as many at random,
             "ancestral" each with the probability of the reverse process
-        temperature, top_k, top_p : see `samplers.draw`
+        temperature, top_k, top_p : see `samplers.Draw`
         block_length : fill blocks of this length left to right; default the whole sequence at once
         choice_temperature : noise in the order of low_confidence, fading towards the end, see `samplers.unmask`
         given : (batch, length) or (length,) ids with MASK where something is to be filled in; other positions stay
 
         """
+        draw = samplers.Draw(temperature, top_k, top_p)
         start = self._start(length, batch, given)
         most = int((start == self.mask_id).sum(axis=1).max())
         steps = max(most, 1) if steps is None else steps
@@ -141,10 +142,7 @@ class MaskedDiffusion:
         if remasking == "ancestral":
             if block_length is not None:
                 raise ValueError(f"block_length is {block_length}; ancestral sampling has no blocks, leave it out")
-            return samplers.ancestral(
-                model, start, self.mask_id, self.schedule,
-                steps=steps, rng=rng, temperature=temperature, top_k=top_k, top_p=top_p,
-            )  # fmt: skip
+            return samplers.ancestral(model, start, self.mask_id, self.schedule, steps=steps, rng=rng, draw=draw)
         if remasking not in ("low_confidence", "random"):
             raise ValueError(f"remasking is {remasking!r}; expected 'low_confidence', 'random' or 'ancestral'")
         if steps > max(most, 1):
@@ -158,9 +156,8 @@ class MaskedDiffusion:
                 f"steps is {steps}; {-(-length // block_length)} blocks of {block_length} need at least one step each"
             )
         return samplers.unmask(
-            model, start, self.mask_id, self.schedule, steps=steps, rng=rng, remasking=remasking,
-            temperature=temperature, top_k=top_k, top_p=top_p, block_length=block_length,
-            choice_temperature=choice_temperature,
+            model, start, self.mask_id, self.schedule, steps=steps, rng=rng, draw=draw, remasking=remasking,
+            block_length=block_length, choice_temperature=choice_temperature,
         )  # fmt: skip
 
     def _start(self, length: int, batch: int, given: Ints | None) -> Ints:

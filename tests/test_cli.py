@@ -1,0 +1,327 @@
+"""The command line: results on standard output, progress and one-line errors on standard error, and exit codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tinydiff import cli, data, evaluate, kernels, load
+
+if TYPE_CHECKING:
+    from conftest import Runs
+
+SIZES = ["--length=16", "--batch=4", "--d-model=8", "--layers=1", "--heads=2", "--steps=20"]
+COMMANDS = ["demo", "train", "sample", "infill", "evaluate", "info"]
+
+
+def tinydiff(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a process of its own, piped."""
+    command = [sys.executable, "-m", "tinydiff", *map(str, arguments)]
+    variables = os.environ | {"COLUMNS": "200"} | environment
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=variables, stdin=subprocess.DEVNULL, timeout=60
+    )
+
+
+def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> tuple[int, str]:
+    """Run the command here; its exit code and error, which must be one line, and the only one."""
+    monkeypatch.setattr(sys, "argv", ["tinydiff", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return stop.value.code, err
+
+
+# --- what works -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command, or an option of it, without a word of help."""
+    monkeypatch.setattr(sys, "argv", ["tinydiff", command, "--help"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert f"tinydiff {command}" in shown.split("Examples")[1]
+
+
+def test_train_sample_and_evaluate_in_a_pipe(runs: Runs, tmp_path: Path) -> None:
+    """Colours or bars in a pipe, progress mixed with results, or a result that is not the one in the run."""
+    folder = tmp_path / "run"
+    trained = tinydiff("train", "--text", runs.text, "--out", folder, *SIZES)
+    assert (trained.returncode, trained.stdout) == (0, "")
+    assert re.search(r"^step 20/20  loss \d\.\d+  held-out \d\.\d+ bits/char  \d+k tokens/s$", trained.stderr, re.M)
+    assert f"Saved in {folder}." in trained.stderr
+
+    options = ["--batch=2", "--steps=4", "--seed=3", "--temperature=1", "--choice-temperature=0"]
+    sampled = tinydiff("sample", folder, *options)
+    assert sampled.returncode == 0
+    model, process, codec, _ = load(folder)
+    *_, last = process.sample(model, 16, 2, rng=np.random.default_rng(3), steps=4)
+    assert sampled.stdout == "".join(codec.decode(ids) + "\n" for ids in last.state)
+    assert len(sampled.stderr.splitlines()) == 2 * 5  # frames 0 to 4 of two sequences
+    assert "░" in sampled.stderr
+
+    evaluated = tinydiff("evaluate", folder, "--windows", 128)
+    mean, error = evaluate(model, process, data.load(str(runs.text)), windows=128)
+    assert evaluated.stdout.startswith(f"{mean:.4f} +- {error:.4f} bits per character (NELBO, an upper bound; ")
+    assert evaluated.stderr == ""
+    assert "\x1b" not in trained.stderr + sampled.stderr
+
+
+def test_infill_keeps_what_is_given(trained: Path) -> None:
+    """Given characters that move, change, or are dropped with the blanks."""
+    done = tinydiff("infill", trained, "the ~at sat ~~", "--blank", "~", "--delay", 5)  # there is nothing to wait for
+    assert done.returncode == 0
+    assert re.fullmatch(r"the [^~░]at sat [^~░]{2}\n", done.stdout)
+    assert done.stderr.splitlines()[0] == "   0/3  the ░at sat ░░"
+
+
+def test_autoregressive_runs_can_be_sampled_and_evaluated(autoregressive: Path) -> None:
+    """A path that only diffusion takes."""
+    sampled = tinydiff("sample", autoregressive, "--length", 5)
+    assert sampled.returncode == 0
+    assert len(sampled.stdout) == 6
+    assert "bits per character (exact; " in tinydiff("evaluate", autoregressive, "--windows", 64).stdout
+
+
+def test_demo(tmp_path: Path) -> None:
+    """The first command anybody tries, broken."""
+    done = tinydiff("demo", "--out", tmp_path / "run", "--seconds", 0.1)
+    assert done.returncode == 0, done.stderr
+    assert f"tinydiff sample {tmp_path / 'run'}" in done.stdout
+    load(tmp_path / "run")
+
+
+def test_info() -> None:
+    """A bug report without what is needed to understand it, or naming other kernels than those that run."""
+    rows = dict(line.split(maxsplit=1) for line in tinydiff("info", TINYDIFF_KERNELS="numpy").stdout.splitlines())
+    assert {"tinydiff", "threads", "numpy", "python", "package"} < rows.keys()
+    assert rows["kernels"].startswith("numpy")
+
+
+def test_import_is_light() -> None:
+    """Plotting and terminal libraries loaded by everyone who wants an array, or a warning at import."""
+    heavy = "matplotlib IPython rich typer click"
+    script = f"import sys, tinydiff; print([m for m in {heavy.split()} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", 0], "steps is 0; it must be at least 1"),
+        (["--batch", 0], "batch is 0; it must be at least 1"),
+        (["--lr", 0], "lr is 0.0; it must be positive"),
+        (["--lr", -0.1], "lr is -0.1; it must be positive"),
+        (["--lr", "nan"], "lr is nan; it must be positive"),
+        (["--length", 400], "length is 400, but the held-out tenth of"),
+        (["--d-model", 9], "d_model is 9 and heads is 2; d_model must be a multiple of heads"),
+        (["--layers", 0], "layers is 0; it must be at least 1"),
+        (["--seed", -1], "seed is -1"),
+        (["--data", "python_docs"], "--text and --data are both given; a run has one corpus"),
+        (["--resume", "somewhere"], "leave out --out, --text, --data"),
+        (["--text", "nowhere.txt"], "nowhere.txt"),
+    ],
+)
+def test_train_refuses(
+    options: list[object],
+    message: str,
+    runs: Runs,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Options that train nothing, refused late, with a traceback, or without naming the argument."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    arguments = ["train", "--text", runs.text, "--out", tmp_path / "run", *SIZES, *options]
+    code, error = fails(capsys, monkeypatch, *arguments)
+    assert message in error
+    assert code == 2
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "is empty; a corpus needs some text"),
+        (b"short", "use a length of 1 to 1 or a text of at least 160 characters"),
+        (b"caf\xe9" * 100, "is not UTF-8: byte 3 is 0xe9; convert it, for instance with iconv -f latin1 -t utf-8"),
+    ],
+)
+def test_train_refuses_texts(
+    raw: bytes,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Files that are no corpus, without naming the file."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    (tmp_path / "file.txt").write_bytes(raw)
+    arguments = ["train", "--text", tmp_path / "file.txt", "--out", tmp_path / "run", *SIZES]
+    code, error = fails(capsys, monkeypatch, *arguments)
+    assert str(tmp_path / "file.txt") in error
+    assert message in error
+    assert code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_refuses_folders(
+    runs: Runs,
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run overwritten, or minutes of training that cannot be saved."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    start = ["train", "--text", runs.text, *SIZES]
+    code, error = fails(capsys, monkeypatch, *start, "--out", trained)
+    assert code == 1
+    assert f"already holds a run; continue it with: tinydiff train --resume {trained}, or choose another" in error
+    (tmp_path / "file").touch()
+    code, error = fails(capsys, monkeypatch, *start, "--out", tmp_path / "file" / "run")
+    assert code == 1
+    assert f"cannot write {tmp_path / 'file' / 'run'}" in error
+    code, error = fails(capsys, monkeypatch, *start)
+    assert code == 2
+    assert "--out is missing: the folder to write the run to" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sample", "RUN", "--steps", 0], "steps is 0; it must be at least 1"),
+        (["sample", "RUN", "--steps", 17], "steps is 17, but only 16 positions are masked; use at most 16"),
+        (["sample", "RUN", "--temperature", -1], "temperature is -1.0; it must be 0 (greedy) or more"),
+        (["sample", "RUN", "--temperature", "nan"], "temperature is nan; it must be 0 (greedy) or more"),
+        (["sample", "RUN", "--choice-temperature", -1], "choice_temperature is -1.0; it must be 0 or more"),
+        (["sample", "RUN", "--top-k", 0], "top_k is 0; it must be at least 1"),
+        (["sample", "RUN", "--top-p", 0], "top_p is 0.0; expected 0 < top_p <= 1"),
+        (["sample", "RUN", "--top-p", 1.5], "top_p is 1.5; expected 0 < top_p <= 1"),
+        (["sample", "RUN", "--block-length", 0], "block_length is 0; expected 1 <= block_length <= 16"),
+        (["sample", "RUN", "--length", 17], "--length is 17; this model generates 1 to 16 characters"),
+        (["sample", "RUN", "--batch", 0], "batch is 0; both must be at least 1"),
+        (["sample", "RUN", "--seed", -1], "seed is -1"),
+        (["infill", "RUN", "th_ ___ Qat"], "'Q' (U+0051) at position 8, which this alphabet"),
+        (["infill", "RUN", "_" * 17], "text has 17 characters; this model takes at most 16"),
+        (
+            ["infill", "RUN", "the cat"],
+            "text has no '_' to fill in; mark blanks with it or choose another with --blank",
+        ),
+        (["infill", "RUN", "the cat", "--blank", "__"], "--blank is '__'; expected one character"),
+        (["infill", "AUTOREGRESSIVE", "th_"], "is an autoregressive model, which cannot see what follows a blank"),
+        (["evaluate", "RUN", "--windows", 0], "windows is 0; it must be at least 1"),
+        (["evaluate", "RUN", "--text", "nowhere.txt"], "nowhere.txt"),
+    ],
+)
+def test_trained_runs_refuse(
+    arguments: list[object],
+    message: str,
+    trained: Path,
+    autoregressive: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Options that mean nothing, obeyed in some way or answered with a traceback."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    folders = {"RUN": trained, "AUTOREGRESSIVE": autoregressive}
+    code, error = fails(capsys, monkeypatch, *(folders.get(argument, argument) for argument in arguments))
+    assert message in error
+    assert code == 2
+
+
+@pytest.mark.parametrize("option", [["--steps", 4], ["--remasking", "random"], ["--block-length", 4]])
+def test_options_of_diffusion_are_not_ignored(
+    option: list[object], autoregressive: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option that has no effect on an autoregressive run: the samples are taken for something they are not."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    code, error = fails(capsys, monkeypatch, "sample", autoregressive, *option)
+    assert option[0] in error
+    assert code == 2
+
+
+def test_demo_refuses_what_it_cannot_show(
+    autoregressive: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of another kind in the folder of the demo: an AssertionError."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    code, error = fails(capsys, monkeypatch, "demo", "--out", autoregressive)
+    assert str(autoregressive) in error
+    assert code == 2
+
+
+def test_damaged_runs_are_refused(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged run answered with a traceback, or as if the command had been misspelt."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    state = copied / "state.safetensors"
+
+    code, error = fails(capsys, monkeypatch, "sample", tmp_path / "nowhere")
+    assert f"there is no run in {tmp_path / 'nowhere'}; train one with: tinydiff train --out" in error
+    assert code == 1
+
+    weights = load_file(state)
+    weights["ema/head.weight"][0, 0] = np.nan
+    save_file(weights, state, {"progress": "{}"})
+    code, error = fails(capsys, monkeypatch, "evaluate", copied)
+    assert "ema/head.weight" in error
+    assert "contains NaN or inf; restore an earlier copy or train again" in error
+    assert code == 1
+
+    state.write_bytes(state.read_bytes()[:1000])
+    for command in (["sample", copied], ["infill", copied, "_"], ["evaluate", copied], ["train", "--resume", copied]):
+        code, error = fails(capsys, monkeypatch, *command)
+        assert f"{state} is damaged" in error
+        assert "restore it or train again" in error
+        assert code == 1
+
+
+@pytest.mark.parametrize("variable", ["TINYDIFF_KERNELS", *(["TINYDIFF_ISA"] if kernels.native else [])])
+def test_environment_that_means_nothing(variable: str) -> None:
+    """A traceback of the import, before the command has begun."""
+    done = tinydiff("info", **{variable: "bogus"})
+    assert done.stderr.startswith(f"error: {variable} is 'bogus'")
+    assert done.stderr.count("\n") == 1
+    assert done.returncode == 2
+
+
+# --- how it is said ---------------------------------------------------------------------------------------------------
+
+
+def test_errors_are_one_line_in_a_narrow_window(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path or command broken in two, which can be neither copied nor searched for."""
+    monkeypatch.setenv("COLUMNS", "40")
+    _, error = fails(capsys, monkeypatch, "sample", tmp_path / "nowhere")
+    assert f"train one with: tinydiff train --out {tmp_path / 'nowhere'}\n" in error
+
+
+def test_names_are_shown_as_they_are(runs: Runs, tmp_path: Path) -> None:
+    """A folder called run[old] shown as "run", so that the command to go on names another; ":x:" shown as an emoji."""
+    folder = tmp_path / "run[old]:x:"
+    shown = tinydiff("train", "--text", runs.text, "--out", folder, *SIZES, COLUMNS="40").stderr
+    assert f"Saved in {folder}." in shown
+    assert f"resume {folder}," in tinydiff("train", "--text", runs.text, "--out", folder, *SIZES).stderr

@@ -1,0 +1,158 @@
+"""The terminal views: nothing lost or added on the way, in any width, with and without a terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tinydiff import data, train
+from tinydiff.samplers import Frame
+from tinydiff.views.terminal import COLOURS, MASK, NEWLINE, Smooth, show_sampling, show_training, state_text
+
+if TYPE_CHECKING:
+    from conftest import Runs
+
+TEXT = "if a[b]:\n    c = d[:2]\n  return x\n"
+CODEC = data.Codec.of(TEXT)
+WIDTHS = [20, 80, 200]
+
+
+def screen(terminal: bool, width: int = 72) -> Console:
+    """A console that writes to a string."""
+    return Console(
+        force_terminal=terminal, file=io.StringIO(), width=width, color_system="truecolor" if terminal else None
+    )
+
+
+def shown(console: Console) -> str:
+    """What was written, without colours and cursor movements."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+
+
+def sampling() -> list[Frame]:
+    """A text that appears in three steps, in two rows."""
+    ids = np.tile(CODEC.encode(TEXT), (2, 1))
+    turn = np.arange(ids.size).reshape(ids.shape) % 3 + 1
+    return [
+        Frame(
+            step, 3, 1 - step / 3, np.where(turn <= step, ids, CODEC.vocab_size), turn == step, turn < 0,
+            np.where(turn <= step, turn / 3, 0.0),
+        )
+        for step in range(4)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_sampling_returns_the_last_frame(terminal: bool, width: int) -> None:
+    """The last frame but one, or line breaks replaced for display and never put back."""
+    frames = sampling()
+    last = show_sampling(screen(terminal, width), CODEC, iter(frames), title="a title that is rather long", width=width)
+    assert last is frames[-1]
+    assert [CODEC.decode(ids) for ids in last.state] == [TEXT, TEXT]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_character_is_on_the_terminal(width: int) -> None:
+    """Text cut off at the edge or eaten as markup; the number of masks, or the step, wrong."""
+    console = screen(True, width)
+    show_sampling(console, CODEC, sampling(), width=width)
+    panels = [panel.split("╰")[0] for panel in shown(console).split("╭")[1:]]  # the last one is drawn twice
+    assert all(len(line) <= width for line in shown(console).splitlines())
+    inside = ["".join(re.findall("│(.*)│", panel)) for panel in panels]
+    written = ["".join(text.split()) for text in inside]
+    assert written[0] == MASK * 2 * len(TEXT)
+    assert written[-1] == "".join(TEXT.replace("\n", NEWLINE).split()) * 2
+    assert [text.count(MASK) for text in written[:4]] == [int((f.state == CODEC.vocab_size).sum()) for f in sampling()]
+    if width > 20:
+        assert "step 3/3 ·   0% masked" in shown(console)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_character_is_in_the_log(width: int) -> None:
+    """Lines broken at the width of a terminal that is not there, colours, or text eaten as markup."""
+    console = screen(False, width)
+    show_sampling(console, CODEC, sampling(), width=width)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 2 * 4
+    assert lines[0] == "   0/3  " + MASK * len(TEXT)
+    assert lines[-1] == "   3/3  " + TEXT.replace("\n", NEWLINE)
+
+
+def test_text_is_not_read_as_emoji() -> None:
+    """Letters between colons in a text, shown as a cross."""
+    codec, console = data.Codec(":x"), screen(False)
+    done = np.zeros((1, 3), bool)
+    show_sampling(console, codec, [Frame(1, 1, 0.0, codec.encode(":x:")[None], done, done, np.ones((1, 3)))])
+    assert console.file.getvalue() == "   1/1  :x:\n"
+
+
+def test_title_is_shown_as_it_is() -> None:
+    """A folder called run[old], eaten as markup."""
+    console = screen(True)
+    show_sampling(console, CODEC, sampling(), title="runs/run[old]:x:")
+    assert "runs/run[old]:x:" in shown(console)
+
+
+def test_no_frames() -> None:
+    """None in place of a frame, which fails somewhere else."""
+    for terminal in (True, False):
+        with pytest.raises(ValueError, match=r"frames is empty"):
+            show_sampling(screen(terminal), CODEC, [])
+
+
+def test_colour_is_confidence() -> None:
+    """A confidence of exactly 1 beyond the last colour, the scale upside down, or fresh characters not marked."""
+    confidence = np.array([0.0, 0.5, 1.0, 0.0])
+    ids = np.append(CODEC.encode("abc"), CODEC.vocab_size)
+    text = state_text(CODEC, ids, confidence, np.array([False, False, True, False]))
+    assert text.plain == "abc" + MASK
+    assert [span.style for span in text.spans] == [COLOURS[0], COLOURS[2], f"bold reverse {COLOURS[4]}", "grey42"]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_training_passes_every_frame_on(runs: Runs, terminal: bool, width: int) -> None:
+    """Frames swallowed or copied by the display, the last figures not shown, or an error in a narrow window."""
+    frames = list(train(runs.new()))
+    console = screen(terminal, width)
+    passed = list(show_training(console, iter(frames), start=0, steps=30))
+    assert [id(frame) for frame in passed] == [id(frame) for frame in frames]
+    assert "30/30" in shown(console)
+    if width > 20:
+        assert f"held-out {frames[-1].held_out[0]:.3f} bits/char" in shown(console)
+
+
+def test_training_without_a_terminal_is_a_line_per_estimate(runs: Runs) -> None:
+    """A line per step in a log file, a line broken in two, or a bar."""
+    frames = list(train(runs.new()))
+    console = screen(False, 20)
+    list(show_training(console, iter(frames), start=0, steps=30))
+    lines = console.file.getvalue().splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["step 12/30", "step 24/30", "step 30/30"]
+    assert "\x1b" not in console.file.getvalue()
+
+
+def test_leaving_early_gives_the_terminal_back(runs: Runs) -> None:
+    """A cursor that stays hidden after the loop was left."""
+    console = screen(True)
+    for frame in show_training(console, train(runs.new()), start=0, steps=30):
+        if frame.step == 3:
+            break
+    written = console.file.getvalue()
+    assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l") >= 0
+
+
+def test_smoothing_is_unbiased_from_the_start() -> None:
+    """A running mean that starts at zero, so that the loss seems to rise at first."""
+    mean = Smooth(0.9)
+    for _ in range(3):
+        mean.add(2.0)
+        assert mean.value == pytest.approx(2.0)
+    mean.add(4.0)
+    assert 2.0 < mean.value < 3.0
