@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -15,6 +16,7 @@ from . import __version__, data, kernels, training
 from . import demo as demonstration
 from .checkpoint import CheckpointError
 from .processes import Autoregressive, MaskedDiffusion
+from .samplers import Frame
 from .transformer import Transformer
 from .views import terminal
 
@@ -42,6 +44,7 @@ ChoiceTemperature = Annotated[
 ]
 BlockLength = Annotated[int | None, typer.Option(help="Fill blocks of this length left to right.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same machine: same result.")]
+Svg = Annotated[Path | None, typer.Option(help="Also write a picture of five moments to this file.")]
 Delay = Annotated[float, typer.Option(help="Seconds to show each step for, on a terminal.")]
 
 
@@ -167,6 +170,7 @@ def sample(
     choice_temperature: ChoiceTemperature = 4.0,
     seed: Seed = 0,
     delay: Delay = 0.05,
+    svg: Svg = None,
 ) -> None:
     """Generate text, from all masks, and watch it appear."""
     model, process, codec, _ = training.load(run)
@@ -181,9 +185,23 @@ def sample(
         )  # fmt: skip
     else:
         frames = process.sample(model, length, batch, rng=rng, temperature=temperature, top_k=top_k, top_p=top_p)
-    last = terminal.show_sampling(console, codec, frames, title=str(run), delay=delay)
-    for ids in last.state:
+    for ids in watch(frames, codec, run, delay, svg).state:
         print(codec.decode(ids))
+
+
+def watch(frames: Iterable[Frame], codec: data.Codec, run: Path, delay: float, svg: Path | None) -> Frame:
+    """Show the frames, keep their picture if asked to, and return the last one."""
+    shown: list[Frame] = []
+
+    def kept() -> Iterator[Frame]:
+        for frame in frames:
+            shown.append(frame)
+            yield frame
+
+    last = terminal.show_sampling(console, codec, kept(), title=str(run), delay=delay)
+    if svg is not None:
+        terminal.save_strip(svg, codec, shown, title=f"tinydiff: masks dissolving into text ({run})")
+    return last
 
 
 @app.command(
@@ -203,6 +221,7 @@ def infill(
     top_p: TopP = None,
     seed: Seed = 0,
     delay: Delay = 0.1,
+    svg: Svg = None,
 ) -> None:
     """Fill the blanks of a text, leaving the rest as it is."""
     model, process, codec, _ = training.load(run)
@@ -221,7 +240,7 @@ def infill(
         model, len(text), rng=np.random.default_rng(seed), steps=steps, remasking=remasking, temperature=temperature,
         top_k=top_k, top_p=top_p, given=given,
     )  # fmt: skip
-    print(codec.decode(terminal.show_sampling(console, codec, frames, title=str(run), delay=delay).state[0]))
+    print(codec.decode(watch(frames, codec, run, delay, svg).state[0]))
 
 
 @app.command(epilog=_epilog("tinydiff evaluate runs/demo", "tinydiff evaluate runs/demo --windows 10000"))

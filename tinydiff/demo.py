@@ -49,7 +49,7 @@ def show(console: Console, folder: Path, corpus: data.Corpus) -> None:
     frames = process.sample(
         model, LENGTH, 2, rng=np.random.default_rng(SEED), steps=LENGTH // 2, temperature=0.8, choice_temperature=4.0
     )
-    last = terminal.show_sampling(console, codec, frames, title="masked diffusion", delay=0.08, width=LENGTH // 2 + 6)
+    last = terminal.show_sampling(console, codec, frames, title="masked diffusion", delay=0.08)
     for ids in last.state:
         print(codec.decode(ids), end="\n\n")
     mean, error = training.evaluate(model, process, corpus, windows=1024)

@@ -6,16 +6,18 @@ Colours run from blue (unsure) to yellow (sure) with rising lightness, so they c
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from io import StringIO
+from pathlib import Path
 
 import numpy as np
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ..arrays import Floats, Ints
+from ..checkpoint import write_atomically
 from ..data import Codec
 from ..samplers import Frame
 from ..training import TrainFrame
@@ -23,33 +25,38 @@ from ..training import TrainFrame
 MASK = "\u2591"
 NEWLINE = "\u21b5"
 PLAIN_EVERY = 10.0  # seconds between lines of training without a terminal
+STRIP_WIDTH = 70  # characters per line of a saved picture, frame included
 COLOURS = ["#6a8dd9", "#4fb0c6", "#5cc8a0", "#b5d65a", "#fde725"]  # confidence 0 .. 1
 
 
-def state_text(codec: Codec, ids: Ints, confidence: Floats, committed: np.ndarray | None = None) -> Text:
-    """One sequence with masks dimmed and characters coloured by confidence; line breaks shown as a sign."""
-    text = Text()
+def state_text(codec: Codec, frame: Frame, row: int, width: int) -> Text:
+    """One sequence in lines of `width`: masks dim, characters coloured by confidence, fresh ones on that colour.
+
+    Positions keep their place from frame to frame: line breaks are shown as a sign, not obeyed.
+    """
+    ids, text = frame.state[row], Text()
     for i, character in enumerate(codec.decode(ids, MASK)):
+        if i > 0 and i % width == 0:
+            text.append("\n")
         if ids[i] == codec.vocab_size:
             text.append(MASK, style="grey42")
             continue
-        colour = COLOURS[min(int(confidence[i] * len(COLOURS)), len(COLOURS) - 1)]
-        fresh = committed is not None and committed[i]
-        text.append(NEWLINE if character == "\n" else character, style=f"bold reverse {colour}" if fresh else colour)
+        colour = COLOURS[min(int(frame.confidence[row, i] * len(COLOURS)), len(COLOURS) - 1)]
+        style = f"bold black on {colour}" if frame.committed[row, i] else colour
+        text.append(NEWLINE if character == "\n" else character, style=style)
     return text
 
 
 def _panel(codec: Codec, frame: Frame, width: int, title: str) -> Panel:
-    rows: list[Text] = []
-    for b in range(len(frame.state)):
-        rows.append(state_text(codec, frame.state[b], frame.confidence[b], frame.committed[b]))
     masked = float((frame.state == codec.vocab_size).mean())
+    inside = max(width - 6, 1)  # borders and padding
+    rows = [state_text(codec, frame, row, inside) for row in range(len(frame.state))]
     subtitle = f"step {frame.step}/{frame.steps} · {masked:4.0%} masked"
-    return Panel(Group(*rows), title=title, subtitle=subtitle, width=width, padding=(1, 2))
+    return Panel(Text("\n\n").join(rows), title=title, subtitle=subtitle, width=width, padding=(1, 2))
 
 
 def show_sampling(
-    console: Console, codec: Codec, frames: Iterable[Frame], *, title: str = "", delay: float = 0.0, width: int = 72
+    console: Console, codec: Codec, frames: Iterable[Frame], *, title: str = "", delay: float = 0.0, width: int = 70
 ) -> Frame:
     """Show masks dissolving into text, and return the last frame.
 
@@ -73,6 +80,17 @@ def show_sampling(
     if last is None:
         raise ValueError("frames is empty; a sampler yields at least one")
     return last
+
+
+def save_strip(path: Path, codec: Codec, frames: Sequence[Frame], *, title: str, moments: int = 5) -> None:
+    """Write an SVG picture of a trajectory: `moments` frames from first to last, one below the other."""
+    if path.exists():
+        raise ValueError(f"{path} exists already; choose another name or delete it")
+    width = STRIP_WIDTH
+    console = Console(record=True, file=StringIO(), width=width, force_terminal=True, color_system="truecolor")
+    for at in np.linspace(0, len(frames) - 1, moments).round().astype(int):
+        console.print(_panel(codec, frames[at], width, ""))
+    write_atomically(path, console.export_svg(title=title).encode())
 
 
 class _Field(ProgressColumn):

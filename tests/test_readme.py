@@ -1,0 +1,37 @@
+"""The README's Python runs as it stands there, and its links and commands exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first thing a reader copies must work; only the number of steps is cut, to save time."""
+    code = "\n".join(re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
+    assert "steps=3000" in code
+    exec(compile(code.replace("steps=3000", "steps=3, warmup=3, evaluate_every=3"), "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "bits per character" in printed
+    assert "total probability 1.0000" in printed
+
+
+def test_links_lead_somewhere() -> None:
+    """Every file the README points at is there."""
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert len(links) > 8
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"^tinydiff (\w+)", README, flags=re.MULTILINE))))
+def test_commands_exist(command: str) -> None:
+    """A command that the README shows answers to --help."""
+    done = subprocess.run([sys.executable, "-m", "tinydiff", command, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Examples" in done.stdout
