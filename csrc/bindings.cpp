@@ -162,6 +162,11 @@ void expect_vector(const py::array &a, const char *name, idx n) {
         bad(name, a, "(" + std::to_string(n) + ",)");
 }
 
+void expect_matrix(const py::array &a, const char *name) {
+    if (a.ndim() != 2)
+        bad(name, a, "two axes");
+}
+
 void expect_same_shape(const py::array &a, const char *name, const py::array &like) {
     if (shape_vector(a) != shape_vector(like))
         bad(name, a, shape_of(like));
@@ -177,13 +182,15 @@ template <class T> py::array matrix_argument(const py::array &a, const char *nam
     return contiguous<T>(a, name);
 }
 
-py::array matmul(const py::array &a, const py::array &b, const std::optional<py::array> &bias) {
-    if (a.ndim() != 2)
-        bad("a", a, "two axes");
+py::array matmul(const py::array &a, const py::array &b, const std::optional<py::array> &bias,
+                 const std::optional<py::array> &residual) {
+    expect_matrix(a, "a");
     if (b.ndim() != 2 || b.shape(0) != a.shape(1))
         bad("b", b, "(" + std::to_string(a.shape(1)) + ", n)");
     if (bias)
         expect_vector(*bias, "bias", b.shape(1));
+    if (residual && shape_vector(*residual) != std::vector<idx>{a.shape(0), b.shape(1)})
+        bad("residual", *residual, "(" + std::to_string(a.shape(0)) + ", " + std::to_string(b.shape(1)) + ")");
     return dispatch(a, "a", [&](auto zero) -> py::array {
         using T = decltype(zero);
         constexpr idx size = sizeof(T);
@@ -192,14 +199,32 @@ py::array matmul(const py::array &a, const py::array &b, const std::optional<py:
         auto c = empty<T>({m, n});
         const auto add = bias ? contiguous<T>(*bias, "bias") : Array<T>();
         const T *ap = static_cast<const T *>(ac.data()), *bp = static_cast<const T *>(bc.data());
-        const T *biasp = bias ? add.data() : nullptr;
+        const auto base = residual ? contiguous<T>(*residual, "residual") : Array<T>();
+        const T *biasp = bias ? add.data() : nullptr, *basep = residual ? base.data() : nullptr;
         T *to = c.mutable_data();
         {
             py::gil_scoped_release release;
             kernels<T>().matmul(ap, ac.strides(0) / size, ac.strides(1) / size, bp, bc.strides(0) / size,
-                                bc.strides(1) / size, biasp, to, m, k, n);
+                                bc.strides(1) / size, biasp, basep, to, m, k, n);
         }
         return c;
+    });
+}
+
+py::array column_sum(const py::array &x) {
+    expect_matrix(x, "x");
+    const Rows s = rows_of(x, "x");
+    return dispatch(x, "x", [&](auto zero) -> py::array {
+        using T = decltype(zero);
+        const auto in = contiguous<T>(x, "x");
+        auto sums = empty<T>({s.n});
+        const T *from = in.data();
+        T *to = sums.mutable_data();
+        {
+            py::gil_scoped_release release;
+            kernels<T>().column_sum(from, to, s.rows, s.n);
+        }
+        return sums;
     });
 }
 
@@ -229,11 +254,6 @@ Array<std::int64_t> checked_targets(const py::array &targets, idx rows, idx n) {
             throw py::value_error("targets[" + std::to_string(i) + "] is " + std::to_string(ids.data()[i]) +
                                   "; expected 0 <= target < " + std::to_string(n));
     return ids;
-}
-
-void expect_matrix(const py::array &a, const char *name) {
-    if (a.ndim() != 2)
-        bad(name, a, "two axes");
 }
 
 py::tuple cross_entropy(const py::array &logits, const py::array &targets) {
@@ -537,7 +557,9 @@ PYBIND11_MODULE(_native, module) {
     module.def("set_threads", &set_threads, py::arg("n"));
     module.def("openmp", &openmp, "Whether the build found OpenMP.");
 
-    module.def("matmul", &matmul, py::arg("a"), py::arg("b"), py::arg("bias") = py::none());
+    module.def("matmul", &matmul, py::arg("a"), py::arg("b"), py::arg("bias") = py::none(),
+               py::arg("residual") = py::none());
+    module.def("column_sum", &column_sum, py::arg("x"));
     module.def("softmax", [](const py::array &x) { return softmax_of(x, false); }, py::arg("x"));
     module.def("log_softmax", [](const py::array &x) { return softmax_of(x, true); }, py::arg("x"));
     module.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"));

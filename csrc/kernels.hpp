@@ -30,9 +30,11 @@ struct AttentionShape {
 };
 
 template <class T> struct Kernels {
-    // C (m x n) = A (m x k) B (k x n) + bias (n, or null); A(i, k) is a[i * ai + k * ak], B(k, j) is b[k * bk + j *
-    // bj].
-    void (*matmul)(const T *a, idx ai, idx ak, const T *b, idx bk, idx bj, const T *bias, T *c, idx m, idx k, idx n);
+    // C (m x n) = A (m x k) B (k x n) + bias (n) + residual (m x n), the last two may be null;
+    // A(i, k) is a[i * ai + k * ak], B(k, j) is b[k * bk + j * bj].
+    void (*matmul)(const T *a, idx ai, idx ak, const T *b, idx bk, idx bj, const T *bias, const T *residual, T *c,
+                   idx m, idx k, idx n);
+    void (*column_sum)(const T *x, T *sums, idx rows, idx n);
     void (*softmax)(const T *x, T *y, idx rows, idx n);
     void (*log_softmax)(const T *x, T *y, idx rows, idx n);
     void (*cross_entropy)(const T *logits, const std::int64_t *targets, T *nll, T *lse, idx rows, idx n);

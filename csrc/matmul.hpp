@@ -76,15 +76,17 @@ inline void multiply_add(idx rows, idx inner, idx n, const T *a, idx ai, idx ak,
     }
 }
 
-// --- C (m x n) = A (m x k) B (k x n) + bias -------------------------------------------------------------------------
-// A task is a block of rows times a panel of columns. The panel of B is read in place, unless it is B's last and does
-// not fill whole vectors or B is transposed: then it is copied once, padded with zeros.
+// --- C (m x n) = A (m x k) B (k x n) + bias + residual
+// ------------------------------------------------------------------------- A task is a block of rows times a panel of
+// columns. The panel of B is read in place, unless it is B's last and does not fill whole vectors or B is transposed:
+// then it is copied once, padded with zeros.
 
 constexpr idx block_rows = 96;   // per task
 constexpr idx block_inner = 256; // of k at a time: that much of a panel of B stays in the cache
 
 template <class T>
-void matmul(const T *a, idx ai, idx ak, const T *b, idx bk, idx bj, const T *bias, T *c, idx m, idx k, idx n) {
+void matmul(const T *a, idx ai, idx ak, const T *b, idx bk, idx bj, const T *bias, const T *residual, T *c, idx m,
+            idx k, idx n) {
     constexpr idx panel = tile_vectors * lanes<T>;
     const idx panels = (n + panel - 1) / panel, blocks = (m + block_rows - 1) / block_rows;
     const idx whole = bj == 1 ? n / panel : 0; // panels that need no copy
@@ -108,9 +110,11 @@ void matmul(const T *a, idx ai, idx ak, const T *b, idx bk, idx bj, const T *bia
         const bool direct = width == panel; // C is written in place, or by way of a padded tile
         T *to = direct ? c + first * n + p * panel : tiles + thread * block_rows * panel;
         const idx ldc = direct ? n : panel;
-        for (idx i = 0; i < rows; ++i)
+        for (idx i = 0; i < rows; ++i) {
+            const T *add = residual ? residual + (first + i) * n + p * panel : nullptr;
             for (idx j = 0; j < width; ++j)
-                to[i * ldc + j] = bias ? bias[p * panel + j] : T(0);
+                to[i * ldc + j] = (bias ? bias[p * panel + j] : T(0)) + (add ? add[j] : T(0));
+        }
         const T *from = p < whole ? b + p * panel : copies + (p - whole) * k * panel;
         const idx ldb = p < whole ? bk : panel;
         for (idx i = 0; i < k; i += block_inner)

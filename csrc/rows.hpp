@@ -153,6 +153,28 @@ void layer_norm_backward(const T *g, const T *x, const T *weight, const T *mean,
     }
 }
 
+// Sum over rows. A task owns a panel of columns and adds up its rows in order.
+template <class T> void column_sum(const T *x, T *sums, idx rows, idx n) {
+    constexpr idx panel = 4 * lanes<T>;
+    parallel_for((n + panel - 1) / panel, panel * rows, [=](idx p, idx) {
+        const idx width = n - p * panel < panel ? n - p * panel : panel;
+        if (width == panel) {
+            vec<T> total[4] = {};
+            for (idx r = 0; r < rows; ++r)
+                for (idx v = 0; v < 4; ++v)
+                    total[v] += load(x + r * n + p * panel + v * lanes<T>);
+            for (idx v = 0; v < 4; ++v)
+                store(sums + p * panel + v * lanes<T>, total[v]);
+            return;
+        }
+        for (idx j = p * panel; j < n; ++j)
+            sums[j] = T(0);
+        for (idx r = 0; r < rows; ++r)
+            for (idx j = p * panel; j < n; ++j)
+                sums[j] += x[r * n + j];
+    });
+}
+
 // GELU by its tanh form, x/2 (1 + tanh u) with u = sqrt(2/pi) (x + 0.044715 x^3), which equals x sigmoid(2u).
 template <class T> constexpr T gelu_slope = T(1.5957691216057308); // 2 sqrt(2/pi)
 template <class T> constexpr T gelu_cubic = T(0.044715);

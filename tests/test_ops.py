@@ -15,6 +15,7 @@ MASK = RNG.random((2, 5, 5)) < 0.6
 
 OPERATIONS = {
     "linear": (ops.linear, X, RNG.normal(size=(4, 5)), RNG.normal(size=5)),
+    "linear with residual": (ops.linear, X, RNG.normal(size=(4, 5)), RNG.normal(size=5), RNG.normal(size=(2, 3, 5))),
     "embedding": (lambda table: ops.embedding(table, np.array([[3, 0, 3], [1, 1, 1]])), RNG.normal(size=(5, 4))),
     "embedding of nothing": (lambda table: ops.embedding(table, np.zeros((0, 3), int)), RNG.normal(size=(5, 4))),
     "layer_norm": (ops.layer_norm, X, RNG.normal(size=4), RNG.normal(size=4)),
@@ -69,6 +70,10 @@ def test_rotary_products_depend_on_distance_only() -> None:
         (lambda: ops.embedding(Tensor(np.ones((5, 4))), np.array([[0, 5]])), "ids contains 5"),
         (lambda: ops.embedding(Tensor(np.ones((5, 4))), np.array([[-1, 2]])), "ids contains -1"),
         (lambda: ops.linear(Tensor(X), Tensor(np.ones((3, 5))), Tensor(np.ones(5))), r"weight \(3, 5\)"),
+        (
+            lambda: ops.linear(Tensor(X), Tensor(np.ones((4, 5))), Tensor(np.ones(5)), Tensor(X)),
+            r"residual has shape \(2, 3, 4\)",
+        ),
         (lambda: ops.take_rows(Tensor(X), np.ones((3, 2), bool)), r"at has shape \(3, 2\)"),
         (lambda: ops.cross_entropy(Tensor(X[0]), np.array([0, 4, 0])), r"targets\[1\] is 4"),
     ],

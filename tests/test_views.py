@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from rich.console import Console
 
 from tinydiff import data, train
 from tinydiff.samplers import Frame
-from tinydiff.views.terminal import COLOURS, MASK, NEWLINE, Smooth, show_sampling, show_training, state_text
+from tinydiff.views.terminal import COLOURS, MASK, NEWLINE, Smooth, save_strip, show_sampling, show_training, state_text
 
 if TYPE_CHECKING:
     from conftest import Runs
@@ -22,7 +24,7 @@ CODEC = data.Codec.of(TEXT)
 WIDTHS = [20, 80, 200]
 
 
-def screen(terminal: bool, width: int = 72) -> Console:
+def screen(terminal: bool, width: int = 80) -> Console:
     """A console that writes to a string."""
     return Console(
         force_terminal=terminal, file=io.StringIO(), width=width, color_system="truecolor" if terminal else None
@@ -61,9 +63,9 @@ def test_sampling_returns_the_last_frame(terminal: bool, width: int) -> None:
 def test_every_character_is_on_the_terminal(width: int) -> None:
     """Text cut off at the edge or eaten as markup; the number of masks, or the step, wrong."""
     console = screen(True, width)
-    show_sampling(console, CODEC, sampling(), width=width)
+    show_sampling(console, CODEC, sampling())
     panels = [panel.split("╰")[0] for panel in shown(console).split("╭")[1:]]  # the last one is drawn twice
-    assert all(len(line) <= width for line in shown(console).splitlines())
+    assert all(len(line) <= min(width, 70) for line in shown(console).splitlines())
     inside = ["".join(re.findall("│(.*)│", panel)) for panel in panels]
     written = ["".join(text.split()) for text in inside]
     assert written[0] == MASK * 2 * len(TEXT)
@@ -77,7 +79,7 @@ def test_every_character_is_on_the_terminal(width: int) -> None:
 def test_every_character_is_in_the_log(width: int) -> None:
     """Lines broken at the width of a terminal that is not there, colours, or text eaten as markup."""
     console = screen(False, width)
-    show_sampling(console, CODEC, sampling(), width=width)
+    show_sampling(console, CODEC, sampling())
     lines = console.file.getvalue().splitlines()
     assert len(lines) == 2 * 4
     assert lines[0] == "   0/3  " + MASK * len(TEXT)
@@ -108,24 +110,46 @@ def test_no_frames() -> None:
 
 def test_colour_is_confidence() -> None:
     """A confidence of exactly 1 beyond the last colour, the scale upside down, or fresh characters not marked."""
-    confidence = np.array([0.0, 0.5, 1.0, 0.0])
-    ids = np.append(CODEC.encode("abc"), CODEC.vocab_size)
-    text = state_text(CODEC, ids, confidence, np.array([False, False, True, False]))
+    codec, nothing = data.Codec("abc"), np.zeros((1, 4), bool)
+    fresh = np.array([[False, False, True, False]])
+    frame = Frame(1, 2, 0.25, np.array([[0, 1, 2, 3]]), fresh, nothing, np.array([[0.0, 0.5, 1.0, 0.0]]))
+    text = state_text(codec, frame, 0, 10)
     assert text.plain == "abc" + MASK
-    assert [span.style for span in text.spans] == [COLOURS[0], COLOURS[2], f"bold reverse {COLOURS[4]}", "grey42"]
+    assert [span.style for span in text.spans] == [COLOURS[0], COLOURS[2], f"bold black on {COLOURS[4]}", "grey42"]
+
+
+def test_positions_keep_their_place() -> None:
+    """Words wrapped as they appear, or line breaks obeyed: characters that jump about from frame to frame."""
+    for frame in sampling():
+        assert [len(line) for line in state_text(CODEC, frame, 0, 10).plain.splitlines()] == [10, 10, 10, 4]
+
+
+def test_picture_of_a_trajectory(tmp_path: Path) -> None:
+    """An SVG that no browser opens, because a name or a text is not escaped; a file overwritten."""
+    codec, nothing = data.Codec("&<>"), np.zeros((1, 3), bool)
+    frame = Frame(1, 1, 0.0, np.array([[0, 1, 2]]), ~nothing, nothing, np.ones((1, 3)))
+    path = tmp_path / "strip.svg"
+    save_strip(path, codec, [frame], title="runs/<old> & new")
+    written = "".join(ElementTree.fromstring(path.read_text("utf-8")).itertext())
+    assert written.count("&<>") == 5  # one frame, shown for each of the five moments
+    assert "runs/<old> & new" in written.replace("\xa0", " ")
+    with pytest.raises(ValueError, match=r"strip\.svg exists already; choose another name"):
+        save_strip(path, codec, [frame], title="")
+    assert "".join(ElementTree.fromstring(path.read_text("utf-8")).itertext()) == written
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("terminal", [True, False])
 def test_training_passes_every_frame_on(runs: Runs, terminal: bool, width: int) -> None:
-    """Frames swallowed or copied by the display, the last figures not shown, or an error in a narrow window."""
+    """Frames swallowed or copied by the display, figures not shown or on a second line, an error in a narrow window."""
     frames = list(train(runs.new()))
     console = screen(terminal, width)
     passed = list(show_training(console, iter(frames), start=0, steps=30))
     assert [id(frame) for frame in passed] == [id(frame) for frame in frames]
-    assert "30/30" in shown(console)
     if width > 20:
-        assert f"held-out {frames[-1].held_out[0]:.3f} bits/char" in shown(console)
+        assert "30/30" in shown(console)
+        assert f"held-out {frames[-1].held_out[0]:.3f}" in shown(console)
+        assert not terminal or shown(console).count("\n") == 1  # one line, drawn again and again
 
 
 def test_training_without_a_terminal_is_a_line_per_estimate(runs: Runs) -> None:

@@ -9,19 +9,28 @@ from .arrays import Bools, Floats, Ints
 from .tensor import Tensor
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """X @ weight + bias: (..., I), (I, O), (O,) -> (..., O)."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None) -> Tensor:
+    """x @ weight + bias + residual: (..., I), (I, O), (O,), (..., O) -> (..., O).
+
+    Adding the residual stream here saves a pass over memory.
+    """
     if weight.ndim != 2 or x.shape[-1] != weight.shape[0]:
         raise ValueError(f"x has shape {x.shape} and weight {weight.shape}; expected (..., I) and (I, O)")
+    shape = (*x.shape[:-1], weight.shape[1])
+    if residual is not None and residual.shape != shape:
+        raise ValueError(f"residual has shape {residual.shape}; expected {shape}")
     rows = x.data.reshape(-1, x.shape[-1])  # one matrix product, not one per sequence
-    out = kernels.matmul(rows, weight.data, bias.data)
+    added = None if residual is None else residual.data.reshape(-1, shape[-1])
+    out = kernels.matmul(rows, weight.data, bias.data, added)
 
-    def vjp(g: Floats) -> tuple[Floats | None, Floats, Floats]:
-        g = g.reshape(-1, g.shape[-1])
-        dx = kernels.matmul(g, weight.data.T).reshape(x.shape) if x.requires_grad else None
-        return dx, kernels.matmul(rows.T, g), g.sum(axis=0)
+    def vjp(g: Floats) -> tuple[Floats | None, ...]:
+        flat = g.reshape(-1, g.shape[-1])
+        dx = kernels.matmul(flat, weight.data.T).reshape(x.shape) if x.requires_grad else None
+        grads = (dx, kernels.matmul(rows.T, flat), kernels.column_sum(flat))
+        return grads if residual is None else (*grads, g)
 
-    return Tensor.from_op(out.reshape(*x.shape[:-1], out.shape[-1]), (x, weight, bias), vjp)
+    parents = (x, weight, bias) if residual is None else (x, weight, bias, residual)
+    return Tensor.from_op(out.reshape(shape), parents, vjp)
 
 
 def embedding(table: Tensor, ids: Ints) -> Tensor:

@@ -175,9 +175,9 @@ class Transformer:
                 attended = ops.self_attention(qkv, mask, causal)  # (B, L, d)
             else:
                 attended = self._cached_attention(qkv.data, cache.keys_values[i], past)
-            h = h + self._linear(f"block{i}.out", attended)
+            h = self._linear(f"block{i}.out", attended, h)
             up = ops.gelu(self._linear(f"block{i}.up", self._norm(f"block{i}.norm2", h)))
-            h = h + self._linear(f"block{i}.down", up)
+            h = self._linear(f"block{i}.down", up, h)
         if cache is not None:
             cache.length = stop
         if select is not None:
@@ -220,8 +220,8 @@ class Transformer:
         )  # (B, L, H, D)
         return Tensor(out.reshape(*out.shape[:2], self.d_model))
 
-    def _linear(self, name: str, x: Tensor) -> Tensor:
-        return ops.linear(x, self.params[f"{name}.weight"], self.params[f"{name}.bias"])
+    def _linear(self, name: str, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return ops.linear(x, self.params[f"{name}.weight"], self.params[f"{name}.bias"], residual)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         return ops.layer_norm(x, self.params[f"{name}.weight"], self.params[f"{name}.bias"])

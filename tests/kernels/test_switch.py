@@ -131,6 +131,14 @@ def test_missing_extension_asked_for() -> None:
     assert "RuntimeError: kernels is 'native', but the extension is not here" in done.stderr
 
 
+def test_extension_of_another_version() -> None:
+    """A stale build that lacks a kernel is reported at import, not as an AttributeError in the middle of training."""
+    stale = "import sys, types; sys.modules['tinydiff.kernels._native'] = types.ModuleType('stale')\n"
+    done = python(stale + SHOW)
+    assert done.returncode != 0
+    assert f"RuntimeError: the extension lacks {KERNELS[0]}, " in done.stderr
+
+
 @needs_native
 def test_threads_wait_without_spinning() -> None:
     """The default is set before OpenMP starts, and a choice of the user's stands."""

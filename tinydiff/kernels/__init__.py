@@ -7,6 +7,7 @@ TINYDIFF_ISA=baseline|avx2|avx512 (default: the best this CPU has).
 
 import os
 import warnings
+from importlib import import_module
 from types import ModuleType
 from typing import Literal
 
@@ -15,6 +16,7 @@ from .reference import (
     adamw,
     attention,
     attention_backward,
+    column_sum,
     cross_entropy,
     cross_entropy_backward,
     gelu,
@@ -33,6 +35,7 @@ __all__ = [
     "adamw",
     "attention",
     "attention_backward",
+    "column_sum",
     "cross_entropy",
     "cross_entropy_backward",
     "gelu",
@@ -56,11 +59,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 native: ModuleType | None = None
 _why = ""
 try:
-    from . import _native
+    native = import_module("._native", __name__)
 except ImportError as error:
     _why = str(error)
-else:
-    native = _native
 
 _active: Literal["numpy", "native"] = "numpy"
 

@@ -20,15 +20,24 @@ def _check(condition: bool, name: str, array: NDArray[Any], expected: str) -> No
         raise ValueError(f"{name} has shape {array.shape}; expected {expected}")
 
 
-def matmul(a: Floats, b: Floats, bias: Floats | None = None) -> Floats:
-    """Matrix product a @ b + bias: (m, k), (k, n), (n,) -> (m, n). Transposed views are fine."""
+def matmul(a: Floats, b: Floats, bias: Floats | None = None, residual: Floats | None = None) -> Floats:
+    """Matrix product a @ b + bias + residual: (m, k), (k, n), (n,), (m, n) -> (m, n). Transposed views are fine."""
     _check(a.ndim == 2, "a", a, "two axes")
     _check(b.ndim == 2 and b.shape[0] == a.shape[1], "b", b, f"({a.shape[1]}, n)")
     c = a @ b
     if bias is not None:
         _check(bias.shape == c.shape[1:], "bias", bias, f"({c.shape[1]},)")
         c += bias
+    if residual is not None:
+        _check(residual.shape == c.shape, "residual", residual, str(c.shape))
+        c += residual
     return np.asarray(c)
+
+
+def column_sum(x: Floats) -> Floats:
+    """Sum over the rows: (m, n) -> (n,)."""
+    _check(x.ndim == 2, "x", x, "two axes")
+    return np.asarray(x.sum(axis=0))
 
 
 def softmax(x: Floats) -> Floats:

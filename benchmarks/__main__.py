@@ -1,0 +1,142 @@
+"""Side by side with what a user would pick instead: `python -m benchmarks [--json FILE] [--only TEXT]`.
+
+Every implementation runs in a process of its own. For each case they take turns in rounds (ours, peer, ours, peer, ...),
+so that a machine that slows down slows all of them; the table gives medians over all calls, the spread (half the
+interquartile range, in per cent) and each peer's median over ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+IMPLEMENTATIONS: dict[str, tuple[str, dict[str, str]]] = {
+    "native": ("ours", {"TINYDIFF_KERNELS": "native"}),
+    "avx2": ("ours", {"TINYDIFF_KERNELS": "native", "TINYDIFF_ISA": "avx2"}),
+    "numpy": ("ours", {"TINYDIFF_KERNELS": "numpy"}),
+    "torch": ("torch_eager", {}),
+    "torch compiled": ("torch_compiled", {}),
+    "jax": ("jax_jit", {}),
+    "argpartition": ("argpartition", {}),
+    "GEMM floor": ("gemm", {}),
+}
+ROUND_SECONDS = 0.25  # each implementation runs for about this long per round, at least one call
+
+
+class Worker:
+    """An implementation's process."""
+
+    def __init__(self, module: str, environment: dict[str, str], threads: int) -> None:
+        pools = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+        flags = {"XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | pools | flags | {"BENCHMARK_THREADS": str(threads)} | environment,
+        )
+        hello = self._answer()
+        self.describe: str = hello.get("describe", hello.get("error"))
+        self.cases: list[str] = hello.get("cases", [])
+
+    def run(self, case: str, calls: int) -> list[float]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"case": case, "calls": calls}) + "\n")
+        self.process.stdin.flush()
+        return list(self._answer())
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            assert self.process.stderr is not None
+            raise RuntimeError(f"a benchmark process died:\n{self.process.stderr.read()}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+def measure(workers: dict[str, Worker], case: str, rounds: int) -> dict[str, list[float]]:
+    """Times in seconds of each implementation that has this case, taking turns."""
+    runners = {name: worker for name, worker in workers.items() if case in worker.cases}
+    calls = {}
+    for name, worker in runners.items():
+        once = min(worker.run(case, 2))
+        calls[name] = max(1, min(200, round(ROUND_SECONDS / once)))
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in range(rounds):
+        for name, worker in runners.items():
+            times[name] += worker.run(case, calls[name])
+    return times
+
+
+def table_of(results: dict[str, dict[str, list[float]]], names: list[str]) -> Table:
+    """Milliseconds, spread and ratio to ours, a row per case."""
+    table = Table(title="milliseconds, median ± half the interquartile range; ×: this median over native's")
+    table.add_column("case")
+    for name in names:
+        table.add_column(name, justify="right")
+    for case, times in results.items():
+        ours = np.median(times["native"])
+        row = [case]
+        for name in names:
+            if name not in times:
+                row.append("-")
+                continue
+            low, middle, high = np.percentile(times[name], [25, 50, 75])
+            ratio = "" if name == "native" else f"  [bold]{middle / ours:.2f}×[/bold]"
+            row.append(f"{middle * 1e3:.3g} ±{50 * (high - low) / middle:.0f}%{ratio}")
+        table.add_row(*row)
+    return table
+
+
+def main(
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all times to this file.")] = None,
+    only: Annotated[str, typer.Option(help="Only cases whose name contains this.")] = "",
+    rounds: Annotated[int, typer.Option(help="Turns of each implementation.")] = 7,
+    threads: Annotated[int, typer.Option(help="Threads of every implementation.")] = os.cpu_count() or 1,
+    without: Annotated[list[str] | None, typer.Option(help="Leave out an implementation.")] = None,
+) -> None:
+    """Measure tinydiff against what a user would pick instead."""
+    console = Console()
+    left_out = without or []
+    workers = {
+        name: Worker(module, environment, threads)
+        for name, (module, environment) in IMPLEMENTATIONS.items()
+        if name not in left_out
+    }
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {threads} threads used"
+    console.print(f"{machine}; Python {platform.python_version()} on {platform.system()}", highlight=False)
+    for name, worker in workers.items():
+        console.print(f"  {name:15} {worker.describe}", highlight=False)
+    wanted = [case for case in workers["native"].cases if only in case]
+    results: dict[str, dict[str, list[float]]] = {}
+    with Progress(console=Console(stderr=True)) as progress:
+        for case in progress.track(wanted, description="measuring"):
+            results[case] = measure(workers, case, rounds)
+    names = [name for name in workers if any(name in times for times in results.values())]
+    Console(width=max(console.width, 40 + 22 * len(names))).print(table_of(results, names))
+    if json_file is not None:
+        described = {name: worker.describe for name, worker in workers.items()}
+        document = {"machine": machine, "threads": threads, "implementations": described, "seconds": results}
+        json_file.write_text(json.dumps(document))
+    for worker in workers.values():
+        worker.close()
+
+
+if __name__ == "__main__":
+    typer.run(main)
