@@ -47,9 +47,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         if not isinstance(error, OSError):
             raise
         kept = f"; the previous {path.name} is intact" if path.is_file() else ""
-        raise CheckpointError(
-            f"cannot write {path}: {error.strerror}{kept}; free some space or choose another folder"
-        ) from error
+        raise _cannot_write(path, error, kept) from error
+
+
+def _cannot_write(path: Path, error: OSError, kept: str = "") -> CheckpointError:
+    return CheckpointError(f"cannot write {path}: {error.strerror}{kept}; free some space or choose another folder")
 
 
 def write_config(run: Path, config: dict[str, Any]) -> None:
@@ -129,11 +131,15 @@ class Log:
 
     def flush(self) -> None:
         """Push everything appended so far to the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _cannot_write(Path(self._file.name), error) from error
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):
+            self._file.close()
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:

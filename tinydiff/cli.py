@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -21,6 +22,7 @@ from .transformer import Transformer
 from .views import terminal
 
 RUNS = Path("runs")
+CHOICE_TEMPERATURE = 4.0  # without it small models commit little but spaces, of which they are surest
 
 app = typer.Typer(
     help="Diffusion and non-autoregressive language models from scratch.",
@@ -29,7 +31,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console(stderr=True)  # what is watched; results go to standard output, so that they can be piped
+# What is watched goes to standard error, results to standard output, so that they can be piped. Names and text are
+# shown as they are: rich would read "[b]" and ":x:" in them as markup.
+console = Console(stderr=True, soft_wrap=True, emoji=False, markup=False)
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.", show_default=False)]
 Temperature = Annotated[float, typer.Option(help="Divides the logits; 0 always takes the likeliest token.")]
@@ -37,15 +41,17 @@ TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens
 TopP = Annotated[float | None, typer.Option(help="Draw from the fewest tokens that reach this probability.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps; default one per masked position.")]
 Remasking = Annotated[
-    Literal["low_confidence", "random", "ancestral"], typer.Option(help="Which drawn tokens a step keeps.")
+    Literal["low_confidence", "random", "ancestral"] | None,
+    typer.Option(help="Which drawn tokens a step keeps; default low_confidence.", show_default=False),
 ]
 ChoiceTemperature = Annotated[
-    float, typer.Option(help="Noise in the order of low_confidence; 0 always commits the surest.")
+    float | None,
+    typer.Option(help=f"Noise in the order of low_confidence; default {CHOICE_TEMPERATURE}, 0: the surest first."),
 ]
 BlockLength = Annotated[int | None, typer.Option(help="Fill blocks of this length left to right.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same machine: same result.")]
 Svg = Annotated[Path | None, typer.Option(help="Also write a picture of five moments to this file.")]
-Delay = Annotated[float, typer.Option(help="Seconds to show each step for, on a terminal.")]
+Delay = Annotated[float, typer.Option(min=0, help="Seconds to show each step for, on a terminal.")]
 
 
 def _epilog(*examples: str) -> str:
@@ -62,10 +68,12 @@ def demo(
         raise ValueError(f"--seconds is {seconds}; it must be positive")
     known = (out / "config.json").exists()
     run = training.Run.resume(out) if known else demonstration.new_run(out, seconds)
+    if not isinstance(run.process, MaskedDiffusion):
+        raise ValueError(f"--out is {out}, an autoregressive run, which has no masks to show; choose another folder")
     if run.step < run.options.steps:
         follow(run)
     else:
-        console.print(f"{out} is trained already; delete it to train again.", highlight=False)
+        console.print(f"{out} is trained already; delete it to train again.")
     demonstration.show(console, out, run.corpus)
 
 
@@ -103,7 +111,7 @@ def train(
             raise ValueError("--resume continues a run with its own text and folder; leave out --out, --text, --data")
         run = training.Run.resume(resume)
         if run.step >= run.options.steps:
-            console.print(f"{resume} is trained to its {run.options.steps} steps already.", highlight=False)
+            console.print(f"{resume} is trained to its {run.options.steps} steps already.")
             return
     else:
         if out is None:
@@ -129,18 +137,16 @@ def follow(run: training.Run) -> None:
     """Train a run to its end while showing it; on Ctrl-C say how to go on."""
     folder = run.folder
     console.print(
-        f"[bold]{run.corpus.name}[/bold]: {len(run.corpus.text):,} characters, {run.corpus.vocab_size} distinct; "
+        f"{run.corpus.name}: {len(run.corpus.text):,} characters, {run.corpus.vocab_size} distinct; "
         f"model of {run.optimiser.flat.values.size:,} parameters; {kernels.active()} kernels",
-        highlight=False,
     )
     held_out = None
     try:
-        for frame in terminal.show_training(console, training.train(run), start=run.step, steps=run.options.steps):
-            held_out = frame.held_out
+        with closing(training.train(run)) as frames:  # an interrupt between steps saves before it is announced
+            for frame in terminal.show_training(console, frames, start=run.step, steps=run.options.steps):
+                held_out = frame.held_out
     except KeyboardInterrupt:
-        console.print(
-            f"Stopped and saved at step {run.step}. Continue with: tinydiff train --resume {folder}", highlight=False
-        )
+        console.print(f"Stopped and saved at step {run.step}. Continue with: tinydiff train --resume {folder}")
         raise typer.Exit(130) from None
     if held_out is not None:
         console.print(
@@ -162,12 +168,12 @@ def sample(
     batch: Annotated[int, typer.Option(help="Sequences to generate.")] = 1,
     length: Annotated[int | None, typer.Option(help="Characters of each; default the model's length.")] = None,
     steps: Steps = None,
-    remasking: Remasking = "low_confidence",
-    temperature: Temperature = 0.7,
+    remasking: Remasking = None,
+    temperature: Temperature = 0.8,
     top_k: TopK = None,
     top_p: TopP = None,
     block_length: BlockLength = None,
-    choice_temperature: ChoiceTemperature = 4.0,
+    choice_temperature: ChoiceTemperature = None,
     seed: Seed = 0,
     delay: Delay = 0.05,
     svg: Svg = None,
@@ -177,16 +183,31 @@ def sample(
     length = model.length if length is None else length
     if not 1 <= length <= model.length:
         raise ValueError(f"--length is {length}; this model generates 1 to {model.length} characters")
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     if isinstance(process, MaskedDiffusion):
         frames = process.sample(
-            model, length, batch, rng=rng, steps=steps, remasking=remasking, temperature=temperature,
-            top_k=top_k, top_p=top_p, block_length=block_length, choice_temperature=choice_temperature,
+            model, length, batch, rng=rng, steps=steps, remasking=remasking or "low_confidence",
+            temperature=temperature, top_k=top_k, top_p=top_p, block_length=block_length,
+            choice_temperature=CHOICE_TEMPERATURE if choice_temperature is None else choice_temperature,
         )  # fmt: skip
     else:
+        diffusion_only = {
+            "--steps": steps, "--remasking": remasking, "--block-length": block_length,
+            "--choice-temperature": choice_temperature,
+        }  # fmt: skip
+        for name, value in diffusion_only.items():
+            if value is not None:
+                raise ValueError(f"{name} is {value}, but {run} is an autoregressive model: leave {name} out")
         frames = process.sample(model, length, batch, rng=rng, temperature=temperature, top_k=top_k, top_p=top_p)
     for ids in watch(frames, codec, run, delay, svg).state:
         print(codec.decode(ids))
+
+
+def generator(seed: int) -> np.random.Generator:
+    """The source of all chance in a command."""
+    if seed < 0:
+        raise ValueError(f"--seed is {seed}; it must be 0 or more")
+    return np.random.default_rng(seed)
 
 
 def watch(frames: Iterable[Frame], codec: data.Codec, run: Path, delay: float, svg: Path | None) -> Frame:
@@ -215,7 +236,7 @@ def infill(
     text: Annotated[str, typer.Argument(help="Text with blanks to fill in.", show_default=False)],
     blank: Annotated[str, typer.Option(help="The character that stands for a blank.")] = "_",
     steps: Steps = None,
-    remasking: Remasking = "low_confidence",
+    remasking: Remasking = None,
     temperature: Temperature = 0.7,
     top_k: TopK = None,
     top_p: TopP = None,
@@ -233,12 +254,11 @@ def infill(
         raise ValueError(f"text has no {blank!r} to fill in; mark blanks with it or choose another with --blank")
     if len(text) > model.length:
         raise ValueError(f"text has {len(text)} characters; this model takes at most {model.length}")
-    given = np.full(len(text), process.mask_id)
-    known = np.array([character != blank for character in text])
-    given[known] = codec.encode("".join(c for c in text if c != blank))
+    blanks = np.array([character == blank for character in text])
+    given = np.where(blanks, process.mask_id, codec.encode(text.replace(blank, codec.alphabet[0])))
     frames = process.sample(
-        model, len(text), rng=np.random.default_rng(seed), steps=steps, remasking=remasking, temperature=temperature,
-        top_k=top_k, top_p=top_p, given=given,
+        model, len(text), rng=generator(seed), steps=steps, remasking=remasking or "low_confidence",
+        temperature=temperature, top_k=top_k, top_p=top_p, given=given,
     )  # fmt: skip
     print(codec.decode(watch(frames, codec, run, delay, svg).state[0]))
 
@@ -251,7 +271,8 @@ def evaluate(
 ) -> None:
     """Held-out bits per character: exact for autoregressive models, an upper bound for diffusion."""
     model, process, codec, config = training.load(run)
-    corpus = data.load(str(text) if text is not None else config["data"]["name"], codec)
+    corpus = data.load(str(text), codec) if text is not None else training.corpus_of(run, config)
+    windows = training.EVALUATION_BATCH * -(-windows // training.EVALUATION_BATCH)
     mean, error = training.evaluate(model, process, corpus, windows=windows)
     kind = "NELBO, an upper bound" if isinstance(process, MaskedDiffusion) else "exact"
     print(f"{mean:.4f} +- {error:.4f} bits per character ({kind}; {corpus.name}, {windows} windows of {model.length})")
@@ -292,6 +313,6 @@ def main() -> NoReturn:
 
 
 def _fail(error: BaseException, code: int) -> NoReturn:
-    console.print("[bold red]error:[/bold red]", end=" ")
-    console.print(str(error) or type(error).__name__, markup=False, highlight=False)
+    console.print("error:", style="bold red", end=" ")
+    console.print(" ".join(str(error).split()) or type(error).__name__)
     sys.exit(code)

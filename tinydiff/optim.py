@@ -72,8 +72,7 @@ class AdamW:
         norm = math.sqrt(float(np.dot(flat.grads, flat.grads)))
         if not math.isfinite(norm):
             raise FloatingPointError(
-                f"the gradient became {norm} after {self.steps} steps; lower the learning rate (now {lr:g}) and "
-                "resume from the last checkpoint"
+                f"the gradient became {norm} after {self.steps} steps; train again with a learning rate below {lr:g}"
             )
         if norm > self.clip:
             flat.grads *= self.clip / norm

@@ -15,7 +15,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,6 +70,12 @@ class Options:
         for name in ("steps", "batch", "warmup", "evaluate_every", "evaluate_windows", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay is {self.weight_decay}; it must be 0 or more")
+        if not self.save_every >= 0:
+            raise ValueError(f"save_every is {self.save_every}; it must be 0 or more")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must be 0 or more")
         for name in ("lr", "clip"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
@@ -168,20 +174,12 @@ class Run:
         """Load the run in `folder` to train it further."""
         config = checkpoint.read_config(folder)
         try:
-            codec = data.Codec(config["data"]["alphabet"])
-            corpus = data.load(config["data"]["name"], codec)
-            if hashlib.sha256(corpus.text.encode()).hexdigest() != config["data"]["sha256"]:
-                raise CheckpointError(
-                    f"the text of {corpus.name} is not the one {folder} was trained on (another Python version, or an "
-                    "edited file); restore it or train a new run"
-                )
             options = Options(**config["training"])
             model = Transformer(**config["model"], rng=np.random.default_rng(options.seed))
-            run = Run(corpus, from_config(config["process"]), model, options)
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{folder / 'config.json'} is incomplete ({error}); restore it or train again"
-            ) from None
+            process = from_config(config["process"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _incomplete(folder, error) from None
+        run = Run(corpus_of(folder, config), process, model, options)
         run.folder = folder
         if not (folder / "state.safetensors").exists():
             return run  # stopped before the first save: the seed gives the same start
@@ -189,12 +187,17 @@ class Run:
         tensors, progress = checkpoint.read_state(folder, {name: a.shape for name, a in arrays.items()})
         for name, array in arrays.items():
             array[...] = tensors[name]
-        run.step = run.optimiser.steps = progress["step"]
-        run.rng.bit_generator.state = progress["rng"]
+        try:
+            run.step = run.optimiser.steps = int(progress["step"])
+            run.rng.bit_generator.state = progress["rng"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{folder / 'state.safetensors'} is damaged ({error}); restore it or train again"
+            ) from None
         return run
 
 
-def train(run: Run) -> Iterator[TrainFrame]:
+def train(run: Run) -> Generator[TrainFrame, None, None]:
     """Train to the end of `run.options.steps`, yielding a frame per step.
 
     Ctrl-C takes effect between steps; it, and leaving the loop early, saves a checkpoint first.
@@ -268,8 +271,8 @@ def evaluate(
 ) -> tuple[float, float]:
     """Held-out bits per character, an upper bound where the process has one: mean and standard error.
 
-    Random windows of the held-out text in batches; every call sees the same ones. The error is that of the mean over
-    batches, because times are stratified within a batch.
+    Random windows of the held-out text; every call sees the same ones. The error is the spread over windows, which
+    overstates it a little where a process stratifies its noise levels over a batch.
 
     Parameters
     ----------
@@ -283,12 +286,28 @@ def evaluate(
         length = model.length if isinstance(model, Transformer) else len(corpus.held_out)
     corpus.check_length(length)
     rng = np.random.default_rng(EVALUATION_SEED)
-    means = []
+    bits = []
     for _ in range(-(-windows // EVALUATION_BATCH)):
         x0 = corpus.batch(length, EVALUATION_BATCH, rng, held_out=True)
-        means.append(process.bound(model, x0, rng).mean() / length / math.log(2))
-    error = float(np.std(means, ddof=1) / math.sqrt(len(means))) if len(means) > 1 else math.nan
-    return float(np.mean(means)), error
+        bits.append(process.bound(model, x0, rng) / length / math.log(2))
+    per_window = np.concatenate(bits)
+    return float(per_window.mean()), float(per_window.std(ddof=1) / math.sqrt(len(per_window)))
+
+
+def corpus_of(folder: Path, config: dict[str, Any]) -> data.Corpus:
+    """The corpus that the run in `folder` was trained on, refusing one that has changed since."""
+    try:
+        codec = data.Codec(config["data"]["alphabet"])
+        name, digest = config["data"]["name"], config["data"]["sha256"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _incomplete(folder, error) from None
+    corpus = data.load(name, codec)
+    if hashlib.sha256(corpus.text.encode()).hexdigest() != digest:
+        raise CheckpointError(
+            f"the text of {corpus.name} is not the one {folder} was trained on (another Python version, or an edited "
+            "file); restore it or train a new run"
+        )
+    return corpus
 
 
 def _incomplete(folder: Path, error: Exception) -> CheckpointError:

@@ -60,9 +60,10 @@ class Corpus:
         """Raise ValueError unless windows of `length` fit into both parts."""
         shortest = min(len(self.train), len(self.held_out))
         if not 1 <= length <= shortest:
+            use = f"use a length of 1 to {shortest} or " if shortest else "use "
             raise ValueError(
-                f"length is {length}, but the held-out tenth of {self.name} has {shortest} characters; use a length of "
-                f"1 to {shortest} or a text of at least {10 * length} characters"
+                f"length is {length}, but the held-out tenth of {self.name} has {shortest} characters; {use}"
+                f"a text of at least {10 * max(length, 1)} characters"
             )
 
     def batch(self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False) -> Ints:
@@ -105,7 +106,7 @@ def read_text(path: Path) -> str:
     """The characters of a UTF-8 file."""
     raw = path.read_bytes()
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode("utf-8").removeprefix("\ufeff")  # utf-8-sig would count errors from behind the mark
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8: byte {error.start} is 0x{raw[error.start]:02x}; convert it, for instance with "

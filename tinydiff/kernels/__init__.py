@@ -97,7 +97,10 @@ def _choose() -> None:
         raise ValueError(f"TINYDIFF_KERNELS is {wanted!r}; expected 'numpy' or 'native'")
     isa = os.environ.get("TINYDIFF_ISA", "")
     if native is not None and isa:
-        native.use_isa(isa)
+        try:
+            native.use_isa(isa)
+        except ValueError as error:
+            raise ValueError(f"TINYDIFF_ISA: {error}") from None
     if native is None and wanted != "numpy":
         warnings.warn(
             f"tinydiff runs on NumPy kernels, several times slower than native ones: {_why}. Install tinydiff again "

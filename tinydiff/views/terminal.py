@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 from ..checkpoint import write_atomically
@@ -52,7 +53,7 @@ def _panel(codec: Codec, frame: Frame, width: int, title: str) -> Panel:
     inside = max(width - 6, 1)  # borders and padding
     rows = [state_text(codec, frame, row, inside) for row in range(len(frame.state))]
     subtitle = f"step {frame.step}/{frame.steps} · {masked:4.0%} masked"
-    return Panel(Text("\n\n").join(rows), title=title, subtitle=subtitle, width=width, padding=(1, 2))
+    return Panel(Text("\n\n").join(rows), title=Text(title), subtitle=subtitle, width=width, padding=(1, 2))
 
 
 def show_sampling(
@@ -76,7 +77,8 @@ def show_sampling(
         for last in frames:
             for ids in last.state:
                 line = codec.decode(ids, MASK).replace("\n", NEWLINE)
-                console.print(f"{last.step:4d}/{last.steps}  {line}", highlight=False, markup=False, soft_wrap=True)
+                text = Text(f"{last.step:4d}/{last.steps}  {line}")  # a Text is shown as it is, no markup or emoji
+                console.print(text, soft_wrap=True)
     if last is None:
         raise ValueError("frames is empty; a sampler yields at least one")
     return last
@@ -97,7 +99,7 @@ class _Field(ProgressColumn):
     """A column that shows one preformatted field of the task."""
 
     def __init__(self, name: str, style: str) -> None:
-        super().__init__()
+        super().__init__(table_column=Column(no_wrap=True))
         self.name, self.style = name, style
 
     def render(self, task: Task) -> Text:
@@ -136,7 +138,7 @@ def show_training(console: Console, frames: Iterable[TrainFrame], *, start: int,
             due = frame.held_out or frame.step == steps or time.monotonic() - spoken > PLAIN_EVERY
             if due and not console.is_terminal:
                 spoken = time.monotonic()
-                console.print(f"step {frame.step}/{steps}  " + "  ".join(shown), highlight=False)
+                console.print(f"step {frame.step}/{steps}  " + "  ".join(shown), soft_wrap=True)
             yield frame
 
 
