@@ -1,7 +1,7 @@
 """Side by side with what a user would pick instead: `python -m benchmarks [--json FILE] [--only TEXT]`.
 
-Every implementation runs in a process of its own. For each case they take turns in rounds (ours, peer, ours, peer, ...),
-so that a machine that slows down slows all of them; the table gives medians over all calls, the spread (half the
+Every implementation runs in a process of its own. For each case they take turns in rounds (ours, peer, ours, peer,
+...), so that a machine that slows down slows all of them; the table gives medians over all calls, the spread (half the
 interquartile range, in per cent) and each peer's median over ours.
 """
 

@@ -1,8 +1,8 @@
 """What is measured: names and shapes, shared by every implementation so that all run the same work.
 
-An implementation is a module with `describe() -> str` and `CASES: dict[str, Callable[[], Callable[[], object]]]`: a case
-name to a function that prepares inputs and returns the call to be timed. Names that an implementation lacks are shown
-as "-".
+An implementation is a module with `describe() -> str` and `CASES: dict[str, Callable[[], Callable[[], object]]]`: a
+case name to a function that prepares inputs and returns the call to be timed. Names that an implementation lacks are
+shown as "-".
 """
 
 from dataclasses import dataclass

@@ -47,14 +47,9 @@ def show(console: Console, folder: Path, corpus: data.Corpus) -> None:
     assert isinstance(process, MaskedDiffusion)
     console.print("\nNow the other way: from nothing but masks to text, the most confident characters first.\n")
     frames = process.sample(
-        model,
-        model.length,
-        2,
-        rng=np.random.default_rng(SEED),
-        steps=model.length // 2,
-        temperature=0.8,
-        choice_temperature=4.0,
-    )
+        model, model.length, 2, rng=np.random.default_rng(SEED), steps=model.length // 2,
+        temperature=0.8, choice_temperature=4.0,
+    )  # fmt: skip
     last = terminal.show_sampling(console, codec, frames, title="masked diffusion", delay=0.08)
     for ids in last.state:
         print(codec.decode(ids), end="\n\n")
