@@ -88,6 +88,14 @@ def test_check_grads_wants_float64() -> None:
         check_grads(lambda a: a, A.astype(np.float32))
 
 
+def test_vjp_of_the_wrong_shape_is_refused() -> None:
+    """Forgetting to undo a broadcast is the commonest mistake in a new operation."""
+    row = Tensor(ROW, requires_grad=True)
+    out = Tensor.from_op(A + row.data, (row,), lambda g: (g,))
+    with pytest.raises(ValueError, match=r"shape \(3, 4\) for an input of shape \(4,\)"):
+        out.sum().backward()
+
+
 def test_shared_node_receives_the_sum() -> None:
     """A value used along several paths must collect all of them before passing its gradient on."""
     x = Tensor(np.array(2.0), requires_grad=True)

@@ -14,7 +14,7 @@ from .processes import MaskedDiffusion
 from .transformer import Transformer
 from .views import terminal
 
-LENGTH, D_MODEL, LAYERS, HEADS = 128, 64, 2, 4
+LENGTH, D_MODEL, LAYERS, HEADS = 128, 96, 3, 4
 OPTIONS = training.Options(batch=16, evaluate_every=500)
 SEED = 0
 TRIAL_STEPS = 30

@@ -123,6 +123,11 @@ class Tensor:
                 continue
             for parent, pg in zip(node._parents, node._vjp(g), strict=True):
                 if parent.requires_grad and pg is not None:
+                    if pg.shape != parent.shape:
+                        raise ValueError(
+                            f"a vjp returned a gradient of shape {pg.shape} for an input of shape {parent.shape}; "
+                            "did it forget to sum over a broadcast axis?"
+                        )
                     seen = grads.get(id(parent))
                     grads[id(parent)] = pg if seen is None else seen + pg
 
