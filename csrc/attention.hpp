@@ -88,13 +88,13 @@ template <class T> inline void fold_scores(T *scores, idx queries, idx keys, T *
             total += p;
             store<T>(row + j, p);
         }
-        if (top > m[i]) {
+        if (top > m[i] && l[i] > T(0)) { // what was summed so far refers to the old maximum
             const T shrink = std::exp(m[i] - top);
             l[i] *= shrink;
             for (idx d = 0; d < width; d += lanes<T>)
                 store<T>(o + i * width + d, load(o + i * width + d) * splat<T>(shrink));
-            m[i] = top;
         }
+        m[i] = top;
         l[i] += sum<T>(total);
     }
 }

@@ -323,10 +323,11 @@ py::tuple layer_norm_backward(const py::array &g, const py::array &x, const py::
     const Rows s = rows_of(x, "x");
     expect_same_shape(g, "g", x);
     expect_vector(weight, "weight", s.n);
-    if (mean.size() != s.rows)
-        bad("mean", mean, "one value per row of x");
-    if (rstd.size() != s.rows)
-        bad("rstd", rstd, "one value per row of x");
+    std::vector<idx> lead = shape_vector(x);
+    lead.pop_back();
+    for (const auto &[name, a] : {std::pair{"mean", &mean}, std::pair{"rstd", &rstd}})
+        if (shape_vector(*a) != lead)
+            bad(name, *a, "the shape of x without its last axis");
     return dispatch(x, "x", [&](auto zero) -> py::tuple {
         using T = decltype(zero);
         const auto gc = contiguous<T>(g, "g"), in = contiguous<T>(x, "x"), w = contiguous<T>(weight, "weight"),
@@ -433,6 +434,8 @@ template <class T> Heads<T> heads_view(const py::array &a) {
 }
 
 bool regular(const py::array &a, idx size) {
+    if (a.size() == 0)
+        return true;
     if (!(a.flags() & aligned) || (a.shape(3) > 1 && a.strides(3) != size))
         return false;
     for (int i = 0; i < 3; ++i)
@@ -541,7 +544,7 @@ void adamw(const py::array &p, const py::array &g, const py::array &m, const py:
         const double count = static_cast<double>(step);
         const T c1 = static_cast<T>(1 - std::pow(beta1, count)), c2 = static_cast<T>(1 - std::pow(beta2, count));
         py::gil_scoped_release release;
-        kernels<T>().adamw(pp, gp, mp, vp, static_cast<T>(lr), static_cast<T>(beta1), static_cast<T>(beta2),
+        kernels<T>().adamw(pp, gp, mp, vp, static_cast<T>(lr), static_cast<T>(1 - beta1), static_cast<T>(1 - beta2),
                            static_cast<T>(eps), static_cast<T>(weight_decay), c1, c2, gc.size());
     });
 }

@@ -51,7 +51,7 @@ template <class T> struct Kernels {
                       T *lse);
     void (*attention_backward)(AttentionShape s, Heads<const T> g, Heads<const T> q, Heads<const T> k, Heads<const T> v,
                                Heads<const T> out, const T *lse, Mask mask, Heads<T> dq, Heads<T> dk, Heads<T> dv);
-    void (*adamw)(T *p, const T *g, T *m, T *v, T lr, T beta1, T beta2, T eps, T weight_decay, T correction1,
+    void (*adamw)(T *p, const T *g, T *m, T *v, T lr, T new1, T new2, T eps, T weight_decay, T correction1,
                   T correction2, idx n);
 };
 

@@ -42,6 +42,9 @@ inline void multiply_add_tile(idx inner, const T *a, idx ai, idx ak, const T *b,
 template <class T, int V>
 inline void multiply_add_panel(idx rows, idx inner, const T *a, idx ai, idx ak, const T *b, idx ldb, T *c, idx ldc) {
     idx i = 0;
+    if (V == 1) // a narrow panel: more rows, so that there are enough independent sums to hide their latency
+        for (; i + 2 * tile_rows <= rows; i += 2 * tile_rows)
+            multiply_add_tile<T, 2 * tile_rows, 1>(inner, a + i * ai, ai, ak, b, ldb, c + i * ldc, ldc);
     for (; i + tile_rows <= rows; i += tile_rows)
         multiply_add_tile<T, tile_rows, V>(inner, a + i * ai, ai, ak, b, ldb, c + i * ldc, ldc);
     for (; i + 2 <= rows; i += 2)

@@ -202,7 +202,9 @@ template <class T> void gelu(const T *x, T *y, idx n) {
 template <class T> void gelu_backward(const T *g, const T *x, T *dx, idx n) {
     for_elements<T>(x, n, 10, [=](idx j, vec<T> v, idx count) {
         const vec<T> s = gelu_sigmoid<T>(v);
-        const vec<T> du2 = splat<T>(gelu_slope<T>) * (splat<T>(T(1)) + splat<T>(T(3) * gelu_cubic<T>) * v * v);
+        const vec<T> far = splat<T>(T(100)); // where s (1 - s) has long been 0, but 0 times an infinite u' would be NaN
+        const vec<T> near = v < -far ? -far : (v > far ? far : v);
+        const vec<T> du2 = splat<T>(gelu_slope<T>) * (splat<T>(T(1)) + splat<T>(T(3) * gelu_cubic<T>) * near * near);
         store_n<T>(dx + j, load_n(g + j, count) * (s + v * s * (splat<T>(T(1)) - s) * du2), count);
     });
 }
@@ -229,15 +231,14 @@ void rotary(const T *qkv, const T *cos, const T *sin, T *out, idx batch, idx len
     });
 }
 
-// AdamW (Loshchilov and Hutter 2019), in place; correction1 and 2 are 1 - beta^step.
+// AdamW (Loshchilov and Hutter 2019), in place. new1 and new2 are 1 - beta, correction1 and 2 are 1 - beta^step: the
+// caller computes them in double, because in float 1 - 0.999 has lost half of its digits.
 template <class T>
-void adamw(T *p, const T *g, T *m, T *v, T lr, T beta1, T beta2, T eps, T weight_decay, T correction1, T correction2,
+void adamw(T *p, const T *g, T *m, T *v, T lr, T new1, T new2, T eps, T weight_decay, T correction1, T correction2,
            idx n) {
-    const vec<T> b1 = splat<T>(beta1), b2 = splat<T>(beta2), one = splat<T>(T(1));
     for_elements<T>(g, n, 10, [=](idx j, vec<T> grad, idx count) {
-        const vec<T> m1 = b1 * load_n(m + j, count) + (one - b1) * grad;
-        const vec<T> v1 = b2 * load_n(v + j, count) + (one - b2) * grad * grad;
-        const vec<T> old = load_n(p + j, count);
+        const vec<T> m0 = load_n(m + j, count), v0 = load_n(v + j, count), old = load_n(p + j, count);
+        const vec<T> m1 = m0 + splat<T>(new1) * (grad - m0), v1 = v0 + splat<T>(new2) * (grad * grad - v0);
         const vec<T> step = (m1 / splat<T>(correction1)) / (vsqrt<T>(v1 / splat<T>(correction2)) + splat<T>(eps));
         store_n<T>(m + j, m1, count);
         store_n<T>(v + j, v1, count);

@@ -14,6 +14,9 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -53,35 +56,56 @@ template <class T> inline vec<T> load(const T *p) {
 
 template <class T> inline void store(T *p, vec<T> v) { std::memcpy(p, &v, sizeof v); }
 
-// The last n < lanes elements of a row; the lanes beyond them hold `fill`.
+// NaN in b is dropped: callers that must see it find it in a sum instead.
+template <class T> inline vec<T> vmax(vec<T> a, vec<T> b) { return a < b ? b : a; }
+
+// load_first, store_first: the first n < lanes elements at p, as at the end of a row; when loading, the lanes beyond
+// hold `fill`. sum, maximum: across lanes. Written in portable terms, and for AVX-512, whose masks and shuffles are
+// several times faster than what compilers make of those.
+#if defined(__AVX512F__) && defined(TINYDIFF_VECTOR_BYTES) && TINYDIFF_VECTOR_BYTES == 64
+inline __mmask16 first(idx n) { return static_cast<__mmask16>((1u << n) - 1); }
+inline vec<float> load_first(const float *p, idx n, float fill) {
+    return (vec<float>)_mm512_mask_loadu_ps(_mm512_set1_ps(fill), first(n), p);
+}
+inline vec<double> load_first(const double *p, idx n, double fill) {
+    return (vec<double>)_mm512_mask_loadu_pd(_mm512_set1_pd(fill), static_cast<__mmask8>(first(n)), p);
+}
+inline void store_first(float *p, vec<float> v, idx n) { _mm512_mask_storeu_ps(p, first(n), (__m512)v); }
+inline void store_first(double *p, vec<double> v, idx n) {
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(first(n)), (__m512d)v);
+}
+template <class T> inline T sum(vec<T> v);
+template <> inline float sum<float>(vec<float> v) { return _mm512_reduce_add_ps((__m512)v); }
+template <> inline double sum<double>(vec<double> v) { return _mm512_reduce_add_pd((__m512d)v); }
+template <class T> inline T maximum(vec<T> v);
+template <> inline float maximum<float>(vec<float> v) { return _mm512_reduce_max_ps((__m512)v); }
+template <> inline double maximum<double>(vec<double> v) { return _mm512_reduce_max_pd((__m512d)v); }
+#else
 template <class T> inline vec<T> load_first(const T *p, idx n, T fill) {
     vec<T> v = splat<T>(fill);
     std::memcpy(&v, p, static_cast<std::size_t>(n) * sizeof(T));
     return v;
 }
-
 template <class T> inline void store_first(T *p, vec<T> v, idx n) {
     std::memcpy(p, &v, static_cast<std::size_t>(n) * sizeof(T));
 }
-
-// NaN in b is dropped: callers that must see it find it in a sum instead.
-template <class T> inline vec<T> vmax(vec<T> a, vec<T> b) { return a < b ? b : a; }
-
 template <class T> inline T sum(vec<T> v) {
-    T each[lanes<T>], total = 0;
+    T each[lanes<T>];
     store(each, v);
-    for (T x : each)
-        total += x;
-    return total;
+    for (idx half = lanes<T> / 2; half > 0; half /= 2)
+        for (idx i = 0; i < half; ++i)
+            each[i] += each[i + half];
+    return each[0];
 }
-
 template <class T> inline T maximum(vec<T> v) {
-    T each[lanes<T>], best = -infinity<T>;
+    T each[lanes<T>];
     store(each, v);
-    for (T x : each)
-        best = best < x ? x : best;
-    return best;
+    for (idx half = lanes<T> / 2; half > 0; half /= 2)
+        for (idx i = 0; i < half; ++i)
+            each[i] = each[i] < each[i + half] ? each[i + half] : each[i];
+    return each[0];
 }
+#endif
 
 template <class T> inline vec<T> vsqrt(vec<T> v) {
     T each[lanes<T>];
@@ -114,6 +138,13 @@ template <> struct Exp<double> {
     static constexpr double ln2_high = 6.93147180369123816490e-01, ln2_low = 1.90821492927058770002e-10;
 };
 
+template <class T> constexpr T inverse_factorial(int k) {
+    double f = 1; // exact up to 22!
+    for (int i = 2; i <= k; ++i)
+        f *= i;
+    return T(1 / f);
+}
+
 template <class T> inline vec<T> vexp(vec<T> x) {
     using E = Exp<T>;
     using I = typename Bits<T>::integer;
@@ -124,9 +155,9 @@ template <class T> inline vec<T> vexp(vec<T> x) {
     const vec<T> n = shifted - splat<T>(E::rounder);
     const vec<T> r = (x - n * splat<T>(E::ln2_high)) - n * splat<T>(E::ln2_low);
 
-    vec<T> series = splat<T>(T(1)); // Horner: 1 + r (1 + r/2 (1 + r/3 (...)))
-    for (int k = E::terms; k >= 1; --k)
-        series = series * r * splat<T>(T(1) / T(k)) + splat<T>(T(1));
+    vec<T> series = splat<T>(inverse_factorial<T>(E::terms)); // Horner: 1 + r (1 + r (1/2! + r (1/3! + ...)))
+    for (int k = E::terms - 1; k >= 0; --k)
+        series = series * r + splat<T>(inverse_factorial<T>(k));
 
     vec<I> bits;
     std::memcpy(&bits, &shifted, sizeof bits);

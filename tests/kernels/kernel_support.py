@@ -21,7 +21,7 @@ Array = NDArray[Any]
 examples = settings(deadline=None, derandomize=True, max_examples=25)
 seeds = st.integers(0, 2**32 - 1)
 
-LAYOUTS = ("contiguous", "strided", "reversed", "transposed", "readonly", "misaligned")
+LAYOUTS = ("contiguous", "sliced", "strided", "reversed", "transposed", "readonly", "misaligned")
 layouts = st.lists(st.sampled_from(LAYOUTS), min_size=5, max_size=5)  # one for each argument of a kernel
 
 # Lengths of the last axis: around every vector width (2 to 16 lanes) and well past it.
@@ -42,6 +42,10 @@ def wide(*arrays: Array) -> list[Array]:
 
 def laid_out(array: Array, layout: str) -> Array:
     """The same values with other strides, flags or alignment."""
+    if layout == "sliced" and array.ndim:
+        view = np.zeros((*array.shape[:-1], array.shape[-1] + 3), array.dtype)[..., 1:-2]
+        view[...] = array
+        return view
     if layout == "strided":
         every_second = (..., *(slice(None, None, 2),) * array.ndim)
         view = np.zeros(tuple(2 * n for n in array.shape), array.dtype)[every_second]
@@ -116,7 +120,9 @@ def sample_arguments(kernel: str, dtype: type) -> dict[str, Any]:
         return normal(rng, shape, dtype)
 
     if kernel == "matmul":
-        return {"a": floats(131, 301), "b": floats(301, 65), "bias": floats(65)}
+        return {"a": floats(131, 301), "b": floats(301, 65), "bias": floats(65), "residual": floats(131, 65)}
+    if kernel == "column_sum":
+        return {"x": floats(303, 401)}
     if kernel in ("softmax", "log_softmax"):
         return {"x": floats(41, 1003)}
     if kernel in ("cross_entropy", "cross_entropy_backward"):

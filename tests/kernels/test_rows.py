@@ -316,7 +316,7 @@ def test_minus_infinity_is_probability_zero(impl: ModuleType, dtype: type) -> No
     """A forbidden token: probability 0, no gradient, the others as if it were not there. Without a warning."""
     with_it, without = np.array([[1, -np.inf, 3, 2]], dtype), np.array([[1, 3, 2]], dtype)
     others, target = [0, 2, 3], np.array([2])
-    close = {"rtol": 4 * np.finfo(dtype).eps}
+    close = {"rtol": 0, "atol": 8 * np.finfo(dtype).eps}  # logarithms up to 3, two roundings of that size
     for kernel, value in ((impl.softmax, 0), (impl.log_softmax, -np.inf)):
         assert kernel(with_it)[0, 1] == value
         np.testing.assert_allclose(kernel(with_it)[:, others], kernel(without), **close)

@@ -98,7 +98,7 @@ def test_environment_asks_for_numpy() -> None:
     ("variable", "error"),
     [
         ("TINYDIFF_KERNELS", "ValueError: TINYDIFF_KERNELS is 'fast'; expected 'numpy' or 'native'"),
-        pytest.param("TINYDIFF_ISA", "ValueError: isa is 'fast'", marks=needs_native),
+        pytest.param("TINYDIFF_ISA", "ValueError: TINYDIFF_ISA: isa is 'fast'", marks=needs_native),
     ],
 )
 def test_unknown_name_in_the_environment(variable: str, error: str) -> None:

@@ -90,13 +90,15 @@ def cross_entropy(logits: Floats, targets: Ints) -> tuple[Floats, Floats]:
     """
     _check_targets(logits, targets)
     lse = _lse(logits)[:, 0]
-    return lse - logits[np.arange(len(logits)), targets], lse
+    with np.errstate(invalid="ignore"):
+        return lse - logits[np.arange(len(logits)), targets], lse
 
 
 def cross_entropy_backward(g: Floats, logits: Floats, targets: Ints, lse: Floats) -> Floats:
     """Gradient with respect to the logits: g (softmax(logits) - onehot(target))."""
     _check_targets(logits, targets)
-    d = np.exp(logits - lse[:, None])
+    with np.errstate(over="ignore", invalid="ignore"):
+        d = np.exp(logits - lse[:, None])
     d[np.arange(len(logits)), targets] -= 1
     return np.asarray(d * g[:, None])
 
@@ -116,6 +118,9 @@ def layer_norm_backward(
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients with respect to x, weight and bias."""
     _check(g.shape == x.shape, "g", g, str(x.shape))
+    _check(weight.shape == x.shape[-1:], "weight", weight, f"({x.shape[-1]},)")
+    for name, array in (("mean", mean), ("rstd", rstd)):
+        _check(array.shape == x.shape[:-1], name, array, str(x.shape[:-1]))
     h = (x - mean[..., None]) * rstd[..., None]
     d = g * weight
     mean_d, mean_dh = d.mean(axis=-1, keepdims=True), (d * h).mean(axis=-1, keepdims=True)
@@ -140,7 +145,8 @@ def gelu_backward(g: Floats, x: Floats) -> Floats:
     """Gradient with respect to x."""
     _check(g.shape == x.shape, "g", g, str(x.shape))
     s = _gelu_sigmoid(x)
-    return np.asarray(g * (s + x * s * (1 - s) * math.sqrt(8 / math.pi) * (1 + 3 * 0.044715 * x * x)))
+    near = np.clip(x, -100, 100)  # beyond, s (1 - s) has long been 0, but 0 times an infinite slope would be NaN
+    return np.asarray(g * (s + x * s * (1 - s) * math.sqrt(8 / math.pi) * (1 + 3 * 0.044715 * near * near)))
 
 
 def rotary(qkv: Floats, cos: Floats, sin: Floats) -> Floats:
@@ -271,10 +277,10 @@ def attention_backward(
         qh, gh, oh = (a[:, first:last].transpose(heads_first) for a in (q, g, out))  # (B, H, n, D)
         block = lse[:, :, first:last, None]
         scores = qh @ kh.swapaxes(2, 3) * scale
-        p = np.exp(scores - np.where(np.isneginf(block), 0, block).astype(q.dtype))  # (B, H, n, Lk)
         visible = _visible(queries, k.shape[1], first, last, mask, causal)
         if visible is not None:
-            p = np.where(visible, p, 0).astype(q.dtype)
+            scores = np.where(visible, scores, -np.inf).astype(q.dtype)
+        p = np.exp(scores - np.where(np.isneginf(block), 0, block).astype(q.dtype))  # (B, H, n, Lk)
         ds = p * (gh @ vh.swapaxes(2, 3) - (gh * oh).sum(axis=-1, keepdims=True)) * scale
         dq[:, first:last] = (ds @ kh).transpose(heads_first)
         dk += (ds.swapaxes(2, 3) @ qh).transpose(heads_first)
