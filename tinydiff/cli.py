@@ -17,12 +17,11 @@ from . import __version__, data, kernels, training
 from . import demo as demonstration
 from .checkpoint import CheckpointError
 from .processes import Autoregressive, MaskedDiffusion
-from .samplers import Frame
+from .samplers import CHOICE_TEMPERATURE, Frame
 from .transformer import Transformer
 from .views import terminal
 
 RUNS = Path("runs")
-CHOICE_TEMPERATURE = 4.0  # without it small models commit little but spaces, of which they are surest
 
 app = typer.Typer(
     help="Diffusion and non-autoregressive language models from scratch.",
@@ -169,7 +168,7 @@ def sample(
     length: Annotated[int | None, typer.Option(help="Characters of each; default the model's length.")] = None,
     steps: Steps = None,
     remasking: Remasking = None,
-    temperature: Temperature = 0.8,
+    temperature: Temperature = 0.7,
     top_k: TopK = None,
     top_p: TopP = None,
     block_length: BlockLength = None,

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from . import data, training
 from .processes import MaskedDiffusion
+from .samplers import CHOICE_TEMPERATURE
 from .transformer import Transformer
 from .views import terminal
 
@@ -47,10 +48,9 @@ def show(console: Console, folder: Path, corpus: data.Corpus) -> None:
     assert isinstance(process, MaskedDiffusion)
     console.print("\nNow the other way: from nothing but masks to text, the most confident characters first.\n")
     frames = process.sample(
-        model, model.length, 2, rng=np.random.default_rng(SEED), steps=model.length // 2,
-        temperature=0.8, choice_temperature=4.0,
+        model, model.length, 2, rng=np.random.default_rng(SEED), temperature=0.7, choice_temperature=CHOICE_TEMPERATURE
     )  # fmt: skip
-    last = terminal.show_sampling(console, codec, frames, title="masked diffusion", delay=0.08)
+    last = terminal.show_sampling(console, codec, frames, title="masked diffusion", delay=0.05)
     for ids in last.state:
         print(codec.decode(ids), end="\n\n")
     mean, error = training.evaluate(model, process, corpus, windows=1024)

@@ -27,6 +27,9 @@ from .transformer import Model
 
 Remasking = Literal["low_confidence", "random"]
 
+CHOICE_TEMPERATURE = 8.0
+"""What `tinydiff sample` and the demo use: enough for models trained for minutes, see `unmask`."""
+
 
 @dataclass(frozen=True)
 class Frame:
