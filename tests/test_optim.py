@@ -63,7 +63,7 @@ def test_not_finite_gradient_stops_before_touching_anything() -> None:
     optimiser = AdamW(params)
     before = optimiser.flat.values.copy()
     params["weight"].grad[0, 0] = np.nan
-    with pytest.raises(FloatingPointError, match="learning rate below 0.1"):
+    with pytest.raises(FloatingPointError, match=r"learning rate below 0\.1"):
         optimiser.step(0.1)
     np.testing.assert_array_equal(optimiser.flat.values, before)
 

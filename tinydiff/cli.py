@@ -70,10 +70,11 @@ def demo(
     if not isinstance(run.process, MaskedDiffusion):
         raise ValueError(f"--out is {out}, an autoregressive run, which has no masks to show; choose another folder")
     if run.step < run.options.steps:
-        follow(run)
+        speed = follow(run)
     else:
+        speed = None
         console.print(f"{out} is trained already; delete it to train again.")
-    demonstration.show(console, out, run.corpus)
+    demonstration.show(console, out, run.corpus, speed)
 
 
 @app.command(
@@ -132,18 +133,19 @@ def train(
     follow(run)
 
 
-def follow(run: training.Run) -> None:
-    """Train a run to its end while showing it; on Ctrl-C say how to go on."""
+def follow(run: training.Run) -> float:
+    """Train a run to its end while showing it, and return its speed in tokens/s; on Ctrl-C say how to go on."""
     folder = run.folder
     console.print(
         f"{run.corpus.name}: {len(run.corpus.text):,} characters, {run.corpus.vocab_size} distinct; "
         f"model of {run.optimiser.flat.values.size:,} parameters; {kernels.active()} kernels",
     )
-    held_out = None
+    held_out, speeds = None, []
     try:
         with closing(training.train(run)) as frames:  # an interrupt between steps saves before it is announced
             for frame in terminal.show_training(console, frames, start=run.step, steps=run.options.steps):
                 held_out = frame.held_out
+                speeds.append(frame.tokens_per_second)
     except KeyboardInterrupt:
         console.print(f"Stopped and saved at step {run.step}. Continue with: tinydiff train --resume {folder}")
         raise typer.Exit(130) from None
@@ -153,6 +155,7 @@ def follow(run: training.Run) -> None:
             f"Saved in {folder}.",
             highlight=False,
         )
+    return float(np.median(speeds))
 
 
 @app.command(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from rich.console import Console
 
 from . import data, training
 from .processes import MaskedDiffusion
-from .samplers import CHOICE_TEMPERATURE
+from .samplers import CHOICE_TEMPERATURE, Frame
 from .transformer import Transformer
 from .views import terminal
 
@@ -19,6 +21,7 @@ LENGTH, D_MODEL, LAYERS, HEADS = 128, 96, 3, 4
 OPTIONS = training.Options(batch=16, evaluate_every=500)
 SEED = 0
 TRIAL_STEPS = 30
+COMMAND_FOLDER = "" if shutil.which("tinydiff") else ".venv/bin/"  # `make demo` does not put the command on the path
 
 
 def new_run(folder: Path, seconds: float) -> training.Run:
@@ -42,25 +45,38 @@ def new_run(folder: Path, seconds: float) -> training.Run:
     return training.Run(corpus, process, model(), replace(OPTIONS, steps=steps), folder)
 
 
-def show(console: Console, folder: Path, corpus: data.Corpus) -> None:
+def show(console: Console, folder: Path, corpus: data.Corpus, training_speed: float | None) -> None:
     """Sample from the run in `folder`, then print its figures and what to try next."""
     model, process, codec, _ = training.load(folder)
     assert isinstance(process, MaskedDiffusion)
     console.print("\nNow the other way: from nothing but masks to text, the most confident characters first.\n")
     frames = process.sample(
         model, model.length, 2, rng=np.random.default_rng(SEED), temperature=0.7, choice_temperature=CHOICE_TEMPERATURE
-    )  # fmt: skip
-    last = terminal.show_sampling(console, codec, frames, title="masked diffusion", delay=0.05)
+    )
+    seconds = []
+
+    def timed() -> Iterator[Frame]:
+        while True:
+            start = time.perf_counter()
+            frame = next(frames, None)
+            seconds.append(time.perf_counter() - start)
+            if frame is None:
+                return
+            yield frame
+
+    last = terminal.show_sampling(console, codec, timed(), title="masked diffusion", delay=0.05)
     for ids in last.state:
         print(codec.decode(ids), end="\n\n")
     mean, error = training.evaluate(model, process, corpus, windows=1024)
     print(f"held-out: {mean:.3f} +- {error:.3f} bits per character (an upper bound, 1,024 windows)")
+    speed = f"{last.state.size / sum(seconds):.0f} characters/s sampling in {last.steps} steps"
+    print(f"speed: {'' if training_speed is None else f'{training_speed:.0f} characters/s training, '}{speed}")
     print("\nNext:")
     for command in (
         f"tinydiff sample {folder} --steps 16",
         f'tinydiff infill {folder} "the ______ statement is used to"',
         f"tinydiff evaluate {folder}",
         "tinydiff train --text FILE --out runs/mine",
-        "make lessons",
     ):
-        print(f"  {command}")
+        print(f"  {COMMAND_FOLDER}{command}")
+    print("  make lessons")
