@@ -59,7 +59,7 @@ class Options:
     warmup: int = 100
     weight_decay: float = 0.01
     clip: float = 1.0
-    ema: float = 0.999
+    ema: float = 0.995
     seed: int = 0
     evaluate_every: int = 250
     evaluate_windows: int = 256
