@@ -1,5 +1,6 @@
 """Fixtures shared by the tests: a tiny text, tiny runs on it, and comparing and resuming runs."""
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tinydiff import Autoregressive, MaskedDiffusion, Options, Run, Transformer, data, train
+from tinydiff import Autoregressive, MaskedDiffusion, Options, Run, Transformer, data, kernels, train
+
+os.environ["TINYDIFF_KERNELS"] = kernels.active()  # processes that tests start run what the tests run, and do not warn
 
 LENGTH, BATCH = 16, 4
 OPTIONS = {"steps": 30, "batch": BATCH, "warmup": 5, "evaluate_every": 12, "evaluate_windows": 128, "log_every": 1}
