@@ -55,17 +55,24 @@ def token_probabilities(model: Model, states: Ints, t: float) -> Floats:
 
 
 def masked_cross_entropy(process: MaskedDiffusion, model: Model, x0: Ints, t: float) -> tuple[Floats, Bools]:
-    """Sum over masked positions of -log p_theta(x_0^i | x_t), for every set of masks of one sequence (L,).
+    """Sum over masked positions of -log p_theta(x_0^i | x_t), for every set of masks of sequences x0 (n, L).
 
     Returns
     -------
-    (2^L,) cross-entropies in nats, and the (2^L, L) sets of masks they belong to
+    (n, 2^L) cross-entropies in nats, and the (2^L, L) sets of masks they belong to
 
     """
-    masks = all_masks(len(x0))
-    p = token_probabilities(model, np.where(masks, process.mask_id, x0), t)
-    nll = -np.log(np.take_along_axis(p, np.broadcast_to(x0, masks.shape)[..., None], axis=-1)[..., 0])
-    return np.where(masks, nll, 0).sum(axis=1), masks
+    masks = all_masks(x0.shape[1])
+    nll = -np.log(true_probabilities(process, model, x0, masks, t))  # (n, 2^L, L)
+    return np.where(masks, nll, 0).sum(axis=-1), masks
+
+
+def true_probabilities(process: MaskedDiffusion, model: Model, x0: Ints, masks: Bools, t: float) -> Floats:
+    """p_theta(x_0^i | x_t) at every position, for sequences (n, L) under each set of masks (m, L): (n, m, L)."""
+    xt = np.where(masks, process.mask_id, x0[:, None])  # (n, m, L)
+    p = token_probabilities(model, xt.reshape(-1, x0.shape[1]), t).reshape(*xt.shape, -1)
+    target = np.broadcast_to(x0[:, None, :, None], (*xt.shape, 1))
+    return np.asarray(np.take_along_axis(p, target, axis=-1)[..., 0])
 
 
 def masks_probability(masks: Bools, alpha: float) -> Floats:
@@ -73,50 +80,50 @@ def masks_probability(masks: Bools, alpha: float) -> Floats:
     return np.asarray(np.where(masks, 1 - alpha, alpha).prod(axis=1))
 
 
-def nelbo(process: MaskedDiffusion, model: Model, x0: Ints, nodes: int = 64) -> float:
-    """The continuous-time NELBO of one sequence (L,), in nats, by Gauss-Legendre quadrature over t.
+def nelbo(process: MaskedDiffusion, model: Model, x0: Ints, nodes: int = 64) -> Floats:
+    """The continuous-time NELBO of sequences (n, L), in nats (n,), by Gauss-Legendre quadrature over t.
 
     Schedules that start above alpha = 0 or end below alpha = 1 leave a step at either end, where the process jumps
     (`Schedule.grid`): those enter as terms of the discrete-time bound.
     """
     points, weights = np.polynomial.legendre.leggauss(nodes)
     schedule = process.schedule
-    total = 0.0
+    total = np.zeros(len(x0))
     for t, w in zip((points + 1) / 2, weights / 2, strict=True):
         nll, masks = masked_cross_entropy(process, model, x0, float(t))
         q = masks_probability(masks, float(schedule.alpha(t)))
-        total += w * float(schedule.weight(t)) * float(q @ nll)
+        total += w * float(schedule.weight(t)) * (nll @ q)
     first, last = float(schedule.alpha(0.0)), float(schedule.alpha(1.0))
     for before, after, t in ((1.0, first, 0.0), (last, 0.0, 1.0)):
         if before > after:
             nll, masks = masked_cross_entropy(process, model, x0, t)
-            total += (before - after) / (1 - after) * float(masks_probability(masks, after) @ nll)
+            total += (before - after) / (1 - after) * (nll @ masks_probability(masks, after))
     return total
 
 
-def nelbo_by_count(process: MaskedDiffusion, model: Model, x0: Ints) -> float:
-    """The same bound in closed form over the number k of masks: sum_k 1/k E_{|masks| = k}[cross-entropy].
+def nelbo_by_count(process: MaskedDiffusion, model: Model, x0: Ints) -> Floats:
+    """The same bound, (n,), in closed form over the number k of masks: sum_k 1/k E_{|masks| = k}[cross-entropy].
 
     Integrating w(t) q(masks) over t leaves 1 / (k C(L, k)) for a set of k masks, whatever the schedule, as long as it
     runs from alpha = 1 to 0 and the model does not look at t.
     """
     nll, masks = masked_cross_entropy(process, model, x0, 0.5)
-    length = len(x0)
+    length = x0.shape[1]
     k = masks.sum(axis=1)
     weight = np.array([0.0] + [1 / (i * math.comb(length, i)) for i in range(1, length + 1)])
-    return float(weight[k] @ nll)
+    return np.asarray(nll @ weight[k])
 
 
-def discrete_nelbo(process: MaskedDiffusion, model: Model, x0: Ints, steps: int) -> float:
-    """The NELBO of the chain of that many steps: sum_t (alpha_{t-1} - alpha_t) / (1 - alpha_t) E[cross-entropy].
+def discrete_nelbo(process: MaskedDiffusion, model: Model, x0: Ints, steps: int) -> Floats:
+    """The NELBO, (n,), of the chain of that many steps: sum_t (alpha_{t-1} - alpha_t) / (1 - alpha_t) E[cross-entropy].
 
     Sahoo et al. 2024, eq. 8; the chain starts from pure MASK, so there is no prior term.
     """
     alpha = process.schedule.grid(steps)
-    total = 0.0
+    total = np.zeros(len(x0))
     for i in range(1, steps + 1):
         nll, masks = masked_cross_entropy(process, model, x0, i / steps)
-        total += (alpha[i - 1] - alpha[i]) / (1 - alpha[i]) * float(masks_probability(masks, alpha[i]) @ nll)
+        total += (alpha[i - 1] - alpha[i]) / (1 - alpha[i]) * (nll @ masks_probability(masks, alpha[i]))
     return total
 
 
@@ -154,27 +161,23 @@ def _product_law(each: Floats) -> Floats:
     return joint
 
 
-def any_order_nll(process: MaskedDiffusion, model: Model, x0: Ints) -> float:
-    """Exact -log p(x0) of one sequence when positions are revealed one at a time in random order, in nats.
+def any_order_nll(process: MaskedDiffusion, model: Model, x0: Ints) -> Floats:
+    """Exact -log p(x0) of sequences (n, L) when positions are revealed one at a time in random order: (n,) nats.
 
     This is the law of the continuous-time process (no two tokens are revealed at the same moment). p is the mean over
     all L! orders of the product of conditionals; over subsets S of revealed positions it obeys
     f(S) = 1/|S| sum_{i in S} f(S - i) p(x^i | x^{S - i}), which takes 2^L states in place of L! orders.
     The model must not depend on t.
     """
-    length = len(x0)
+    length = x0.shape[1]
     masks = all_masks(length)
-    p = token_probabilities(model, np.where(masks, process.mask_id, x0), 0.5)
-    p_true = np.take_along_axis(p, np.broadcast_to(x0, masks.shape)[..., None], axis=-1)[..., 0]  # (2^L, L)
-    f = np.zeros(len(masks))
-    for hidden in range(len(masks) - 1, -1, -1):  # the state number is the set of masks in binary: all masked first
+    p = true_probabilities(process, model, x0, masks, 0.5)  # (n, 2^L, L)
+    f = np.ones((len(x0), len(masks)))  # nothing is revealed in the last state, and 1 is its probability
+    for hidden in range(len(masks) - 2, -1, -1):  # the state number is the set of masks in binary: all masked first
         revealed = np.flatnonzero(~masks[hidden])
-        if len(revealed) == 0:
-            f[hidden] = 1.0
-            continue
         before = hidden + (1 << (length - 1 - revealed))  # the same with one revealed position masked again
-        f[hidden] = (f[before] * p_true[before, revealed]).mean()
-    return -math.log(f[0])
+        f[:, hidden] = (f[:, before] * p[:, before, revealed]).mean(axis=1)
+    return np.asarray(-np.log(f[:, 0]))
 
 
 # --- a model that knows the truth -----------------------------------------------------------------------------------
@@ -248,12 +251,11 @@ def check_elbo(process: MaskedDiffusion, model: Model, length: int, steps: int |
     """
     sequences = all_sequences(process.vocab_size, length)
     if steps is None:
-        nll = np.array([any_order_nll(process, model, x0) for x0 in sequences])
-        bound = np.array([nelbo(process, model, x0) for x0 in sequences])
+        nll, bound = any_order_nll(process, model, sequences), nelbo(process, model, sequences)
     else:
         with np.errstate(divide="ignore"):
             nll = -np.log(ancestral_law(process, model, length, steps))
-        bound = np.array([discrete_nelbo(process, model, x0, steps) for x0 in sequences])
+        bound = discrete_nelbo(process, model, sequences, steps)
     check = ElboCheck(sequences, nll, bound)
     slack = 1e-9 * np.maximum(1, nll)
     if not (np.isclose(np.exp(-nll).sum(), 1, atol=1e-9) and (check.gap >= -slack).all()):
