@@ -68,8 +68,6 @@ inline bool tile_hidden(const Mask &mask, const AttentionShape &s, idx q0, idx q
     return mask.causal && q0 + queries - 1 + s.keys - s.queries < k0;
 }
 
-inline idx smaller(idx a, idx b) { return a < b ? a : b; }
-
 // --- forward --------------------------------------------------------------------------------------------------------
 // Per query: m the largest score so far, l the sum of exp(score - m), o the sum of exp(score - m) v.
 // A new tile with a larger maximum rescales l and o by exp(m_old - m_new).
@@ -105,10 +103,12 @@ void attention(AttentionShape s, Heads<const T> q, Heads<const T> k, Heads<const
     const idx width = padded<T>(s.depth), groups = (s.queries + query_group - 1) / query_group;
     const idx per_thread = s.depth * key_block + key_block * width + query_block * key_block +
                            query_group * (width + 2) + 3 * 64 / idx(sizeof(T));
-    const Scratch<T> scratch(thread_count() * per_thread);
+    const idx threads = thread_count();
+    const Scratch<T> scratch(threads * per_thread);
     const T scale = T(1) / std::sqrt(T(s.depth));
     parallel_for(
-        s.batch * s.heads * groups, smaller(s.queries, query_group) * s.keys * s.depth, [&](idx task, idx thread) {
+        s.batch * s.heads * groups, smaller(s.queries, query_group) * s.keys * s.depth,
+        [&](idx task, idx thread) {
             const idx b = task / (s.heads * groups), h = task / groups % s.heads, first = task % groups * query_group;
             const idx rows = smaller(query_group, s.queries - first);
             T *keys_t = scratch + thread * per_thread, *values = keys_t + s.depth * key_block;
@@ -131,12 +131,12 @@ void attention(AttentionShape s, Heads<const T> q, Heads<const T> k, Heads<const
                     const idx n = smaller(query_block, rows - i);
                     if (tile_hidden(mask, s, first + i, n, k0))
                         continue;
-                    zero(scores, n * key_block);
-                    multiply_add<T>(n, s.depth, padded<T>(keys), queries + i * q.position, q.position, 1, keys_t,
-                                    key_block, scores, key_block);
+                    multiply<T>(n, s.depth, padded<T>(keys), strided(queries + i * q.position, q.position, 1), keys_t,
+                                key_block, scores, key_block);
                     apply_mask(mask, s, b, first + i, n, k0, keys, scores);
                     fold_scores(scores, n, padded<T>(keys), m + i, l + i, o + i * width, width);
-                    multiply_add<T>(n, keys, width, scores, key_block, 1, values, width, o + i * width, width);
+                    multiply_add<T>(n, keys, width, strided<T>(scores, key_block, 1), values, width, o + i * width,
+                                    width);
                 }
             }
             for (idx i = 0; i < rows; ++i) {
@@ -146,7 +146,8 @@ void attention(AttentionShape s, Heads<const T> q, Heads<const T> k, Heads<const
                     to[d] = o[i * width + d] * inverse;
                 lse[(b * s.heads + h) * s.queries + first + i] = m[i] + (l[i] == T(0) ? T(0) : std::log(l[i]));
             }
-        });
+        },
+        threads);
 }
 
 // --- backward -------------------------------------------------------------------------------------------------------
@@ -160,66 +161,71 @@ void attention_backward(AttentionShape s, Heads<const T> g, Heads<const T> q, He
     const idx width = padded<T>(s.depth);
     const idx per_thread = 2 * s.depth * key_block + 3 * key_block * width + 2 * query_block * key_block +
                            2 * query_block * width + s.queries * width + s.queries + 64 / idx(sizeof(T));
-    const Scratch<T> scratch(thread_count() * per_thread);
+    const idx threads = thread_count();
+    const Scratch<T> scratch(threads * per_thread);
     const T scale = T(1) / std::sqrt(T(s.depth));
-    parallel_for(s.batch * s.heads, s.queries * s.keys * s.depth, [&](idx task, idx thread) {
-        const idx b = task / s.heads, h = task % s.heads;
-        T *keys_t = scratch + thread * per_thread, *values_t = keys_t + s.depth * key_block;
-        T *keys_p = values_t + s.depth * key_block, *dkeys = keys_p + key_block * width;
-        T *dvalues = dkeys + key_block * width, *p = dvalues + key_block * width, *ds = p + query_block * key_block;
-        T *queries_p = ds + query_block * key_block, *grads_p = queries_p + query_block * width;
-        T *dqueries = grads_p + query_block * width, *delta = dqueries + s.queries * width;
-        const T *queries = q.data + b * q.batch + h * q.head, *grads = g.data + b * g.batch + h * g.head;
-        const T *outputs = out.data + b * out.batch + h * out.head;
-        const T *row_lse = lse + (b * s.heads + h) * s.queries;
+    parallel_for(
+        s.batch * s.heads, s.queries * s.keys * s.depth,
+        [&](idx task, idx thread) {
+            const idx b = task / s.heads, h = task % s.heads;
+            T *keys_t = scratch + thread * per_thread, *values_t = keys_t + s.depth * key_block;
+            T *keys_p = values_t + s.depth * key_block, *dkeys = keys_p + key_block * width;
+            T *dvalues = dkeys + key_block * width, *p = dvalues + key_block * width, *ds = p + query_block * key_block;
+            T *queries_p = ds + query_block * key_block, *grads_p = queries_p + query_block * width;
+            T *dqueries = grads_p + query_block * width, *delta = dqueries + s.queries * width;
+            const T *queries = q.data + b * q.batch + h * q.head, *grads = g.data + b * g.batch + h * g.head;
+            const T *outputs = out.data + b * out.batch + h * out.head;
+            const T *row_lse = lse + (b * s.heads + h) * s.queries;
 
-        zero(dqueries, s.queries * width);
-        for (idx i = 0; i < s.queries; ++i) {
-            delta[i] = 0;
-            for (idx d = 0; d < s.depth; ++d)
-                delta[i] += grads[i * g.position + d] * outputs[i * out.position + d];
-        }
-        for (idx k0 = 0; k0 < s.keys; k0 += key_block) {
-            const idx keys = smaller(key_block, s.keys - k0), columns = padded<T>(keys);
-            const T *keys_from = k.data + b * k.batch + h * k.head + k0 * k.position;
-            const T *values_from = v.data + b * v.batch + h * v.head + k0 * v.position;
-            pack_transposed(keys_from, k.position, keys, s.depth, scale, keys_t);
-            pack_transposed(values_from, v.position, keys, s.depth, T(1), values_t);
-            pack(keys_from, k.position, keys, s.depth, keys_p);
-            zero(dkeys, 2 * key_block * width);
-            for (idx i = 0; i < s.queries; i += query_block) {
-                const idx n = smaller(query_block, s.queries - i);
-                if (tile_hidden(mask, s, i, n, k0))
-                    continue;
-                pack(queries + i * q.position, q.position, n, s.depth, queries_p);
-                pack(grads + i * g.position, g.position, n, s.depth, grads_p);
-                zero(p, 2 * query_block * key_block);
-                multiply_add<T>(n, s.depth, columns, queries_p, width, 1, keys_t, key_block, p, key_block);
-                multiply_add<T>(n, s.depth, columns, grads_p, width, 1, values_t, key_block, ds, key_block);
-                apply_mask(mask, s, b, i, n, k0, keys, p);
-                for (idx r = 0; r < n; ++r) {
-                    const bool blind = row_lse[i + r] == -infinity<T>;
-                    const vec<T> shift = splat<T>(blind ? T(0) : row_lse[i + r]), d = splat<T>(delta[i + r]);
-                    for (idx j = 0; j < columns; j += lanes<T>) {
-                        const vec<T> prob = vexp<T>(load(p + r * key_block + j) - shift);
-                        store<T>(p + r * key_block + j, prob);
-                        store<T>(ds + r * key_block + j, splat<T>(scale) * prob * (load(ds + r * key_block + j) - d));
-                    }
-                }
-                multiply_add<T>(keys, n, width, p, 1, key_block, grads_p, width, dvalues, width);
-                multiply_add<T>(keys, n, width, ds, 1, key_block, queries_p, width, dkeys, width);
-                multiply_add<T>(n, keys, width, ds, key_block, 1, keys_p, width, dqueries + i * width, width);
+            zero(dqueries, s.queries * width);
+            for (idx i = 0; i < s.queries; ++i) {
+                delta[i] = 0;
+                for (idx d = 0; d < s.depth; ++d)
+                    delta[i] += grads[i * g.position + d] * outputs[i * out.position + d];
             }
-            for (idx i = 0; i < keys; ++i)
-                for (idx d = 0; d < s.depth; ++d) {
-                    dk.data[b * dk.batch + h * dk.head + (k0 + i) * dk.position + d] = dkeys[i * width + d];
-                    dv.data[b * dv.batch + h * dv.head + (k0 + i) * dv.position + d] = dvalues[i * width + d];
+            for (idx k0 = 0; k0 < s.keys; k0 += key_block) {
+                const idx keys = smaller(key_block, s.keys - k0), columns = padded<T>(keys);
+                const T *keys_from = k.data + b * k.batch + h * k.head + k0 * k.position;
+                const T *values_from = v.data + b * v.batch + h * v.head + k0 * v.position;
+                pack_transposed(keys_from, k.position, keys, s.depth, scale, keys_t);
+                pack_transposed(values_from, v.position, keys, s.depth, T(1), values_t);
+                pack(keys_from, k.position, keys, s.depth, keys_p);
+                zero(dkeys, 2 * key_block * width);
+                for (idx i = 0; i < s.queries; i += query_block) {
+                    const idx n = smaller(query_block, s.queries - i);
+                    if (tile_hidden(mask, s, i, n, k0))
+                        continue;
+                    pack(queries + i * q.position, q.position, n, s.depth, queries_p);
+                    pack(grads + i * g.position, g.position, n, s.depth, grads_p);
+                    multiply<T>(n, s.depth, columns, strided<T>(queries_p, width, 1), keys_t, key_block, p, key_block);
+                    multiply<T>(n, s.depth, columns, strided<T>(grads_p, width, 1), values_t, key_block, ds, key_block);
+                    apply_mask(mask, s, b, i, n, k0, keys, p);
+                    for (idx r = 0; r < n; ++r) {
+                        const bool blind = row_lse[i + r] == -infinity<T>;
+                        const vec<T> shift = splat<T>(blind ? T(0) : row_lse[i + r]), d = splat<T>(delta[i + r]);
+                        for (idx j = 0; j < columns; j += lanes<T>) {
+                            const vec<T> prob = vexp<T>(load(p + r * key_block + j) - shift);
+                            store<T>(p + r * key_block + j, prob);
+                            store<T>(ds + r * key_block + j,
+                                     splat<T>(scale) * prob * (load(ds + r * key_block + j) - d));
+                        }
+                    }
+                    multiply_add<T>(keys, n, width, strided<T>(p, 1, key_block), grads_p, width, dvalues, width);
+                    multiply_add<T>(keys, n, width, strided<T>(ds, 1, key_block), queries_p, width, dkeys, width);
+                    multiply_add<T>(n, keys, width, strided<T>(ds, key_block, 1), keys_p, width, dqueries + i * width,
+                                    width);
                 }
-        }
-        for (idx i = 0; i < s.queries; ++i)
-            for (idx d = 0; d < s.depth; ++d)
-                dq.data[b * dq.batch + h * dq.head + i * dq.position + d] = dqueries[i * width + d];
-    });
+                for (idx i = 0; i < keys; ++i)
+                    for (idx d = 0; d < s.depth; ++d) {
+                        dk.data[b * dk.batch + h * dk.head + (k0 + i) * dk.position + d] = dkeys[i * width + d];
+                        dv.data[b * dv.batch + h * dv.head + (k0 + i) * dv.position + d] = dvalues[i * width + d];
+                    }
+            }
+            for (idx i = 0; i < s.queries; ++i)
+                for (idx d = 0; d < s.depth; ++d)
+                    dq.data[b * dq.batch + h * dq.head + i * dq.position + d] = dqueries[i * width + d];
+        },
+        threads);
 }
 
 } // namespace

@@ -1,6 +1,7 @@
 // The Python module `tinydiff.kernels._native`: checks shapes and dtypes, releases the GIL, calls a kernel.
 // Signatures and errors are those of tinydiff/kernels/reference.py, the specification.
 #include "kernels.hpp"
+#include "team.hpp"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -10,8 +11,8 @@
 #include <optional>
 #include <string>
 #include <vector>
-#ifdef _OPENMP
-#include <omp.h>
+#ifdef __GLIBC__
+#include <malloc.h>
 #endif
 
 namespace py = pybind11;
@@ -72,28 +73,10 @@ void use_isa(const std::string &name) {
     throw py::value_error("isa is '" + name + "', which this machine or build does not have; use one of: " + known);
 }
 
-int threads() {
-#ifdef _OPENMP
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
-
 void set_threads(int n) {
     if (n < 1)
         throw py::value_error("threads is " + std::to_string(n) + "; it must be at least 1");
-#ifdef _OPENMP
-    omp_set_num_threads(n);
-#endif
-}
-
-bool openmp() {
-#ifdef _OPENMP
-    return true;
-#else
-    return false;
-#endif
+    tinydiff::set_team_size(n);
 }
 
 // --- arguments ------------------------------------------------------------------------------------------------------
@@ -174,10 +157,12 @@ void expect_same_shape(const py::array &a, const char *name, const py::array &li
 
 // --- matrix products ------------------------------------------------------------------------------------------------
 
-// A matrix is read in place if its strides allow it: transposed views need no copy.
+// A matrix whose rows or columns are contiguous is read in place: transposed views need no copy.
 template <class T> py::array matrix_argument(const py::array &a, const char *name) {
     constexpr idx size = sizeof(T);
-    if (is_type<T>(a) && (a.flags() & aligned) && a.strides(0) % size == 0 && a.strides(1) % size == 0)
+    const idx row = a.strides(0), column = a.strides(1);
+    if (is_type<T>(a) && (a.flags() & aligned) &&
+        ((column == size && row % size == 0) || (row == size && column % size == 0)))
         return a;
     return contiguous<T>(a, name);
 }
@@ -552,13 +537,18 @@ void adamw(const py::array &p, const py::array &g, const py::array &m, const py:
 } // namespace
 
 PYBIND11_MODULE(_native, module) {
+#ifdef __GLIBC__
+    // A training step makes and drops the same few hundred arrays again and again. By default the larger ones go back
+    // to the system each time, and clearing their pages anew takes longer than many a kernel. Keep them instead.
+    mallopt(M_MMAP_THRESHOLD, 32 << 20); // the largest value allowed
+    mallopt(M_TRIM_THRESHOLD, 1 << 30);
+#endif
     module.doc() = "Native kernels; see tinydiff/kernels/reference.py for what each computes.";
     module.def("isas", &isas, "Instruction sets of this build that this CPU has, slowest first.");
     module.def("isa", [] { return active.name; }, "The instruction set in use.");
     module.def("use_isa", &use_isa, py::arg("name"));
-    module.def("threads", &threads, "Threads a kernel may use.");
+    module.def("threads", &tinydiff::team_size, "Threads a kernel may use.");
     module.def("set_threads", &set_threads, py::arg("n"));
-    module.def("openmp", &openmp, "Whether the build found OpenMP.");
 
     module.def("matmul", &matmul, py::arg("a"), py::arg("b"), py::arg("bias") = py::none(),
                py::arg("residual") = py::none());

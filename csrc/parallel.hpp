@@ -1,41 +1,40 @@
-// Sharing out independent tasks among OpenMP threads, and scratch memory for them.
+// Sharing out independent tasks among threads, and scratch memory for them.
 //
 // A task's result never depends on which thread runs it or on how many there are: every kernel cuts its work into
 // tasks by the shape of the data alone, and sums across tasks are added up in task order afterwards.
 #pragma once
 
 #include "simd.hpp"
+#include "team.hpp"
 
 #include <cstdlib>
 #include <new>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 namespace {
 
-inline int thread_count() {
-#ifdef _OPENMP
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
+inline idx thread_count() { return tinydiff::team_size(); }
 
-// Below this many element operations, waking a second thread costs more than it saves.
-constexpr idx worth_a_thread = 1 << 15;
+// Element operations: below the first, handing out tasks costs more than it saves; small tasks are handed out together
+// until they make up the second.
+constexpr idx worth_sharing = 1 << 15, worth_handing_out = 1 << 14;
 
-// Runs task(i, thread) for i in [0, tasks); `cost` is a rough count of element operations per task.
-template <class Task> inline void parallel_for(idx tasks, idx cost, Task task) {
-#ifdef _OPENMP
-#pragma omp parallel for schedule(static) if (tasks > 1 && tasks * cost > worth_a_thread)
-    for (idx i = 0; i < tasks; ++i)
-        task(i, static_cast<idx>(omp_get_thread_num()));
-#else
-    (void)cost;
-    for (idx i = 0; i < tasks; ++i)
-        task(i, idx(0));
-#endif
+// Runs task(i, thread) for i in [0, tasks), thread in [0, threads); `cost` is a rough count of element operations per
+// task.
+template <class Task> inline void parallel_for(idx tasks, idx cost, const Task &task, idx threads = thread_count()) {
+    if (tasks < 2 || tasks * cost <= worth_sharing) {
+        for (idx i = 0; i < tasks; ++i)
+            task(i, idx(0));
+        return;
+    }
+    const idx together = cost < worth_handing_out ? worth_handing_out / cost : 1;
+    const auto some = [&](idx part, idx thread) {
+        for (idx i = part * together; i < tasks && i < (part + 1) * together; ++i)
+            task(i, thread);
+    };
+    tinydiff::run_tasks(
+        (tasks + together - 1) / together, static_cast<int>(threads),
+        [](const void *context, idx i, idx thread) { (*static_cast<const decltype(some) *>(context))(i, thread); },
+        &some);
 }
 
 // Uninitialised memory, aligned to a cache line. Allocate before the parallel region: nothing may throw inside it.

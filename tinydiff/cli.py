@@ -288,7 +288,7 @@ def info() -> None:
         "tinydiff": __version__,
         "kernels": kernels.active() if native else "numpy (native ones were not built: install with a C++17 compiler)",
         "instruction set": f"{native.isa()} (of {', '.join(native.isas())})" if native else "-",
-        "threads": (f"{native.threads()}" if native.openmp() else "1 (built without OpenMP)") if native else "-",
+        "threads": f"{native.threads()}" if native else "-",
         "numpy": f"{np.__version__}, BLAS {_blas()}",
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "package": str(Path(__file__).parent),

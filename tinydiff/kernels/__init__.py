@@ -2,7 +2,8 @@
 
 Call them through the module, `kernels.softmax(x)`, so that `kernels.use("numpy" | "native")` takes effect everywhere.
 The environment chooses at import: TINYDIFF_KERNELS=numpy|native (default: native where it was built) and
-TINYDIFF_ISA=baseline|avx2|avx512 (default: the best this CPU has).
+TINYDIFF_ISA=baseline|avx2|avx512 (default: the best this CPU has). Native kernels use OMP_NUM_THREADS threads (default: as
+many as there are cores).
 """
 
 import os
@@ -52,9 +53,6 @@ __all__ = [
 ]
 
 KERNELS = [name for name in __all__ if hasattr(reference, name)]
-
-# OpenMP threads that spin while they wait keep the other core from NumPy's BLAS threads: let them sleep instead.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 native: ModuleType | None = None
 _why = ""
