@@ -31,7 +31,7 @@ IMPLEMENTATIONS: dict[str, tuple[str, dict[str, str]]] = {
     "argpartition": ("argpartition", {}),
     "GEMM floor": ("gemm", {}),
 }
-ROUND_SECONDS = 0.25  # each implementation runs for about this long per round, at least one call
+ROUND_SECONDS = 0.5  # each implementation runs for about this long per round, at least three calls
 
 
 class Worker:
@@ -76,7 +76,7 @@ def measure(workers: dict[str, Worker], case: str, rounds: int) -> dict[str, lis
     calls = {}
     for name, worker in runners.items():
         once = min(worker.run(case, 2))
-        calls[name] = max(1, min(200, round(ROUND_SECONDS / once)))
+        calls[name] = max(3, min(200, round(ROUND_SECONDS / once)))
     times: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(rounds):
         for name, worker in runners.items():

@@ -541,7 +541,7 @@ PYBIND11_MODULE(_native, module) {
     // A training step makes and drops the same few hundred arrays again and again. By default the larger ones go back
     // to the system each time, and clearing their pages anew takes longer than many a kernel. Keep them instead.
     mallopt(M_MMAP_THRESHOLD, 32 << 20); // the largest value allowed
-    mallopt(M_TRIM_THRESHOLD, 1 << 30);
+    mallopt(M_TRIM_THRESHOLD, -1);
 #endif
     module.doc() = "Native kernels; see tinydiff/kernels/reference.py for what each computes.";
     module.def("isas", &isas, "Instruction sets of this build that this CPU has, slowest first.");

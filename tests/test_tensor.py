@@ -104,6 +104,17 @@ def test_shared_node_receives_the_sum() -> None:
     assert x.grad == pytest.approx(4 * 2.0**3 + 2 * 2.0)
 
 
+def test_backward_uses_the_tape_up() -> None:
+    """A second pass is refused, also one that joins the first half-way; it would find the arrays gone."""
+    x = Tensor(np.ones(3), requires_grad=True)
+    middle = x * x
+    total = middle.sum()
+    total.backward()
+    for again in (total, (middle * middle).sum()):
+        with pytest.raises(RuntimeError, match="used the tape up; compute the result again"):
+            again.backward()
+
+
 def test_backward_accumulates_until_cleared() -> None:
     """Two backward passes add up, in a buffer that the tensor does not share with anybody."""
     x = Tensor(np.ones(3), requires_grad=True)

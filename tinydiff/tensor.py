@@ -98,6 +98,9 @@ class Tensor:
     def backward(self, grad: Floats | None = None) -> None:
         """Add d(self)/d(leaf) to `grad` of every leaf that requires it.
 
+        The tape is used up on the way, so that the memory of each operation is free for the next: to go back a second
+        time, compute the scalar again.
+
         Parameters
         ----------
         grad : gradient of the final scalar with respect to this tensor; may be left out if this is the scalar
@@ -113,7 +116,9 @@ class Tensor:
             raise ValueError(f"grad has shape {grad.shape}; expected {self.shape}")
 
         grads = {id(self): grad}
-        for node in reversed(self._ancestors()):
+        order = self._ancestors()
+        while order:
+            node = order.pop()
             g = grads.pop(id(node))
             if node._vjp is None:  # a leaf
                 if node.grad is None:
@@ -121,7 +126,9 @@ class Tensor:
                 else:
                     node.grad += g
                 continue
-            for parent, pg in zip(node._parents, node._vjp(g), strict=True):
+            parents, vjp = node._parents, node._vjp
+            node._parents, node._vjp = (), _used_up
+            for parent, pg in zip(parents, vjp(g), strict=True):
                 if parent.requires_grad and pg is not None:
                     if pg.shape != parent.shape:
                         raise ValueError(
@@ -296,6 +303,10 @@ class Tensor:
             return (full,)
 
         return Tensor.from_op(np.asarray(self.data[key]), (self,), vjp)
+
+
+def _used_up(g: Floats) -> tuple[Floats | None, ...]:
+    raise RuntimeError("backward has already gone through here and used the tape up; compute the result again")
 
 
 def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
