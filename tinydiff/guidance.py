@@ -14,18 +14,19 @@ The result is a model like any other: processes know nothing of labels.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from .arrays import Bools, Floats, Ints
 from .tensor import Tensor
-from .transformer import Model, Transformer
 
 
-def conditioned(model: Transformer, label: Ints | None, cfg_scale: float = 0.0) -> Model:
+def conditioned(model: Callable[..., Tensor], label: Ints | None, cfg_scale: float = 0.0) -> Callable[..., Tensor]:
     """The model that answers for these labels.
 
     Parameters
     ----------
+    model : a Transformer with classes
     label : (B,) classes, one for each sequence of every later call; None leaves the model as it is
     cfg_scale : 0 is the conditional model, -1 the unconditional one, more than 0 guides
 

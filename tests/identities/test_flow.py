@@ -137,7 +137,7 @@ def test_G9_likelihood_by_divergence_equals_the_closed_form() -> None:
     closed = 0.5 * (away @ np.linalg.inv(COVARIANCE) * away).sum(axis=1)
     closed += 0.5 * math.log((2 * math.pi) ** 2 * np.linalg.det(COVARIANCE))
     np.testing.assert_allclose(process.nll(model, x0, steps=400), closed, rtol=1e-9)
-    np.testing.assert_allclose(process.bound(model, x0, np.random.default_rng(0)), closed, rtol=1e-4)  # 20 steps
+    np.testing.assert_allclose(process.bound(model, x0, np.random.default_rng(0)), closed, rtol=1e-3)  # 10 steps
 
 
 def test_G9_divergence_is_the_trace_of_the_jacobian() -> None:

@@ -15,6 +15,7 @@ from .vectors import Vectors
 
 TRAIN, HELD_OUT = 50_000, 5_000
 SEED = 0
+RECIPE = {"process": "ddpm", "length": 2, "steps": 2000, "batch": 256, "layers": 2, "heads": 2, "evaluate_every": 1000}
 
 
 @dataclass(frozen=True)
@@ -119,4 +120,4 @@ def points(name: str, n: int, rng: np.random.Generator) -> Floats:
 def load(name: str) -> Vectors:
     """A toy as a data set: the same points every time."""
     rng = np.random.default_rng(SEED)
-    return Vectors(name, points(name, TRAIN, rng), points(name, HELD_OUT, rng))
+    return Vectors(name, points(name, TRAIN, rng), points(name, HELD_OUT, rng), recipe=RECIPE)

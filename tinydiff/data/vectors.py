@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ class Vectors:
     train, held_out : (N, L, F) and (M, L, F)
     train_labels, held_out_labels : (N,) and (M,) classes, or None
     class_names : what the classes are called; empty without labels
+    patch : side of the square patches that each vector holds, if these are pictures; 0 if not
     grain : the numbers are known up to steps of this size; batches are spread evenly over the step (Theis et al. 2016)
+    recipe : options of `tinydiff train` that suit it
 
     """
 
@@ -34,7 +37,9 @@ class Vectors:
     train_labels: Ints | None = None
     held_out_labels: Ints | None = None
     class_names: str = ""
+    patch: int = 0
     grain: float = 0.0
+    recipe: dict[str, Any] = field(default_factory=dict)
 
     unit = "bits per dimension"
     short_unit = "bits/dim"
@@ -79,7 +84,7 @@ class Vectors:
         digest = hashlib.sha256()
         for x in (self.train, self.held_out):
             digest.update(np.round(x * 1e6).astype(np.int64).tobytes())  # the last bits differ between machines
-        return {"name": self.name, "sha256": digest.hexdigest()}
+        return {"name": self.name, "sha256": digest.hexdigest(), "patch": self.patch, "classes": self.class_names}
 
     def check_length(self, length: int) -> None:
         """Raise ValueError unless sequences have this length."""
@@ -107,3 +112,24 @@ class Vectors:
             return drawn, None
         hidden = rng.random(size) < (0.0 if held_out else UNLABELLED)
         return drawn, np.where(hidden, self.classes, labels[at])
+
+
+def patches(pictures: Floats, patch: int) -> Floats:
+    """Square pictures (N, S, S) as sequences of their square patches, row by row: (N, (S / patch)^2, patch^2)."""
+    n, side = pictures.shape[:2]
+    if pictures.shape != (n, side, side) or side % patch:
+        raise ValueError(
+            f"pictures has shape {pictures.shape} and patch is {patch}; expected (N, S, S), patch dividing S"
+        )
+    blocks = pictures.reshape(n, side // patch, patch, side // patch, patch)
+    return blocks.transpose(0, 1, 3, 2, 4).reshape(n, -1, patch * patch)
+
+
+def pictures(vectors: Floats, patch: int) -> Floats:
+    """The inverse of `patches`: (N, L, patch^2) to (N, S, S)."""
+    n, length, size = vectors.shape
+    across = math.isqrt(length)
+    if across * across != length or size != patch * patch:
+        raise ValueError(f"vectors has shape {vectors.shape} and patch is {patch}; expected (N, S^2, patch^2)")
+    blocks = vectors.reshape(n, across, across, patch, patch).transpose(0, 1, 3, 2, 4)
+    return blocks.reshape(n, across * patch, across * patch)

@@ -184,7 +184,7 @@ class GaussianDiffusion:
     @property
     def eps_weight(self) -> Floats:
         """(T + 1,) weight of |eps - eps_hat|^2 in each term (Ho et al. 2020, eq. 12, with sigma_k^2 = beta_k)."""
-        return self.beta / np.maximum(2 * (1 - self.beta) * (1 - self.alpha_bar), np.finfo(float).tiny)  # 0 at k = 0
+        return np.asarray(self.beta / np.maximum(2 * (1 - self.beta) * (1 - self.alpha_bar), 1e-300))  # 0 at k = 0
 
     @property
     def constant(self) -> Floats:
@@ -212,7 +212,7 @@ class GaussianDiffusion:
         uniform = rng.permutation((np.arange(batch) + rng.random(batch)) / batch)
         k = 1 + np.minimum(np.searchsorted(p.cumsum(), uniform, side="right"), self.T - 1)
         of_guess = self.term(model, x0, k, rng.standard_normal(x0.shape)) - x0[0].size * self.constant[k]
-        return self.prior_term(x0) + x0[0].size * self.constant.sum() + of_guess / p[k - 1]
+        return np.asarray(self.prior_term(x0) + x0[0].size * self.constant.sum() + of_guess / p[k - 1])
 
     # --- and back ---------------------------------------------------------------------------------------------------
 
