@@ -1,6 +1,6 @@
 """Diffusion and non-autoregressive language models from scratch, in NumPy with a C++ hot loop."""
 
-from . import data, kernels, ops, samplers, schedules
+from . import data, kernels, ops, quality, samplers, schedules
 from .guidance import conditioned
 from .optim import EMA, AdamW
 from .processes import Autoregressive, FlowMatching, GaussianDiffusion, MaskedDiffusion
@@ -29,6 +29,7 @@ __all__ = [
     "load",
     "no_grad",
     "ops",
+    "quality",
     "samplers",
     "schedules",
     "train",

@@ -1,4 +1,4 @@
-"""How good are samples? Distances between two sets of vectors, and the nearest training example.
+"""How good are samples? Distances between two sets of vectors, the nearest training example, a reader of classes.
 
 A distance means little by itself: the one between two real samples of the same size is the floor that no model can be
 expected to go below.
@@ -11,9 +11,15 @@ Pictures and sequences count as one long vector each.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import numpy as np
 
+from . import ops
 from .arrays import Floats, Ints
+from .optim import AdamW, learning_rate
+from .tensor import Tensor, no_grad
 
 BLOCK = 2_000  # rows of the matrix of distances that are held at a time
 
@@ -47,6 +53,40 @@ def nearest(x: Floats, train: Floats) -> tuple[Floats, Ints]:
     index = squares.argmin(axis=1)
     # Of the differences themselves: expanded squares would leave a copy at a distance of rounding errors, not 0.
     return np.sqrt(((x - train[index]) ** 2).mean(axis=1)), index
+
+
+def train_classifier(
+    x: Floats, labels: Ints, rng: np.random.Generator, *, hidden: int = 128, steps: int = 1500, batch: int = 128
+) -> Callable[[Floats], Ints]:
+    """A small reader of classes, one hidden layer on the flattened examples: (N, ...) and (N,) to a function.
+
+    The function takes (n, ...) examples to their (n,) most probable classes.
+    """
+    x, _ = _flat(x, x)
+    if np.shape(labels) != (len(x),):
+        raise ValueError(f"labels has shape {np.shape(labels)}; expected ({len(x)},)")
+    sizes = (x.shape[1], hidden, int(labels.max()) + 1)
+    params: dict[str, Tensor] = {}
+    for i, (inputs, outputs) in enumerate(pairwise(sizes)):
+        bound = 1 / np.sqrt(inputs)
+        params[f"weight{i}"] = Tensor(rng.uniform(-bound, bound, (inputs, outputs)).astype(np.float32), True)
+        params[f"bias{i}"] = Tensor(np.zeros(outputs, np.float32), True)
+
+    def logits(x: Floats) -> Tensor:
+        h = ops.gelu(ops.linear(Tensor(x.astype(np.float32)), params["weight0"], params["bias0"]))
+        return ops.linear(h, params["weight1"], params["bias1"])
+
+    optimiser = AdamW(params)
+    for step in range(steps):
+        at = rng.integers(0, len(x), batch)
+        ops.cross_entropy(logits(x[at]), labels[at]).mean().backward()
+        optimiser.step(learning_rate(step, steps, 3e-3))
+
+    def read(x: Floats) -> Ints:
+        with no_grad():
+            return np.asarray(logits(np.reshape(x, (len(x), -1))).data.argmax(axis=1))
+
+    return read
 
 
 def _flat(x: Floats, y: Floats) -> tuple[Floats, Floats]:

@@ -26,7 +26,7 @@ import numpy as np
 from ..arrays import Floats, Ints
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
-from .paths import VectorFrame, check_sizes, checked
+from .paths import VectorFrame, check_sizes, checked, split
 
 Slope: TypeAlias = Callable[[Floats, float], Floats]
 """(x, t) -> dx/dt, of the shape of x."""
@@ -113,6 +113,13 @@ class FlowMatching:
         if not np.isfinite(u).all():
             raise ValueError("the model's output contains NaN or inf: its weights are broken or training diverged")
         return u
+
+    def score(self, model: Model, x: Floats, t: float) -> Floats:
+        """The network's grad log p_t(x_t) = -E[eps | x_t] / t, for t > 0: (B, L, F)."""
+        if not 0 < t <= 1:
+            raise ValueError(f"t is {t}; expected 0 < t <= 1, since there is no noise at 0")
+        _, eps = split(x, self.velocity(model, x, t), 1 - t, t, "velocity")
+        return np.asarray(-eps / t)
 
     def sample(
         self,
