@@ -195,6 +195,16 @@ def test_G5_bound_is_above_the_likelihood_and_tightens(schedule: str) -> None:
         assert gaps == sorted(gaps, reverse=True)
 
 
+def test_G5_prior_term_is_the_kl_of_two_gaussians() -> None:
+    """L_T = KL(q(x_T | x_0) || N(0, 1)), by quadrature, for a schedule that leaves as much as it may."""
+    process = GaussianDiffusion(1, 3, [0.7, 0.8, 0.84])
+    x0, left = 1.3, process.alpha_bar[-1]
+    x, dx = grid(math.sqrt(left) * x0, math.sqrt(1 - left))
+    q = normal(x, math.sqrt(left) * x0, 1 - left)
+    log_ratio = (x**2 - (x - math.sqrt(left) * x0) ** 2 / (1 - left) - math.log(1 - left)) / 2
+    np.testing.assert_allclose(process.prior_term(vectors([x0])), (q * log_ratio).sum() * dx, rtol=1e-9)
+
+
 def test_G5_bound_estimates_the_full_sum(process: GaussianDiffusion) -> None:
     """Monte Carlo: `bound` draws one step and one noise; the mean of 40,000 is within 4.5 standard errors of the sum.
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
+SHOWN = 1000  # points of a cloud at most
 
 
 def _panels(count: int, size: float = 3.0, **options: Any) -> tuple[Figure, Sequence[Axes]]:
@@ -47,7 +48,7 @@ def clouds(frames: Sequence[VectorFrame], moments: int = 5) -> Figure:
     chosen = _moments(frames, moments)
     figure, panels = _panels(len(chosen), sharey=True)
     for frame, axes in zip(chosen, panels, strict=True):
-        points = frame.state.reshape(len(frame.state), -1)
+        points = frame.state[:SHOWN].reshape(-1, 2)
         axes.plot(points[:, 0], points[:, 1], ".", color=BLUE, ms=2, alpha=0.5)
         _plane(axes, f"t = {frame.t:.2f}")
         axes.set_xlabel("$x_1$")
@@ -70,7 +71,7 @@ def field(
     arrows = vectors(at)
     length = np.linalg.norm(arrows, axis=1, keepdims=True)
     arrows = arrows / np.sqrt(np.maximum(length, 1e-12))
-    arrows = arrows / np.abs(arrows).max() * 2.2 * (line[1] - line[0])
+    arrows = arrows / np.abs(arrows).max() * 1.5 * (line[1] - line[0])
     axes.quiver(*at.T, *arrows.T, color=color, angles="xy", scale_units="xy", scale=1, width=0.006)
     _plane(axes, title)
 
@@ -80,7 +81,7 @@ def trajectories(ways: Mapping[str, Sequence[VectorFrame]], count: int = 40) -> 
     figure, panels = _panels(len(ways), size=4.0, sharey=True)
     for (name, frames), axes in zip(ways.items(), panels, strict=True):
         way = np.array([frame.state[:count].reshape(-1, 2) for frame in frames])  # (steps + 1, count, 2)
-        end = frames[-1].state.reshape(-1, 2)
+        end = frames[-1].state[:SHOWN].reshape(-1, 2)
         axes.plot(end[:, 0], end[:, 1], ".", color=ORANGE, ms=2, alpha=0.4)
         axes.plot(way[:, :, 0], way[:, :, 1], color=BLUE, lw=0.8, alpha=0.7)
         axes.plot(*way[0].T, "o", color=GREY, ms=4)
