@@ -25,7 +25,7 @@ VARIANTS = 24  # of each character in each font
 HELD_OUT = 0.1
 SEED = 0
 RECIPE = {
-    "process": "ddpm", "length": (SIDE // PATCH) ** 2, "steps": 4000, "batch": 64, "d_model": 96, "layers": 4,
+    "process": "ddpm", "length": (SIDE // PATCH) ** 2, "steps": 6000, "batch": 64, "d_model": 96, "layers": 4,
     "heads": 4, "evaluate_every": 2000,
 }  # fmt: skip
 
