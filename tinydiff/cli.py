@@ -377,12 +377,13 @@ def infill(
     svg: Svg = None,
 ) -> None:
     """Fill the blanks of a text, leaving the rest as it is."""
-    model, process, codec, _ = training.load(run)
-    if not isinstance(process, MaskedDiffusion) or codec is None:
+    model, process, codec, config = training.load(run)
+    if codec is None:
         raise ValueError(
-            f"{run} is a run of {process.config['process']}, which cannot fill in what is given on both sides; use a "
-            "masked one"
+            f"{run} is a run of {config['process']['process']}, which cannot fill in text; use a masked one"
         )
+    if not isinstance(process, MaskedDiffusion):
+        raise ValueError(f"{run} is an autoregressive model, which cannot see what follows a blank; use a masked one")
     if len(blank) != 1:
         raise ValueError(f"--blank is {blank!r}; expected one character")
     if blank not in text:
