@@ -1,8 +1,9 @@
 """Diffusion and non-autoregressive language models from scratch, in NumPy with a C++ hot loop."""
 
-from . import data, kernels, ops, samplers, schedules
+from . import data, kernels, ops, quality, samplers, schedules
+from .guidance import conditioned
 from .optim import EMA, AdamW
-from .processes import Autoregressive, MaskedDiffusion
+from .processes import Autoregressive, FlowMatching, GaussianDiffusion, MaskedDiffusion
 from .tensor import Tensor, check_grads, no_grad
 from .training import Options, Run, evaluate, load, train
 from .transformer import Transformer
@@ -13,18 +14,22 @@ __all__ = [
     "EMA",
     "AdamW",
     "Autoregressive",
+    "FlowMatching",
+    "GaussianDiffusion",
     "MaskedDiffusion",
     "Options",
     "Run",
     "Tensor",
     "Transformer",
     "check_grads",
+    "conditioned",
     "data",
     "evaluate",
     "kernels",
     "load",
     "no_grad",
     "ops",
+    "quality",
     "samplers",
     "schedules",
     "train",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import numpy as np
 import typer
@@ -16,12 +16,22 @@ from rich.console import Console
 from . import __version__, data, kernels, training
 from . import demo as demonstration
 from .checkpoint import CheckpointError
-from .processes import Autoregressive, MaskedDiffusion
+from .guidance import conditioned
+from .processes import Autoregressive, FlowMatching, GaussianDiffusion, MaskedDiffusion, Process
 from .samplers import CHOICE_TEMPERATURE, Frame
 from .transformer import Transformer
 from .views import terminal
 
 RUNS = Path("runs")
+GENERAL: dict[str, Any] = {
+    "process": "masked", "schedule": "linear", "steps": 3000, "batch": 32, "length": 64, "d_model": 64, "layers": 2,
+    "heads": 4, "lr": 2e-3, "evaluate_every": 250,
+}  # fmt: skip
+"""Options of `train` for data without a recipe of its own."""
+DDPM_STEPS = 100
+TEMPERATURE = 0.7
+KINDS = {"autoregressive": "exact", "flow": "exact up to the error of the ODE's solver"}
+"""What the held-out figure of a process is; of all others an upper bound."""
 
 app = typer.Typer(
     help="Diffusion and non-autoregressive language models from scratch.",
@@ -35,7 +45,9 @@ app = typer.Typer(
 console = Console(stderr=True, soft_wrap=True, emoji=False, markup=False)
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.", show_default=False)]
-Temperature = Annotated[float, typer.Option(help="Divides the logits; 0 always takes the likeliest token.")]
+Temperature = Annotated[
+    float | None, typer.Option(help=f"Divides the logits; default {TEMPERATURE}, 0 always takes the likeliest token.")
+]
 TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens only.")]
 TopP = Annotated[float | None, typer.Option(help="Draw from the fewest tokens that reach this probability.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps; default one per masked position.")]
@@ -50,6 +62,7 @@ ChoiceTemperature = Annotated[
 BlockLength = Annotated[int | None, typer.Option(help="Fill blocks of this length left to right.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same machine: same result.")]
 Svg = Annotated[Path | None, typer.Option(help="Also write a picture of five moments to this file.")]
+Gif = Annotated[Path | None, typer.Option(help="Vectors: write the way from noise to data to this animated picture.")]
 Delay = Annotated[float, typer.Option(min=0, help="Seconds to show each step for, on a terminal.")]
 
 
@@ -67,8 +80,11 @@ def demo(
         raise ValueError(f"--seconds is {seconds}; it must be positive")
     known = (out / "config.json").exists()
     run = training.Run.resume(out) if known else demonstration.new_run(out, seconds)
-    if not isinstance(run.process, MaskedDiffusion):
-        raise ValueError(f"--out is {out}, an autoregressive run, which has no masks to show; choose another folder")
+    if not isinstance(run.process, MaskedDiffusion) or not isinstance(run.corpus, data.Corpus):
+        raise ValueError(
+            f"--out is {out}, a run of {run.process.config['process']}, which has no masks to show; choose another "
+            "folder"
+        )
     if run.step < run.options.steps:
         speed = follow(run)
     else:
@@ -81,6 +97,7 @@ def demo(
     epilog=_epilog(
         "tinydiff train --data python_docs --out runs/docs",
         "tinydiff train --text book.txt --out runs/book --steps 5000 --length 128",
+        "tinydiff train --data spiral --process flow --out runs/spiral",
         "tinydiff train --resume runs/book",
     )
 )
@@ -88,24 +105,39 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder to write the run to.")] = None,
     text: Annotated[Path | None, typer.Option(help="Train on this UTF-8 file.")] = None,
     data_name: Annotated[
-        str | None, typer.Option("--data", help=f"Train on a corpus: {', '.join(data.CORPORA)}.")
+        str | None,
+        typer.Option("--data", help=f"A corpus ({', '.join(data.CORPORA)}) or vectors ({', '.join(data.VECTORS)})."),
     ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Continue this run, with its own options.")] = None,
-    process: Annotated[Literal["masked", "autoregressive"], typer.Option(help="What to learn.")] = "masked",
+    process: Annotated[
+        Literal["masked", "autoregressive", "ddpm", "flow"] | None,
+        typer.Option(
+            help="What to learn: masked (default) or autoregressive for text, ddpm (default) or flow for vectors."
+        ),
+    ] = None,
     schedule: Annotated[
-        Literal["linear", "cosine", "loglinear", "geometric", "polynomial"],
-        typer.Option(help="Noise schedule of masked diffusion."),
-    ] = "linear",
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 3000,
-    batch: Annotated[int, typer.Option(help="Sequences per step.")] = 32,
-    length: Annotated[int, typer.Option(help="Characters per sequence.")] = 64,
-    d_model: Annotated[int, typer.Option(help="Width of the network.")] = 64,
-    layers: Annotated[int, typer.Option(help="Depth of the network.")] = 2,
-    heads: Annotated[int, typer.Option(help="Attention heads.")] = 4,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+        Literal["linear", "cosine", "loglinear", "geometric", "polynomial"] | None,
+        typer.Option(help="Noise schedule, default linear; of ddpm linear or cosine."),
+    ] = None,
+    predict: Annotated[
+        Literal["eps", "x0", "v"] | None, typer.Option(help="What the network of ddpm predicts; default eps.")
+    ] = None,
+    pairing: Annotated[
+        Literal["independent", "optimal"] | None,
+        typer.Option(help="How flow joins data and noise; default independent."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps; default 3000 for text.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Sequences per step; default 32 for text.")] = None,
+    length: Annotated[
+        int | None, typer.Option(help="Characters per sequence; default 64. Vectors have theirs.")
+    ] = None,
+    d_model: Annotated[int | None, typer.Option(help="Width of the network; default 64 for text.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Depth of the network; default 2 for text.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads; default 4.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate; default 0.002.")] = None,
     seed: Seed = 0,
 ) -> None:
-    """Train a model, with checkpoints, a log and the held-out bits per character."""
+    """Train a model, with checkpoints, a log and the held-out bits per character or dimension."""
     if resume is not None:
         if out is not None or text is not None or data_name is not None:
             raise ValueError("--resume continues a run with its own text and folder; leave out --out, --text, --data")
@@ -119,31 +151,59 @@ def train(
         if text is not None and data_name is not None:
             raise ValueError("--text and --data are both given; a run has one corpus")
         corpus = data.load(str(text.resolve()) if text is not None else data_name or "python_docs")
+        given = {
+            "process": process, "schedule": schedule, "predict": predict, "pairing": pairing, "steps": steps,
+            "batch": batch, "length": length, "d_model": d_model, "layers": layers, "heads": heads, "lr": lr,
+        }  # fmt: skip
+        chosen = GENERAL | corpus.recipe | {name: value for name, value in given.items() if value is not None}
         options = training.Options(
-            steps=steps, batch=batch, lr=lr, seed=seed, warmup=min(100, steps), evaluate_every=min(250, steps)
-        )
-        made = (
-            MaskedDiffusion(corpus.vocab_size, schedule) if process == "masked" else Autoregressive(corpus.vocab_size)
-        )
-        corpus.check_length(length)
+            steps=chosen["steps"], batch=chosen["batch"], lr=chosen["lr"], seed=seed, warmup=min(100, chosen["steps"]),
+            evaluate_every=min(chosen["evaluate_every"], chosen["steps"]),
+        )  # fmt: skip
+        made = _process(corpus, chosen)
+        corpus.check_length(chosen["length"])
         model = Transformer(
-            corpus.vocab_size, length, d_model=d_model, layers=layers, heads=heads, rng=np.random.default_rng(seed)
-        )
+            getattr(corpus, "vocab_size", None), chosen["length"], features=getattr(corpus, "features", None),
+            classes=getattr(corpus, "classes", 0), time=isinstance(corpus, data.Vectors),
+            positions="learned" if isinstance(corpus, data.Vectors) else "rotary",
+            d_model=chosen["d_model"], layers=chosen["layers"], heads=chosen["heads"], rng=np.random.default_rng(seed),
+        )  # fmt: skip
         run = training.Run(corpus, made, model, options, out)
     follow(run)
+
+
+def _process(corpus: data.Dataset, chosen: dict[str, Any]) -> Process:
+    """The process that was chosen, if it suits the data."""
+    name, meant_for = chosen["process"], {"predict": ("ddpm",), "pairing": ("flow",), "schedule": ("masked", "ddpm")}
+    for option, processes in meant_for.items():
+        if name not in processes and chosen.get(option, "linear") != "linear":
+            raise ValueError(f"--{option} is {chosen[option]}, which --process {name} does not have; leave it out")
+    if isinstance(corpus, data.Corpus):
+        if name == "masked":
+            return MaskedDiffusion(corpus.vocab_size, chosen["schedule"])
+        if name == "autoregressive":
+            return Autoregressive(corpus.vocab_size)
+        raise ValueError(f"--process is {name}, which is for vectors; for text choose masked or autoregressive")
+    if name == "ddpm":
+        return GaussianDiffusion(corpus.features, schedule=chosen["schedule"], predict=chosen.get("predict", "eps"))
+    if name == "flow":
+        return FlowMatching(corpus.features, chosen.get("pairing", "independent"))
+    raise ValueError(f"--process is {name}, which is for text; for {corpus.name} choose ddpm or flow")
 
 
 def follow(run: training.Run) -> float:
     """Train a run to its end while showing it, and return its speed in tokens/s; on Ctrl-C say how to go on."""
     folder = run.folder
     console.print(
-        f"{run.corpus.name}: {len(run.corpus.text):,} characters, {run.corpus.vocab_size} distinct; "
+        f"{run.corpus.name}: {run.corpus.description}; "
         f"model of {run.optimiser.flat.values.size:,} parameters; {kernels.active()} kernels",
     )
     held_out, speeds = None, []
     try:
         with closing(training.train(run)) as frames:  # an interrupt between steps saves before it is announced
-            for frame in terminal.show_training(console, frames, start=run.step, steps=run.options.steps):
+            for frame in terminal.show_training(
+                console, frames, start=run.step, steps=run.options.steps, unit=run.corpus.short_unit
+            ):
                 held_out = frame.held_out
                 speeds.append(frame.tokens_per_second)
     except KeyboardInterrupt:
@@ -151,7 +211,7 @@ def follow(run: training.Run) -> float:
         raise typer.Exit(130) from None
     if held_out is not None:
         console.print(
-            f"Trained {run.step} steps. Held-out: {held_out[0]:.3f} +- {held_out[1]:.3f} bits per character. "
+            f"Trained {run.step} steps. Held-out: {held_out[0]:.3f} +- {held_out[1]:.3f} {run.corpus.unit}. "
             f"Saved in {folder}.",
             highlight=False,
         )
@@ -163,25 +223,50 @@ def follow(run: training.Run) -> float:
         "tinydiff sample runs/demo",
         "tinydiff sample runs/demo --steps 16 --remasking random --temperature 1",
         "tinydiff sample runs/demo --batch 4 > samples.txt",
+        "tinydiff sample runs/spiral --gif spiral.gif",
+        "tinydiff sample runs/glyphs --label A --cfg-scale 1 --gif letters.gif",
     )
 )
 def sample(
     run: RunFolder,
-    batch: Annotated[int, typer.Option(help="Sequences to generate.")] = 1,
+    batch: Annotated[
+        int | None, typer.Option(help="How many to generate; default 1 text, 1000 points or 36 pictures.")
+    ] = None,
     length: Annotated[int | None, typer.Option(help="Characters of each; default the model's length.")] = None,
     steps: Steps = None,
     remasking: Remasking = None,
-    temperature: Temperature = 0.7,
+    temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
     block_length: BlockLength = None,
     choice_temperature: ChoiceTemperature = None,
+    eta: Annotated[float | None, typer.Option(help="ddpm: 1 ancestral (default), 0 DDIM.")] = None,
+    solver: Annotated[
+        Literal["euler", "heun", "rk4"] | None, typer.Option(help="flow: how to follow it; default heun.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Vectors with classes: which one; default each in turn.")] = None,
+    cfg_scale: Annotated[float | None, typer.Option(help="How much to exaggerate the class; default 0.")] = None,
     seed: Seed = 0,
     delay: Delay = 0.05,
     svg: Svg = None,
+    gif: Gif = None,
 ) -> None:
-    """Generate text, from all masks, and watch it appear."""
-    model, process, codec, _ = training.load(run)
+    """Generate from a run and watch: text from all masks, points and pictures from noise."""
+    model, process, codec, config = training.load(run)
+    of_text = {
+        "--length": length, "--remasking": remasking, "--temperature": temperature, "--top-k": top_k, "--top-p": top_p,
+        "--block-length": block_length, "--choice-temperature": choice_temperature, "--svg": svg,
+    }  # fmt: skip
+    of_vectors = {"--eta": eta, "--solver": solver, "--label": label, "--cfg-scale": cfg_scale, "--gif": gif}
+    for name, value in (of_text if codec is None else of_vectors).items():
+        if value is not None:
+            kind = config["process"]["process"]
+            raise ValueError(f"{name} is {value}, but {run} is a run of {kind}: leave {name} out")
+    if codec is None:
+        own: dict[str, Any] = {"steps": steps, "eta": eta, "solver": solver}
+        sample_vectors(run, model, process, config, batch, label, cfg_scale, own, seed, gif)
+        return
+    batch, temperature = 1 if batch is None else batch, TEMPERATURE if temperature is None else temperature
     length = model.length if length is None else length
     if not 1 <= length <= model.length:
         raise ValueError(f"--length is {length}; this model generates 1 to {model.length} characters")
@@ -200,9 +285,54 @@ def sample(
         for name, value in diffusion_only.items():
             if value is not None:
                 raise ValueError(f"{name} is {value}, but {run} is an autoregressive model: leave {name} out")
+        assert isinstance(process, Autoregressive)
         frames = process.sample(model, length, batch, rng=rng, temperature=temperature, top_k=top_k, top_p=top_p)
     for ids in watch(frames, codec, run, delay, svg).state:
         print(codec.decode(ids))
+
+
+def sample_vectors(
+    run: Path,
+    model: Transformer,
+    process: Process,
+    config: dict[str, Any],
+    batch: int | None,
+    label: str | None,
+    cfg_scale: float | None,
+    own: dict[str, Any],
+    seed: int,
+    gif: Path | None,
+) -> None:
+    """Generate points, printed as numbers, or pictures, printed in shades; `own` are options of the process."""
+    if gif is not None and gif.exists():
+        raise ValueError(f"--gif is {gif}, which exists already; choose another name or delete it")
+    kind, patch, names = config["process"]["process"], config["data"].get("patch", 0), config["data"].get("classes", "")
+    for option in {"ddpm": ["solver"], "flow": ["eta"]}[kind]:
+        if own.pop(option) is not None:
+            raise ValueError(f"--{option} is given, but {run} is a run of {kind}: leave it out")
+    own = {"steps": DDPM_STEPS} | own if kind == "ddpm" and own["steps"] is None else own
+    batch = (36 if patch else 1000) if batch is None else batch
+    if batch < 1:
+        raise ValueError(f"--batch is {batch}; it must be at least 1")
+    if label is not None and (len(label) != 1 or label not in names):
+        raise ValueError(
+            f"--label is {label!r}; expected " + (f"one of {names}" if names else "none: there are none here")
+        )
+    if cfg_scale is not None and not names:
+        raise ValueError(f"--cfg-scale is {cfg_scale}, but {run} has no classes: leave it out")
+    labels = None
+    if names:
+        labels = np.full(batch, names.index(label)) if label is not None else np.arange(batch) % len(names)
+    told = conditioned(model, labels, cfg_scale or 0.0)
+    options = {name: value for name, value in own.items() if value is not None}
+    frames = list(process.sample(told, model.length, batch, rng=generator(seed), **options))
+    if gif is not None:
+        from .views import animation  # needs Pillow
+
+        animation.save_gif(gif, frames, patch=patch)
+        console.print(f"{gif}: {len(frames)} frames")
+    for vectors in frames[-1].state:
+        print(terminal.picture_text(vectors, patch) if patch else " ".join(f"{x:.4f}" for x in vectors.ravel()))
 
 
 def generator(seed: int) -> np.random.Generator:
@@ -239,7 +369,7 @@ def infill(
     blank: Annotated[str, typer.Option(help="The character that stands for a blank.")] = "_",
     steps: Steps = None,
     remasking: Remasking = None,
-    temperature: Temperature = 0.7,
+    temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
     seed: Seed = 0,
@@ -247,7 +377,11 @@ def infill(
     svg: Svg = None,
 ) -> None:
     """Fill the blanks of a text, leaving the rest as it is."""
-    model, process, codec, _ = training.load(run)
+    model, process, codec, config = training.load(run)
+    if codec is None:
+        raise ValueError(
+            f"{run} is a run of {config['process']['process']}, which cannot fill in text; use a masked one"
+        )
     if not isinstance(process, MaskedDiffusion):
         raise ValueError(f"{run} is an autoregressive model, which cannot see what follows a blank; use a masked one")
     if len(blank) != 1:
@@ -260,7 +394,7 @@ def infill(
     given = np.where(blanks, process.mask_id, codec.encode(text.replace(blank, codec.alphabet[0])))
     frames = process.sample(
         model, len(text), rng=generator(seed), steps=steps, remasking=remasking or "low_confidence",
-        temperature=temperature, top_k=top_k, top_p=top_p, given=given,
+        temperature=TEMPERATURE if temperature is None else temperature, top_k=top_k, top_p=top_p, given=given,
     )  # fmt: skip
     print(codec.decode(watch(frames, codec, run, delay, svg).state[0]))
 
@@ -271,13 +405,15 @@ def evaluate(
     text: Annotated[Path | None, typer.Option(help="Use the last tenth of this file instead.")] = None,
     windows: Annotated[int, typer.Option(help="Random windows of held-out text.")] = 3840,
 ) -> None:
-    """Held-out bits per character: exact for autoregressive models, an upper bound for diffusion."""
+    """Held-out bits per character or dimension: exact for some models, an upper bound for diffusion."""
     model, process, codec, config = training.load(run)
+    if text is not None and codec is None:
+        raise ValueError(f"--text is {text}, but {run} is a run on vectors: leave it out")
     corpus = data.load(str(text), codec) if text is not None else training.corpus_of(run, config)
     windows = training.EVALUATION_BATCH * -(-windows // training.EVALUATION_BATCH)
     mean, error = training.evaluate(model, process, corpus, windows=windows)
-    kind = "NELBO, an upper bound" if isinstance(process, MaskedDiffusion) else "exact"
-    print(f"{mean:.4f} +- {error:.4f} bits per character ({kind}; {corpus.name}, {windows} windows of {model.length})")
+    kind = KINDS.get(config["process"]["process"], "NELBO, an upper bound")
+    print(f"{mean:.4f} +- {error:.4f} {corpus.unit} ({kind}; {corpus.name}, {windows} windows of {model.length})")
 
 
 @app.command(epilog=_epilog("tinydiff info"))

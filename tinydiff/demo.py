@@ -49,6 +49,7 @@ def show(console: Console, folder: Path, corpus: data.Corpus, training_speed: fl
     """Sample from the run in `folder`, then print its figures and what to try next."""
     model, process, codec, _ = training.load(folder)
     assert isinstance(process, MaskedDiffusion)
+    assert codec is not None
     console.print("\nNow the other way: from nothing but masks to text, the most confident characters first.\n")
     frames = process.sample(
         model, model.length, 2, rng=np.random.default_rng(SEED), temperature=0.7, choice_temperature=CHOICE_TEMPERATURE

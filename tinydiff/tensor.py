@@ -106,6 +106,24 @@ class Tensor:
         grad : gradient of the final scalar with respect to this tensor; may be left out if this is the scalar
 
         """
+        for leaf, g in self._leaf_gradients(grad):
+            if leaf.grad is None:
+                leaf.grad = g.copy()
+            else:
+                leaf.grad += g
+
+    def gradient(self, leaf: Tensor, grad: Floats | None = None) -> Floats:
+        """d(self)/d(leaf) for one leaf, touching nobody's `grad`: to look at derivatives without training.
+
+        Parameters
+        ----------
+        grad : as for `backward`
+
+        """
+        return next((g for node, g in self._leaf_gradients(grad) if node is leaf), np.zeros_like(leaf.data))
+
+    def _leaf_gradients(self, grad: Floats | None) -> Iterator[tuple[Tensor, Floats]]:
+        """Every leaf that requires a gradient, with its gradient."""
         if not self.requires_grad:
             raise ValueError("nothing here requires a gradient; create the parameters with requires_grad=True")
         if grad is None:
@@ -120,11 +138,8 @@ class Tensor:
         while order:
             node = order.pop()
             g = grads.pop(id(node))
-            if node._vjp is None:  # a leaf
-                if node.grad is None:
-                    node.grad = g.copy()
-                else:
-                    node.grad += g
+            if node._vjp is None:
+                yield node, g
                 continue
             parents, vjp = node._parents, node._vjp
             node._parents, node._vjp = (), _used_up
@@ -234,6 +249,10 @@ class Tensor:
             )
 
         return Tensor.from_op(a.data @ b.data, (a, b), vjp)
+
+    def astype(self, dtype: DTypeLike) -> Tensor:
+        """The same values as float32 or float64; the gradient returns in the old type."""
+        return Tensor.from_op(self.data.astype(dtype), (self,), lambda g: (g.astype(self.dtype),))
 
     # --- element by element -----------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ bits as if it had never stopped.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import signal
 import threading
@@ -27,6 +26,7 @@ import numpy as np
 from . import checkpoint, data
 from .arrays import Floats
 from .checkpoint import CheckpointError
+from .guidance import conditioned
 from .optim import EMA, AdamW, learning_rate
 from .processes import Process, from_config
 from .transformer import Model, Transformer
@@ -90,11 +90,11 @@ class TrainFrame:
     Attributes
     ----------
     step, steps : steps done and steps in all
-    loss : of this step's batch, nats per token
+    loss : of this step's batch, nats per token or a mean square
     grad_norm : before clipping
     lr : learning rate of this step
-    tokens_per_second : of this step
-    held_out : (mean, standard error) of the held-out bits per character, in the steps that estimate it
+    tokens_per_second : of this step; for vectors, positions per second
+    held_out : (mean, standard error) of the held-out bits per character or dimension, in the steps that estimate it
 
     """
 
@@ -118,17 +118,24 @@ class Run:
 
     def __init__(
         self,
-        corpus: data.Corpus,
+        corpus: data.Dataset,
         process: Process,
         model: Transformer,
         options: Options | None = None,
         folder: Path | None = None,
     ) -> None:
         corpus.check_length(model.length)
-        if process.vocab_size != corpus.vocab_size or model.vocab_size != corpus.vocab_size:
+        for name in ("vocab_size", "features"):  # tokens have the one, vectors the other
+            ours, its, theirs = (getattr(part, name, None) for part in (corpus, process, model))
+            if not ours == its == theirs:
+                raise ValueError(
+                    f"{name} is {ours} for the corpus, {its} for the process and {theirs} for the model; "
+                    "all three must agree"
+                )
+        if getattr(corpus, "classes", 0) != model.classes:
             raise ValueError(
-                f"vocab_size is {corpus.vocab_size} for the corpus, {process.vocab_size} for the process and "
-                f"{model.vocab_size} for the model; all three must agree"
+                f"classes is {getattr(corpus, 'classes', 0)} for the corpus and {model.classes} for the model; "
+                "both must agree"
             )
         self.corpus, self.process, self.model, self.folder = corpus, process, model, folder
         self.options = options or Options()
@@ -149,11 +156,7 @@ class Run:
         return {
             "process": self.process.config,
             "model": self.model.config,
-            "data": {
-                "name": self.corpus.name,
-                "sha256": hashlib.sha256(self.corpus.text.encode()).hexdigest(),
-                "alphabet": self.corpus.codec.alphabet,
-            },
+            "data": self.corpus.config,
             "training": asdict(self.options),
         }
 
@@ -217,14 +220,14 @@ def train(run: Run) -> Generator[TrainFrame, None, None]:
         while run.step < options.steps:
             with _interrupts_wait():
                 start = time.perf_counter()
-                x0 = corpus.batch(model.length, options.batch, run.rng)
-                loss = run.process.loss(model, x0, run.rng)
+                x0, label = corpus.examples(model.length, options.batch, run.rng)
+                loss = run.process.loss(conditioned(model, label), x0, run.rng)
                 loss.backward()
                 lr = learning_rate(run.step, options.steps, options.lr, options.warmup)
                 norm = run.optimiser.step(lr)
                 run.step += 1
                 run.ema.update(run.step)
-                speed = x0.size / (time.perf_counter() - start)
+                speed = len(x0) * model.length / (time.perf_counter() - start)
                 last = run.step == options.steps
                 held_out = None
                 if run.step % options.evaluate_every == 0 or last:
@@ -267,11 +270,11 @@ def _interrupts_wait() -> Iterator[None]:
 
 
 def evaluate(
-    model: Model, process: Process, corpus: data.Corpus, *, windows: int = 3840, length: int | None = None
+    model: Model, process: Process, corpus: data.Dataset, *, windows: int = 3840, length: int | None = None
 ) -> tuple[float, float]:
-    """Held-out bits per character, an upper bound where the process has one: mean and standard error.
+    """Held-out bits per character or dimension, an upper bound where the process has one: mean and standard error.
 
-    Random windows of the held-out text; every call sees the same ones. The error is the spread over windows, which
+    Random windows of the held-out part; every call sees the same ones. The error is the spread over windows, which
     overstates it a little where a process stratifies its noise levels over a batch.
 
     Parameters
@@ -288,39 +291,47 @@ def evaluate(
     rng = np.random.default_rng(EVALUATION_SEED)
     bits = []
     for _ in range(-(-windows // EVALUATION_BATCH)):
-        x0 = corpus.batch(length, EVALUATION_BATCH, rng, held_out=True)
-        bits.append(process.bound(model, x0, rng) / length / math.log(2))
+        x0, label = corpus.examples(length, EVALUATION_BATCH, rng, held_out=True)
+        bits.append(process.bound(conditioned(model, label), x0, rng) / x0[0].size / math.log(2))
     per_window = np.concatenate(bits)
     return float(per_window.mean()), float(per_window.std(ddof=1) / math.sqrt(len(per_window)))
 
 
-def corpus_of(folder: Path, config: dict[str, Any]) -> data.Corpus:
-    """The corpus that the run in `folder` was trained on, refusing one that has changed since."""
+def corpus_of(folder: Path, config: dict[str, Any]) -> data.Dataset:
+    """The data that the run in `folder` was trained on, refusing one that has changed since."""
     try:
-        codec = data.Codec(config["data"]["alphabet"])
+        codec = _codec(config)
         name, digest = config["data"]["name"], config["data"]["sha256"]
     except (KeyError, TypeError, ValueError) as error:
         raise _incomplete(folder, error) from None
-    corpus = data.load(name, codec)
-    if hashlib.sha256(corpus.text.encode()).hexdigest() != digest:
+    corpus: data.Dataset = data.load(name, codec)
+    if corpus.config["sha256"] != digest:
+        text, change = (
+            ("text", "Python version, or an edited file") if codec else ("data", "NumPy or matplotlib version")
+        )
         raise CheckpointError(
-            f"the text of {corpus.name} is not the one {folder} was trained on (another Python version, or an edited "
-            "file); restore it or train a new run"
+            f"the {text} of {corpus.name} is not the one {folder} was trained on (another {change}); restore it or "
+            "train a new run"
         )
     return corpus
+
+
+def _codec(config: dict[str, Any]) -> data.Codec | None:
+    """The alphabet of a run on text; vectors have none."""
+    return None if config["model"].get("features") else data.Codec(config["data"]["alphabet"])
 
 
 def _incomplete(folder: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{folder / 'config.json'} is incomplete or altered ({error}); restore it or train again")
 
 
-def load(folder: Path) -> tuple[Transformer, Process, data.Codec, dict[str, Any]]:
-    """Load a run for sampling and evaluation: its averaged weights, process, codec and config."""
+def load(folder: Path) -> tuple[Transformer, Process, data.Codec | None, dict[str, Any]]:
+    """Load a run for sampling and evaluation: its averaged weights, process, codec (None for vectors) and config."""
     config = checkpoint.read_config(folder)
     try:
         model = Transformer(**config["model"], rng=np.random.default_rng(0))
         process = from_config(config["process"])
-        codec = data.Codec(config["data"]["alphabet"])
+        codec = _codec(config)
     except (KeyError, TypeError, ValueError) as error:
         raise _incomplete(folder, error) from None
     shapes = {f"ema/{name}": p.shape for name, p in model.params.items()}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from . import kernels, ops
-from .arrays import Bools, Floats
+from .arrays import Bools, Floats, Ints
 from .tensor import Tensor
 
 ROTARY_BASE = 10_000.0
@@ -52,6 +52,7 @@ class Transformer:
     features : size F of the vectors read and predicted, instead of `vocab_size`
     positions : "rotary" or "learned"
     time : whether the network is told the time t
+    classes : number of classes that it can be told, next to "no class"
     rng : initial weights; uniform in +-1/sqrt(inputs) for matrices, normal for embeddings
 
     """
@@ -67,6 +68,7 @@ class Transformer:
         features: int | None = None,
         positions: Literal["rotary", "learned"] = "rotary",
         time: bool = False,
+        classes: int = 0,
         rng: np.random.Generator,
         dtype: DTypeLike = np.float32,
     ) -> None:
@@ -84,8 +86,11 @@ class Transformer:
             raise ValueError(f"positions is {positions!r}; expected 'rotary' or 'learned'")
         if time and d_model % 2:
             raise ValueError(f"d_model is {d_model}; it must be even to carry the time")
+        if classes < 0:
+            raise ValueError(f"classes is {classes}; it must be 0 or more")
         self.vocab_size, self.length, self.d_model, self.layers, self.heads = vocab_size, length, d_model, layers, heads
         self.features, self.positions, self.time, self.dtype = features, positions, time, np.dtype(dtype)
+        self.classes = classes
         self.depth = d_model // heads
 
         self.params: dict[str, Tensor] = {}
@@ -111,6 +116,8 @@ class Transformer:
         if time:
             linear("time.up", d_model, d_model)
             linear("time.down", d_model, d_model)
+        if classes:
+            parameter("class", 0.02 * rng.standard_normal((classes + 1, d_model)))  # the last row: no class
         for i in range(layers):
             norm(f"block{i}.norm1")
             linear(f"block{i}.qkv", d_model, 3 * d_model)
@@ -127,7 +134,7 @@ class Transformer:
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that build a network of this shape, for checkpoints."""
-        names = ("vocab_size", "length", "d_model", "layers", "heads", "features", "positions", "time")
+        names = ("vocab_size", "length", "d_model", "layers", "heads", "features", "positions", "time", "classes")
         return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
 
     def new_cache(self, batch: int) -> Cache:
@@ -143,17 +150,19 @@ class Transformer:
         mask: Bools | None = None,
         select: Bools | None = None,
         cache: Cache | None = None,
+        label: Ints | None = None,
     ) -> Tensor:
         """Logits (or predicted vectors) for every position.
 
         Parameters
         ----------
-        x : (B, L) token ids in [0, V], or (B, L, F) vectors
+        x : (B, L) token ids in [0, V], or (B, L, F) vectors, as a Tensor if their gradient is wanted
         t : (B,) times; needed if the network was built with time=True, ignored otherwise
         causal : position i sees positions j <= i only
         mask : (L, L) or (B, L, L), True where the row's position may see the column's; None for all
         select : (B, L); only these positions go through the output head
         cache : x continues the sequences in the cache, which is extended (causal, no gradients)
+        label : (B,) classes, `classes` itself for "no class"; None for "no class" everywhere
 
         Returns
         -------
@@ -164,6 +173,8 @@ class Transformer:
         h = self._embed(x, past)  # (B, L, d)
         if self.time:
             h = h + self._time_features(t, len(h.data))
+        if self.classes or label is not None:
+            h = h + self._class_features(label, len(h.data))
         stop = past + h.shape[1]
         cos, sin = self._cos[past:stop], self._sin[past:stop]
         for i in range(self.layers):
@@ -198,7 +209,7 @@ class Transformer:
         if rank == 2:
             h = ops.embedding(p["embed"], x)
         else:
-            h = self._linear("embed", Tensor(x, dtype=self.dtype))
+            h = self._linear("embed", x.astype(self.dtype) if isinstance(x, Tensor) else Tensor(x, dtype=self.dtype))
         if self.positions == "learned":
             h = h + p["position"][past : past + h.shape[1]]
         return h
@@ -211,6 +222,17 @@ class Transformer:
         waves = Tensor(np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(self.dtype))  # (B, d)
         features = self._linear("time.down", ops.gelu(self._linear("time.up", waves)))
         return features.reshape(batch, 1, self.d_model)
+
+    def _class_features(self, label: Ints | None, batch: int) -> Tensor:
+        ids = np.full(batch, self.classes) if label is None else np.asarray(label)
+        if ids.shape != (batch,) or ids.dtype.kind not in "iu":
+            raise ValueError(f"label has shape {ids.shape} and dtype {ids.dtype}; expected ({batch},) integers")
+        if ids.size and not (self.classes and ids.min() >= 0 and ids.max() <= self.classes):
+            raise ValueError(
+                f"label contains {ids.min()}..{ids.max()}, but this model "
+                + (f"knows classes 0..{self.classes - 1} and {self.classes}, no class" if self.classes else "has none")
+            )
+        return ops.embedding(self.params["class"], ids).reshape(batch, 1, self.d_model)
 
     def _cached_attention(self, qkv: Floats, keys_values: Floats, past: int) -> Tensor:
         stop = past + qkv.shape[1]

@@ -16,6 +16,17 @@ def random_model(vocab_size: int, length: int, *, time: bool = False, seed: int 
     return model
 
 
+def random_vector_model(length: int, features: int, *, d_model: int = 8, seed: int = 0) -> Transformer:
+    """The same for vectors: told the time, and sensitive to it."""
+    model = Transformer(
+        None, length, features=features, d_model=d_model, layers=1, heads=2, time=True,
+        rng=np.random.default_rng(seed), dtype=np.float64,
+    )  # fmt: skip
+    model.params["embed.weight"].data *= 3
+    model.params["head.weight"].data *= 3
+    return model
+
+
 def random_law(states: int, seed: int = 0) -> np.ndarray:
     """Probabilities of that many sequences, none of them zero."""
     return np.random.default_rng(seed).dirichlet(np.ones(states))

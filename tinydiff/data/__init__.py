@@ -1,4 +1,4 @@
-"""Corpora that every machine already has, or any UTF-8 file, as token ids with a held-out part.
+"""Data that every machine already has: corpora, or any UTF-8 file, as token ids; points and pictures as vectors.
 
 `python_docs` is the language reference that CPython carries in `pydoc_data.topics`; `python_source` is the source of
 the standard library's top-level modules. Both differ a little between Python versions.
@@ -6,17 +6,21 @@ the standard library's top-level modules. Both differ a little between Python ve
 
 from __future__ import annotations
 
+import hashlib
 import sysconfig
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeAlias, overload
 
 import numpy as np
 
 from ..arrays import Ints
+from . import glyphs, toys
 from .codec import Codec
+from .vectors import Vectors
 
-__all__ = ["CORPORA", "Codec", "Corpus", "load", "read_text"]
+__all__ = ["CORPORA", "VECTORS", "Codec", "Corpus", "Dataset", "Vectors", "glyphs", "load", "read_text", "toys"]
 
 HELD_OUT = 0.1  # this last part of every corpus is never trained on
 
@@ -36,6 +40,20 @@ class Corpus:
     name: str
     text: str
     codec: Codec
+
+    recipe: ClassVar[dict[str, Any]] = {}  # the general options of `tinydiff train` are for text
+    unit = "bits per character"
+    short_unit = "bits/char"
+
+    @property
+    def description(self) -> str:
+        return f"{len(self.text):,} characters, {self.vocab_size} distinct"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it: its name, the digest of its text, and its alphabet."""
+        digest = hashlib.sha256(self.text.encode()).hexdigest()
+        return {"name": self.name, "sha256": digest, "alphabet": self.codec.alphabet}
 
     @property
     def vocab_size(self) -> int:
@@ -74,6 +92,16 @@ class Corpus:
         starts = rng.integers(0, len(ids) - length + 1, size)
         return np.asarray(ids[starts[:, None] + np.arange(length)])
 
+    def examples(
+        self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False
+    ) -> tuple[Ints, None]:
+        """A batch and its classes, of which text has none."""
+        return self.batch(length, size, rng, held_out=held_out), None
+
+
+Dataset: TypeAlias = Corpus | Vectors
+"""What can be trained on. Both have what training and evaluation use: `examples`, `check_length`, `unit`, `config`."""
+
 
 def python_docs() -> str:
     """The Python language reference, as carried by CPython: about 465,000 characters."""
@@ -100,6 +128,7 @@ def python_source() -> str:
 
 
 CORPORA = {"python_docs": python_docs, "python_source": python_source}
+VECTORS = {name: partial(toys.load, name) for name in toys.TOYS} | {"glyphs": glyphs.load}
 
 
 def read_text(path: Path) -> str:
@@ -117,19 +146,35 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n")
 
 
-def load(name: str, codec: Codec | None = None) -> Corpus:
-    """Load a corpus by name, or a UTF-8 file by path.
+@overload
+def load(name: Literal["python_docs", "python_source"], codec: Codec | None = None) -> Corpus: ...
+
+
+@overload
+def load(name: str, codec: Codec) -> Corpus: ...
+
+
+@overload
+def load(name: str, codec: Codec | None = None) -> Corpus | Vectors: ...
+
+
+def load(name: str, codec: Codec | None = None) -> Corpus | Vectors:
+    """Load a corpus or a set of vectors by name, or a UTF-8 file by path.
 
     Parameters
     ----------
-    name : "python_docs", "python_source", or a path
+    name : one of `CORPORA` or `VECTORS`, or a path
     codec : the alphabet to use; by default that of the text itself
 
     """
+    if name in VECTORS and codec is None:
+        return VECTORS[name]()
     if name in CORPORA:
         text = CORPORA[name]()
     elif Path(name).is_file():
         text = read_text(Path(name))
     else:
-        raise FileNotFoundError(f"no file and no corpus is called {name!r}; corpora: {', '.join(CORPORA)}")
+        raise FileNotFoundError(
+            f"no file and no corpus is called {name!r}; corpora: {', '.join(CORPORA)}; vectors: {', '.join(VECTORS)}"
+        )
     return Corpus(name, text, codec or Codec.of(text))

@@ -7,60 +7,62 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..arrays import Floats, Ints
-from ..samplers import Frame
+from ..arrays import Floats
 from ..tensor import Tensor
 from ..transformer import Model
 from .autoregressive import Autoregressive
+from .flow import FlowMatching
+from .gaussian import GaussianDiffusion
 from .masked import MaskedDiffusion
 
-__all__ = ["PROCESSES", "Autoregressive", "MaskedDiffusion", "Process", "from_config"]
+__all__ = [
+    "PROCESSES",
+    "Autoregressive",
+    "FlowMatching",
+    "GaussianDiffusion",
+    "MaskedDiffusion",
+    "Process",
+    "from_config",
+]
 
 
 class Process(Protocol):
-    """What the training loop, the command line and the views need of a process."""
+    """What the training loop, the command line and the views need of a process.
 
-    vocab_size: int
+    x is (B, L) token ids, for a process with a `vocab_size`, or (B, L, F) vectors, for one with a number of `features`.
+    """
 
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that build this process again, for checkpoints, and its name under "process"."""
         ...
 
-    def corrupt(self, x0: Ints, t: Floats, rng: np.random.Generator) -> Ints:
-        """Draw x_t given x_0: (B, L) ids and (B,) times in [0, 1] to (B, L) ids."""
+    def corrupt(self, x0: Any, t: Floats, rng: np.random.Generator) -> Any:
+        """Draw x_t given x_0 and (B,) times in [0, 1]."""
         ...
 
-    def loss(self, model: Model, x0: Ints, rng: np.random.Generator) -> Tensor:
-        """Training loss of a batch: a scalar in nats per token."""
+    def loss(self, model: Model, x0: Any, rng: np.random.Generator) -> Tensor:
+        """Training loss of a batch: a scalar, in nats per token for tokens, a mean square for vectors."""
         ...
 
-    def bound(self, model: Model, x0: Ints, rng: np.random.Generator) -> Floats:
+    def bound(self, model: Model, x0: Any, rng: np.random.Generator) -> Floats:
         """(B,) nats per sequence: an unbiased estimate of an upper bound of each -log p(x0)."""
         ...
 
-    def sample(
-        self,
-        model: Model,
-        length: int,
-        batch: int = 1,
-        *,
-        rng: np.random.Generator,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-    ) -> Iterator[Frame]:
-        """Generate (batch, length) ids, yielding a frame per step."""
+    def sample(self, model: Model, length: int, batch: int = 1, *, rng: np.random.Generator) -> Iterator[Any]:
+        """Generate `batch` sequences of that length, yielding a frame per step. Each process has options of its own."""
         ...
 
 
-PROCESSES: dict[str, type[MaskedDiffusion | Autoregressive]] = {
+PROCESSES: dict[str, type[MaskedDiffusion | Autoregressive | GaussianDiffusion | FlowMatching]] = {
     "masked": MaskedDiffusion,
     "autoregressive": Autoregressive,
+    "ddpm": GaussianDiffusion,
+    "flow": FlowMatching,
 }
 
 
-def from_config(config: dict[str, Any]) -> MaskedDiffusion | Autoregressive:
+def from_config(config: dict[str, Any]) -> MaskedDiffusion | Autoregressive | GaussianDiffusion | FlowMatching:
     """Build the process that `config` describes (the inverse of `Process.config`)."""
     arguments = dict(config)
     name = arguments.pop("process", None)

@@ -18,8 +18,10 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Column
 from rich.text import Text
 
+from ..arrays import Floats
 from ..checkpoint import write_atomically
 from ..data import Codec
+from ..data.vectors import pictures
 from ..samplers import Frame
 from ..training import TrainFrame
 
@@ -84,6 +86,15 @@ def show_sampling(
     return last
 
 
+SHADES = " \u2591\u2592\u2593\u2588"
+
+
+def picture_text(vectors: Floats, patch: int) -> str:
+    """A picture, (L, F) patches in [-1, 1], in lines of shades, two characters per pixel as these are tall."""
+    shades = np.clip((pictures(vectors[None], patch)[0] + 1) / 2 * len(SHADES), 0, len(SHADES) - 1)
+    return "\n".join("".join(2 * SHADES[int(shade)] for shade in row) for row in shades) + "\n"
+
+
 def save_strip(path: Path, codec: Codec, frames: Sequence[Frame], *, title: str, moments: int = 5) -> None:
     """Write an SVG picture of a trajectory: `moments` frames from first to last, one below the other."""
     if path.exists():
@@ -106,7 +117,9 @@ class _Field(ProgressColumn):
         return Text(str(task.fields[self.name]), style=self.style)
 
 
-def show_training(console: Console, frames: Iterable[TrainFrame], *, start: int, steps: int) -> Iterator[TrainFrame]:
+def show_training(
+    console: Console, frames: Iterable[TrainFrame], *, start: int, steps: int, unit: str = "bits/char"
+) -> Iterator[TrainFrame]:
     """Pass the frames on while showing step, loss, held-out bits per character and tokens per second."""
     loss, speed, held_out = Smooth(0.98), Smooth(0.95), "-"
     progress = Progress(
@@ -131,7 +144,7 @@ def show_training(console: Console, frames: Iterable[TrainFrame], *, start: int,
                 held_out = f"{frame.held_out[0]:.3f}"
             shown = [
                 f"loss {loss.value:.3f}",
-                f"held-out {held_out} bits/char",
+                f"held-out {held_out} {unit}",
                 f"{speed.value / 1000:.0f}k tokens/s",
             ]
             progress.update(task, completed=frame.step, loss=shown[0], held_out=shown[1], speed=shown[2])

@@ -1,0 +1,124 @@
+"""How well the continuous processes do, in numbers: `python -m benchmarks.continuous toys|score|glyphs`.
+
+Everything is trained by `tinydiff train` with the data's own recipe, into runs/NAME-PROCESS, unless it is there.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from tinydiff import checkpoint, conditioned, data, load, quality
+from tinydiff.data import toys
+from tinydiff.processes import FlowMatching
+
+N = 2000  # points in a sample
+REAL, GENERATED = 8, 3  # samples of the law, and of the model
+
+
+def trained(folder: Path, name: str, process: str):
+    """The run, trained now if it is not there: model, process, config."""
+    if not (folder / "config.json").exists():
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "tinydiff", "train", "--data", name, "--process", process, "--out", folder]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True)
+        print(f"{' '.join(map(str, command[2:]))}: {time.perf_counter() - start:.0f} s; {done.stderr.splitlines()[-1]}")
+    model, made, _, config = load(folder)
+    return model, made, config
+
+
+def print_toys(runs: Path, names: list[str], processes: list[str]) -> None:
+    """Energy distance to the law, as a multiple of that between two samples of the law."""
+    for name in names:
+        real = [toys.points(name, N, np.random.default_rng(100 + i)) for i in range(REAL)]
+        floors = [quality.energy_distance(a, b) for a, b in combinations(real, 2)]
+        floor = float(np.mean(floors))
+        print(f"{name}: floor {floor:.5f}, single pairs {min(floors):.5f} to {max(floors):.5f}", flush=True)
+        for process in processes:
+            model, made, _ = trained(runs / f"{name}-{process}", name, process)
+            ways = [{"steps": 10, "solver": "heun"}, {"steps": 10, "solver": "euler"}]
+            if process == "ddpm":
+                ways = [{"steps": 100}, {"steps": 100, "eta": 0.0}]
+            for options in ways:
+                found = []
+                for seed in range(GENERATED):
+                    *_, last = made.sample(model, 2, N, rng=np.random.default_rng(seed), **options)
+                    found.append(np.mean([quality.energy_distance(last.state, x) for x in real]))
+                each = ", ".join(f"{x / floor:.2f}" for x in found)
+                print(f"  {process} {options}: {np.mean(found) / floor:.2f} times the floor ({each})", flush=True)
+
+
+def print_score(runs: Path) -> None:
+    """Cosine between the learned score and the exact one of the Gaussian mixture, where the data are."""
+    law, rng = toys.ring(), np.random.default_rng(0)
+    for name in ("ddpm", "flow"):
+        model, process, _ = trained(runs / f"mixture-{name}", "mixture", name)
+        for t in (0.02, 0.1, 0.3, 0.6, 0.9):
+            x0 = law.sample(N, rng)[:, :, None]
+            if isinstance(process, FlowMatching):
+                a, s = 1 - t, t
+                x = process.q_sample(x0, np.full(N, t), rng.standard_normal(x0.shape))
+                score = process.score(model, x, t)
+            else:
+                k = round(t * process.T)
+                a, s = np.sqrt(process.alpha_bar[k]), np.sqrt(1 - process.alpha_bar[k])
+                x = process.q_sample(x0, k, rng.standard_normal(x0.shape))
+                score = process.score(model, x, k)
+            ours, exact = score[:, :, 0], law.score(x[:, :, 0], a, s)
+            cosine = (ours * exact).sum(axis=1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(exact, axis=1)
+            print(f"{name}, t = {t}, noise {s:.2f} to signal {a:.2f}: mean cosine {cosine.mean():.4f}", flush=True)
+
+
+def print_glyphs(runs: Path, process: str, each: int, cfg_scale: float, steps: int) -> None:
+    """Whether class-conditional samples read as their class, and how near they are to training pictures."""
+    glyphs = data.load("glyphs")
+    model, made, _ = trained(runs / f"glyphs-{process}", "glyphs", process)
+    read = quality.train_classifier(glyphs.train, glyphs.train_labels, np.random.default_rng(0))
+    accuracy = (read(glyphs.held_out) == glyphs.held_out_labels).mean()
+    print(f"classifier: {accuracy:.1%} of {len(glyphs.held_out)} held-out glyphs")
+    labels = np.repeat(np.arange(glyphs.classes), each)
+    told = conditioned(model, labels, cfg_scale)
+    start = time.perf_counter()
+    *_, last = made.sample(told, glyphs.length, len(labels), rng=np.random.default_rng(0), steps=steps)
+    seconds = time.perf_counter() - start
+    right = read(last.state) == labels
+    print(f"{process}, {steps} steps, cfg_scale {cfg_scale}: {right.mean():.1%} of {len(labels)} read as their class")
+    wrong = {glyphs.class_names[i]: f"{right[labels == i].mean():.0%}" for i in range(glyphs.classes)}
+    print("  worst:", dict(sorted(wrong.items(), key=lambda item: int(item[1][:-1]))[:6]), f"({seconds:.0f} s)")
+    ours, at = quality.nearest(last.state, glyphs.train)
+    theirs, _ = quality.nearest(glyphs.held_out, glyphs.train)
+    for name, distances in (("samples", ours), ("held-out", theirs)):
+        low, middle = np.quantile(distances, [0.01, 0.5])
+        print(f"  nearest training glyph, {name}: least {distances.min():.3f}, 1 % {low:.3f}, median {middle:.3f}")
+    print(f"  exact copies (no pixel off by more than {2 / 255:.4f}): ", end="")
+    print((np.abs(last.state - glyphs.train[at]).max(axis=(1, 2)) <= 2 / 255).sum())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["toys", "score", "glyphs"])
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--data", nargs="*", default=list(toys.TOYS))
+    parser.add_argument("--process", nargs="*", default=["ddpm", "flow"])
+    parser.add_argument("--each", type=int, default=15, help="glyphs of each class")
+    parser.add_argument("--cfg-scale", type=float, default=0.0)
+    parser.add_argument("--steps", type=int, default=25)
+    options = parser.parse_args()
+    try:
+        if options.what == "toys":
+            print_toys(options.runs, options.data, options.process)
+        elif options.what == "score":
+            print_score(options.runs)
+        else:
+            for process in options.process:
+                print_glyphs(options.runs, process, options.each, options.cfg_scale, options.steps)
+    except checkpoint.CheckpointError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""Gaussian diffusion, flow matching and guidance outside the ledger: losses, samplers, labels, bad input."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from tests.identities.conftest import random_vector_model
+from tests.identities.oracles import ExactDenoiser, GaussianFlow
+from tinydiff import FlowMatching, GaussianDiffusion, Tensor, Transformer, check_grads, conditioned
+from tinydiff.data.toys import GaussianMixture
+from tinydiff.processes.flow import uncross
+from tinydiff.processes.gaussian import langevin_step
+
+RNG = np.random.default_rng(0)
+X0 = RNG.normal(size=(8, 3, 2))
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def labelled(classes: int = 3) -> Transformer:
+    model = random_vector_model(3, 2)
+    made = Transformer(**(model.config | {"classes": classes}), rng=rng())
+    made.params["class"].data *= 50
+    return made
+
+
+class Recorder:
+    """Passes calls on to a model and remembers them."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model, self.calls = model, []
+
+    def __call__(self, x: np.ndarray, t: np.ndarray, **options: object) -> Tensor:
+        self.calls.append((x, t))
+        return self.model(x, t, **options)
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("predict", ["eps", "x0", "v"])
+def test_ddpm_loss_is_the_mean_square_of_the_prediction(predict: str) -> None:
+    """Noise, data and time of different examples mixed up, a step off by one, or the wrong target."""
+    process, model = GaussianDiffusion(2, 50, "cosine", predict), Recorder(random_vector_model(3, 2))
+    loss = process.loss(model, X0, rng(1)).item()
+    ((xt, t),) = model.calls
+    k = np.round(t * 50).astype(int)
+    np.testing.assert_array_equal(k, 1 + np.floor((np.arange(8) + rng(1).random()) / 8 * 50))  # stratified over 1..50
+    a, s = (np.sqrt(x)[:, None, None] for x in (process.alpha_bar[k], 1 - process.alpha_bar[k]))
+    eps = (xt - a * X0) / s
+    target = {"eps": eps, "x0": X0, "v": a * eps - s * X0}[predict]
+    assert loss == pytest.approx(((model.model(xt, t).data - target) ** 2).mean(), rel=1e-9)
+    assert abs(eps.mean()) < 0.5
+    assert 0.5 < eps.std() < 1.5
+
+
+@pytest.mark.parametrize("pairing", ["independent", "optimal"])
+def test_flow_loss_is_the_mean_square_of_the_velocity(pairing: str) -> None:
+    """Targets broadcast over the batch, or noise paired one way for x_t and another for the target."""
+    process, model = FlowMatching(2, pairing), Recorder(random_vector_model(3, 2))
+    loss = process.loss(model, X0, rng(1)).item()
+    ((xt, t),) = model.calls
+    np.testing.assert_array_equal(np.floor(t * 8), np.arange(8))
+    noise = (xt - (1 - t[:, None, None]) * X0) / t[:, None, None]
+    assert loss == pytest.approx(((model.model(xt, t).data - (noise - X0)) ** 2).mean(), rel=1e-9)
+    drawn = rng(1)
+    drawn.random()
+    rows = drawn.standard_normal(X0.shape).reshape(8, -1)
+    order = uncross(X0.reshape(8, -1), rows) if pairing == "optimal" else np.arange(8)
+    np.testing.assert_allclose(noise.reshape(8, -1), rows[order], rtol=1e-9)
+
+
+def test_uncross_is_near_the_best_of_all_pairings() -> None:
+    """A permutation; no two paths better exchanged; within a tenth of the best, by enumerating all 7! pairings."""
+    for seed in range(5):
+        x, y = rng(seed).normal(size=(2, 7, 2))
+        cost = ((x[:, None] - y) ** 2).sum(axis=-1)
+        p = uncross(x, y, sweeps=50)
+        assert sorted(p) == list(range(7))
+        found = cost[np.arange(7), p].sum()
+        best = min(cost[np.arange(7), list(q)].sum() for q in itertools.permutations(range(7)))
+        assert best - 1e-12 <= found <= 1.1 * best
+        for i, j in itertools.combinations(range(7), 2):
+            assert cost[i, p[i]] + cost[j, p[j]] <= cost[i, p[j]] + cost[j, p[i]] + 1e-9
+
+
+def test_corrupt_has_the_scale_of_its_time() -> None:
+    """t = 0 is clean and 1 is noise in both processes, each example at its own time."""
+    x0 = np.full((4000, 1, 1), 2.0)
+    for process in (GaussianDiffusion(1), FlowMatching(1)):
+        np.testing.assert_array_equal(process.corrupt(x0, np.zeros(4000), rng()), x0)
+        xt = process.corrupt(x0, np.ones(4000), rng()).ravel()
+        assert abs(xt.mean()) < 4.5 / np.sqrt(4000) + 0.02  # two-sided at 4.5 standard errors
+        assert abs(xt.std() - 1) < 4.5 / np.sqrt(2 * 4000)
+    t = np.repeat([0.0, 1.0], 2000)
+    xt = FlowMatching(1).corrupt(x0, t, rng())
+    assert (xt[:2000] == 2).all()
+    assert xt[2000:].std() > 0.9
+
+
+# --- samplers ---------------------------------------------------------------------------------------------------------
+
+LAW = GaussianMixture(np.array([0.3, 0.7]), np.array([[-1.0], [0.8]]), np.array([0.2, 0.3]))
+
+
+def moments_agree(x: np.ndarray, tolerance: float) -> bool:
+    """Share of the left component, and mean and variance, within 4.5 standard errors plus `tolerance`."""
+    reference = LAW.sample(400_000, rng(99)).ravel()
+    checks = [(f(x), f(reference)) for f in (lambda z: z < -0.2, lambda z: z, lambda z: z**2)]
+    return all(abs(a.mean() - b.mean()) < 4.5 * a.std() / np.sqrt(len(a)) + tolerance for a, b in checks)
+
+
+@pytest.mark.parametrize("options", [{}, {"eta": 0.0}, {"eta": 0.5}, {"steps": 60}, {"steps": 60, "eta": 0.0}])
+def test_ddpm_samples_have_the_law_of_the_exact_denoiser(options: dict) -> None:
+    """A mixture, from noise: two-sided at 4.5 standard errors, seed fixed, plus 6 / steps for their finite number."""
+    process = GaussianDiffusion(1, 300)
+    *_, last = process.sample(ExactDenoiser(process, LAW), 1, 10_000, rng=rng(), **options)
+    assert moments_agree(last.state.ravel(), 6 / options.get("steps", 300))
+
+
+def test_langevin_steps_lead_to_the_law_of_their_score() -> None:
+    """From N(0, 1), far from it, in 400 steps: mean and deviation at 4.5 standard errors, plus 0.02 for their size."""
+    x, noise = rng(1).standard_normal((4000, 1, 1)), rng(7)
+    law = GaussianMixture(np.ones(1), np.array([[0.5]]), np.array([0.3]))
+    for _ in range(400):
+        x = langevin_step(x, law.score(x[:, 0])[:, :, None], 0.3, rng=noise)
+    assert abs(x.mean() - 0.5) < 4.5 * 0.3 / np.sqrt(4000) + 0.02
+    assert abs(x.std() - 0.3) < 4.5 * 0.3 / np.sqrt(8000) + 0.02
+
+
+def test_langevin_correction_repairs_coarse_sampling() -> None:
+    """Four steps of DDIM leave the components too narrow or misplaced; corrections along the score help."""
+    process = GaussianDiffusion(1, 300)
+    model, reference = ExactDenoiser(process, LAW), np.sort(LAW.sample(5000, rng(5)).ravel())
+
+    def distance(**options: object) -> float:
+        *_, last = process.sample(model, 1, 5000, rng=rng(), steps=5, eta=0.0, **options)
+        return float(np.abs(np.sort(last.state.ravel()) - reference).mean())
+
+    assert distance(langevin=10) < 0.8 * distance()
+
+
+@pytest.mark.parametrize("process", [GaussianDiffusion(2, 40), FlowMatching(2)])
+def test_frames_carry_what_they_promise(process: GaussianDiffusion | FlowMatching) -> None:
+    """Times out of order, a frame too few, or states that later steps change."""
+    frames = list(process.sample(random_vector_model(3, 2), 3, 5, rng=rng(), steps=8))
+    assert [frame.step for frame in frames] == list(range(9))
+    assert {frame.steps for frame in frames} == {8}
+    np.testing.assert_allclose([frame.t for frame in frames], np.arange(8, -1, -1) / 8)
+    assert all(frame.state.shape == frame.denoised.shape == (5, 3, 2) for frame in frames)
+    assert len({frame.state.tobytes() for frame in frames}) == 9
+    np.testing.assert_array_equal(frames[0].state, rng().standard_normal((5, 3, 2)))
+    again = list(process.sample(random_vector_model(3, 2), 3, 5, rng=rng(), steps=8))
+    np.testing.assert_array_equal(frames[-1].state, again[-1].state)
+
+
+# --- labels and derivatives of the model ------------------------------------------------------------------------------
+
+
+def test_guidance_goes_beyond_the_conditional_answer() -> None:
+    """(1 + w) answer(x, label) - w answer(x, no class), also after converting the prediction to x_0."""
+    model, t = labelled(), np.full(8, 0.5)
+    label = np.arange(8) % 3
+    given, free = model(X0, t, label=label).data, model(X0, t, label=np.full(8, 3)).data
+    assert not np.allclose(given, free)
+    np.testing.assert_array_equal(model(X0, t).data, free)  # no label is the class after the last
+    for scale in (0.0, 1.5, -1.0):
+        np.testing.assert_allclose(
+            conditioned(model, label, scale)(X0, t).data, (1 + scale) * given - scale * free, rtol=1e-12, atol=1e-12
+        )
+    assert conditioned(model, None) is model
+
+
+def test_class_and_time_gradients() -> None:
+    """The class table and the input itself, against central differences."""
+    model = labelled()
+    model.params = {name: Tensor(p.data, requires_grad=True) for name, p in model.params.items()}
+    t, label = np.array([0.2, 0.7]), np.array([2, 0])
+
+    def run(table: Tensor, x: Tensor) -> Tensor:
+        model.params["class"] = table
+        return model(x, t, label=label)
+
+    check_grads(run, model.params["class"].data, X0[:2], tolerance=1e-6)
+
+
+def test_gradient_of_the_input_leaves_the_parameters_alone() -> None:
+    """Likelihoods are estimated in the middle of training: what they add to a parameter's gradient is trained on."""
+    process, model = FlowMatching(2), random_vector_model(3, 2)
+    process.nll(model, X0, steps=1)
+    process.bound(model, X0, rng())
+    assert all(p.grad is None for p in model.params.values())
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+NAN = np.where(np.arange(48).reshape(8, 3, 2) == 7, np.nan, X0)
+DDPM, FLOW, MODEL = GaussianDiffusion(2, 50), FlowMatching(2), random_vector_model(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: GaussianDiffusion(0), "features is 0"),
+        (lambda: GaussianDiffusion(1, 0), "T is 0"),
+        (lambda: GaussianDiffusion(1, 10), r"a beta of 1\.\d+; expected 0 < beta < 1"),
+        (
+            lambda: GaussianDiffusion(1, schedule="sigmoid"),
+            "schedule is 'sigmoid'; expected linear, cosine or the betas",
+        ),
+        (lambda: GaussianDiffusion(1, 3, [0.1, 0.1]), r"schedule has shape \(2,\); expected \(3,\)"),
+        (lambda: GaussianDiffusion(1, 3, [0.1, 0.1, 0.1]), r"ends at alpha_bar = 0.729: .* expected at most 0.01"),
+        (lambda: GaussianDiffusion(1, predict="velocity"), "predict is 'velocity'"),
+        (lambda: DDPM.loss(MODEL, NAN, rng()), "x0 contains nan; every number of it must be finite"),
+        (lambda: DDPM.loss(MODEL, X0[0], rng()), r"x0 has shape \(3, 2\)"),
+        (lambda: DDPM.bound(MODEL, X0[:, :, :1], rng()), r"expected \(B, L, 2\) numbers"),
+        (lambda: DDPM.corrupt(X0, np.full(8, 1.2), rng()), r"expected \(8,\) times in \[0, 1\]"),
+        (lambda: DDPM.sample(MODEL, 3, rng=rng(), steps=51), "steps is 51; expected 1 <= steps <= 50"),
+        (lambda: DDPM.sample(MODEL, 3, rng=rng(), steps=0), "steps is 0"),
+        (lambda: DDPM.sample(MODEL, 3, rng=rng(), eta=1.1), "eta is 1.1; expected 0"),
+        (lambda: DDPM.sample(MODEL, 3, rng=rng(), eta=-0.1), "eta is -0.1"),
+        (lambda: DDPM.sample(MODEL, 3, rng=rng(), eta=np.nan), "eta is nan"),
+        (lambda: DDPM.sample(MODEL, 3, rng=rng(), langevin=-1), "langevin is -1"),
+        (lambda: DDPM.sample(MODEL, 0, rng=rng()), "length is 0"),
+        (lambda: list(DDPM.sample(lambda x, t: Tensor(x * np.nan), 3, rng=rng())), "output contains NaN"),
+        (lambda: list(FLOW.sample(lambda x, t: Tensor(x * np.nan), 3, rng=rng())), "output contains NaN"),
+        (lambda: FlowMatching(2, "best"), "pairing is 'best'"),
+        (lambda: FLOW.loss(MODEL, NAN, rng()), "x0 contains nan"),
+        (lambda: FLOW.corrupt(X0, np.zeros(3), rng()), r"expected \(8,\) times"),
+        (lambda: FLOW.sample(MODEL, 3, rng=rng(), solver="rk5"), "solver is 'rk5'; expected one of euler, heun, rk4"),
+        (lambda: FLOW.sample(MODEL, 3, rng=rng(), steps=0), "steps is 0"),
+        (lambda: FLOW.nll(MODEL, X0, steps=0), "steps is 0"),
+        (lambda: FLOW.score(MODEL, X0, 0.0), "t is 0.0; expected 0 < t <= 1"),
+        (lambda: labelled()(X0, np.zeros(8), label=np.full(8, 4)), r"label contains 4..4, .* 0..2 and 3, no class"),
+        (lambda: labelled()(X0, np.zeros(8), label=np.zeros(8)), "dtype float64"),
+        (lambda: labelled()(X0, np.zeros(8), label=np.zeros(7, int)), r"expected \(8,\) integers"),
+        (lambda: MODEL(X0, np.zeros(8), label=np.zeros(8, int)), "but this model has none"),
+        (lambda: labelled(-1), "classes is -1"),
+        (lambda: conditioned(MODEL, None, 1.0), "there is no label to follow"),
+        (lambda: conditioned(MODEL, np.zeros(8, int), np.inf), "cfg_scale is inf"),
+    ],
+)
+def test_bad_input(call, words: str) -> None:
+    """Each names the argument, the value and what would be right."""
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_flow_oracle_is_the_conditional_mean() -> None:
+    """The oracle of G9 itself: E[eps - x_0 | x_t] for Gaussian data by regression on draws, at 4.5 standard errors."""
+    mean, covariance, t, n = np.array([0.6, -0.4]), np.array([[0.9, 0.3], [0.3, 0.7]]), 0.4, 200_000
+    x0 = rng(1).multivariate_normal(mean, covariance, n)
+    eps = rng(2).standard_normal((n, 2))
+    xt = (1 - t) * x0 + t * eps
+    predicted = GaussianFlow(mean, covariance)(xt[:, :, None], np.full(n, t)).data[:, :, 0]
+    residual = eps - x0 - predicted
+    for test in (np.ones(n), xt[:, 0], xt[:, 1]):  # a conditional mean leaves nothing that x_t could explain
+        products = residual * test[:, None]
+        assert (np.abs(products.mean(axis=0)) < 4.5 * products.std(axis=0) / np.sqrt(n)).all()

@@ -1,0 +1,292 @@
+"""Denoising diffusion (DDPM, Ho et al. 2020; DDIM, Song, Meng and Ermon 2020).
+
+Corruption adds a little Gaussian noise in each of T steps, x_k = sqrt(1 - beta_k) x_{k-1} + sqrt(beta_k) z, so that
+
+    q(x_k | x_0) = N(sqrt(alpha_bar_k) x_0, 1 - alpha_bar_k),   alpha_bar_k = prod_{i <= k} (1 - beta_i)
+
+Undoing one step needs only a guess of x_0 (or, the same, of the noise): q(x_{k-1} | x_k, x_0) is Gaussian with a known
+mean and variance. The network learns that guess as a mean square; the exact bound of -log p(x_0) weights the same
+errors differently (Ho et al. 2020, eq. 5 and 12). The bound is that of a chain whose reverse steps have variance
+beta_k, what the true ones tend to as T grows; with the posterior variance it would keep a gap for every T.
+
+Step k is time t = k / T: 0 is clean, T is noise. Arithmetic is in float64, whatever the network's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..arrays import Floats, Ints
+from ..tensor import Tensor, no_grad
+from ..transformer import Model
+from .paths import Prediction, VectorFrame, check_sizes, checked, join, split
+
+REACHED = 0.01
+"""A schedule reaches noise if at most this share of the data's variance is left at its end."""
+
+
+def linear_betas(T: int) -> Floats:
+    """(T,) betas from 1e-4 to 0.02, times 1000 / T (Ho et al. 2020 for T = 1000)."""
+    return np.linspace(1e-4, 0.02, T) * 1000 / T
+
+
+def cosine_betas(T: int) -> Floats:
+    """(T,) betas with alpha_bar = cos^2, flat at both ends (Nichol and Dhariwal 2021, eq. 17)."""
+    alpha_bar = np.cos((np.linspace(0, 1, T + 1) + 0.008) / 1.008 * math.pi / 2) ** 2
+    return np.asarray(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999))
+
+
+SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
+
+
+class GaussianDiffusion:
+    """Gaussian diffusion of (B, L, F) vectors.
+
+    Parameters
+    ----------
+    features : size F of the vector at each position
+    T : number of noising steps
+    schedule : "linear", "cosine", or the (T,) betas themselves
+    predict : what the network's output means: "eps", "x0" or "v", see `paths`
+
+    Attributes
+    ----------
+    beta, alpha_bar : (T + 1,), entry k for step k; beta[0] is 0 and alpha_bar[0] is 1
+
+    """
+
+    def __init__(
+        self,
+        features: int,
+        T: int = 1000,
+        schedule: str | Sequence[float] = "linear",
+        predict: Prediction = "eps",
+    ) -> None:
+        check_sizes(features=features, T=T)
+        if predict not in ("eps", "x0", "v"):
+            raise ValueError(f"predict is {predict!r}; expected 'eps', 'x0' or 'v'")
+        if isinstance(schedule, str):
+            if schedule not in SCHEDULES:
+                raise ValueError(f"schedule is {schedule!r}; expected {', '.join(SCHEDULES)} or the betas")
+            betas = SCHEDULES[schedule](T)
+        else:
+            betas = np.asarray(schedule, np.float64)
+            if betas.shape != (T,):
+                raise ValueError(f"schedule has shape {betas.shape}; expected ({T},), a beta for each of the T steps")
+        if not ((betas > 0) & (betas < 1)).all():
+            worst = betas[~((betas > 0) & (betas < 1))][0]
+            raise ValueError(f"schedule has a beta of {worst:.4g}; expected 0 < beta < 1 (the linear one: T above 20)")
+        self.features, self.T, self.predict = features, T, predict
+        self.schedule = schedule if isinstance(schedule, str) else [float(b) for b in betas]
+        self.beta = np.concatenate([[0.0], betas])
+        self.alpha_bar = np.cumprod(1 - self.beta)
+        if self.alpha_bar[-1] > REACHED:
+            raise ValueError(
+                f"schedule ends at alpha_bar = {self.alpha_bar[-1]:.3g}: that share of the data's variance is left "
+                f"where sampling starts from pure noise; expected at most {REACHED}, so raise T or the betas"
+            )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that build this process again."""
+        return {
+            "process": "ddpm",
+            "features": self.features,
+            "T": self.T,
+            "schedule": self.schedule,
+            "predict": self.predict,
+        }
+
+    # --- there ------------------------------------------------------------------------------------------------------
+
+    def scales(self, k: ArrayLike) -> tuple[Floats, Floats]:
+        """Signal and noise scale at step k, shaped to multiply (B, L, F): (1, 1, 1) or (B, 1, 1)."""
+        alpha_bar = self.alpha_bar[np.asarray(k)].reshape(-1, 1, 1)
+        return np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
+
+    def q_sample(self, x0: Floats, k: ArrayLike, noise: Floats) -> Floats:
+        """x_k = sqrt(alpha_bar_k) x_0 + sqrt(1 - alpha_bar_k) noise, in one jump."""
+        a, s = self.scales(k)
+        return np.asarray(a * x0 + s * noise)
+
+    def corrupt(self, x0: Floats, t: Floats, rng: np.random.Generator) -> Floats:
+        """Draw x_t given x_0 at the step nearest to each time: (B, L, F) and (B,) times in [0, 1] to (B, L, F)."""
+        x0, t = checked(x0, self.features), np.asarray(t, np.float64)
+        if t.shape != (len(x0),) or not ((t >= 0) & (t <= 1)).all():
+            raise ValueError(f"t has shape {t.shape} and values {t}; expected ({len(x0)},) times in [0, 1]")
+        return self.q_sample(x0, np.round(t * self.T).astype(np.int64), rng.standard_normal(x0.shape))
+
+    def posterior(self, x0: Floats, xk: Floats, j: ArrayLike, k: ArrayLike) -> tuple[Floats, Floats]:
+        """Mean and variance of q(x_j | x_k, x_0) for j < k (Ho et al. 2020, eq. 7, there with j = k - 1)."""
+        before, now = self.alpha_bar[np.asarray(j)], self.alpha_bar[np.asarray(k)]
+        keep = now / before  # alpha of the way from j to k
+        of_x0 = np.sqrt(before) * (1 - keep) / (1 - now)
+        of_xk = np.sqrt(keep) * (1 - before) / (1 - now)
+        mean = of_x0.reshape(-1, 1, 1) * x0 + of_xk.reshape(-1, 1, 1) * xk
+        return mean, self._posterior_variance(j, k).reshape(-1, 1, 1)
+
+    def _posterior_variance(self, j: ArrayLike, k: ArrayLike) -> Floats:
+        before, now = self.alpha_bar[np.asarray(j)], self.alpha_bar[np.asarray(k)]
+        return np.asarray((1 - before) / (1 - now) * (1 - now / before))
+
+    # --- what the network says --------------------------------------------------------------------------------------
+
+    def guess(self, model: Model, xk: Floats, k: Ints | int) -> tuple[Floats, Floats]:
+        """The network's (x_0, eps) for (B, L, F) states, all at step k or each at its own."""
+        steps = np.broadcast_to(k, (len(xk),))
+        with no_grad():
+            output = model(xk, steps / self.T).data
+        if not np.isfinite(output).all():
+            raise ValueError("the model's output contains NaN or inf: its weights are broken or training diverged")
+        return split(xk, output, *self.scales(steps), self.predict)
+
+    def score(self, model: Model, xk: Floats, k: Ints | int) -> Floats:
+        """The network's grad log p_k(x_k) = -eps / sqrt(1 - alpha_bar_k), (B, L, F) (Song et al. 2021)."""
+        return np.asarray(-self.guess(model, xk, k)[1] / self.scales(np.broadcast_to(k, (len(xk),)))[1])
+
+    def loss(self, model: Model, x0: Floats, rng: np.random.Generator) -> Tensor:
+        """Mean square error of the prediction, a scalar (Ho et al. 2020, eq. 14, for "eps").
+
+        Each example has its own step. Those of a batch are stratified, one in each of B equal parts of 1..T.
+        """
+        x0 = checked(x0, self.features)
+        batch = len(x0)
+        k = 1 + np.floor((np.arange(batch) + rng.random()) / batch * self.T).astype(np.int64)
+        noise = rng.standard_normal(x0.shape)
+        target = join(x0, noise, *self.scales(k), self.predict)
+        error = model(self.q_sample(x0, k, noise), k / self.T) - target
+        return (error * error).mean()
+
+    # --- the bound --------------------------------------------------------------------------------------------------
+
+    def prior_term(self, x0: Floats) -> Floats:
+        """L_T = KL(q(x_T | x_0) || N(0, 1)): (B, L, F) to (B,) nats."""
+        left = self.alpha_bar[-1]
+        return np.asarray(0.5 * (left * x0**2 - left - np.log1p(-left)).sum(axis=(1, 2)))
+
+    def term(self, model: Model, x0: Floats, k: Ints | int, noise: Floats) -> Floats:
+        """One term of the bound, for one draw of x_k: (B,) nats.
+
+        L_{k-1} = KL(q(x_{k-1} | x_k, x_0) || p(x_{k-1} | x_k)); for k = 1, L_0 = -log p(x_0 | x_1). p is a Gaussian
+        around the posterior mean of the guessed x_0, of variance beta_k.
+        """
+        k = np.broadcast_to(k, (len(x0),))
+        xk = self.q_sample(x0, k, noise)
+        guessed, _ = self.guess(model, xk, k)
+        error = self.posterior(x0, xk, k - 1, k)[0] - self.posterior(guessed, xk, k - 1, k)[0]
+        return np.asarray((error**2).sum(axis=(1, 2)) / (2 * self.beta[k]) + x0[0].size * self.constant[k])
+
+    @property
+    def eps_weight(self) -> Floats:
+        """(T + 1,) weight of |eps - eps_hat|^2 in each term (Ho et al. 2020, eq. 12, with sigma_k^2 = beta_k)."""
+        return np.asarray(self.beta / np.maximum(2 * (1 - self.beta) * (1 - self.alpha_bar), 1e-300))  # 0 at k = 0
+
+    @property
+    def constant(self) -> Floats:
+        """(T + 1,) nats of each term and dimension that no guess changes.
+
+        What the variance beta_k costs where q has another, (r - 1 - log r) / 2 with r their ratio; and the logarithm of
+        the density's norm in L_0.
+        """
+        ratio = self._posterior_variance(np.arange(1, self.T), np.arange(2, self.T + 1)) / self.beta[2:]
+        of_last = 0.5 * np.log(2 * math.pi * self.beta[1:2])
+        return np.concatenate([[0.0], of_last, 0.5 * (ratio - 1 - np.log(ratio))])
+
+    def bound(self, model: Model, x0: Floats, rng: np.random.Generator) -> Floats:
+        """An unbiased estimate of each example's bound of -log p(x_0): (B, L, F) to (B,) nats per sequence.
+
+        L_T, all constants, and what is left of one term, L_{k-1} / p(k). The step k is drawn with p(k) in proportion to
+        eps_weight * alpha_bar, roughly what the terms are of a network that has learnt: uniform k would have a much
+        larger variance.
+        """
+        x0 = checked(x0, self.features)
+        batch = len(x0)
+        p = (self.eps_weight * self.alpha_bar)[1:]
+        p = p / p.sum()
+        # Stratified over the batch and shuffled, so that each example on its own still sees a uniform variable.
+        uniform = rng.permutation((np.arange(batch) + rng.random(batch)) / batch)
+        k = 1 + np.minimum(np.searchsorted(p.cumsum(), uniform, side="right"), self.T - 1)
+        of_guess = self.term(model, x0, k, rng.standard_normal(x0.shape)) - x0[0].size * self.constant[k]
+        return np.asarray(self.prior_term(x0) + x0[0].size * self.constant.sum() + of_guess / p[k - 1])
+
+    # --- and back ---------------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        model: Model,
+        length: int,
+        batch: int = 1,
+        *,
+        rng: np.random.Generator,
+        steps: int | None = None,
+        eta: float = 1.0,
+        langevin: int = 0,
+        snr: float = 0.16,
+    ) -> Iterator[VectorFrame]:
+        """Generate (batch, length, F) vectors from pure noise, yielding a frame per step.
+
+        A step from k to j < k guesses (x_0, eps) and goes to sqrt(alpha_bar_j) x_0 + sqrt(1 - alpha_bar_j - sigma^2)
+        eps plus fresh noise of variance sigma^2 (Song, Meng and Ermon 2020, eq. 12).
+
+        Parameters
+        ----------
+        steps : number of steps, spread evenly over 1..T; default T
+        eta : sigma^2 is eta^2 times the variance of q(x_j | x_k, x_0): 1 is ancestral sampling (DDPM), 0 adds no noise
+            (DDIM) and follows the probability-flow ODE
+        langevin : correction steps along the score after each step but the last (Song et al. 2021, algorithm 5)
+        snr : size of those, the ratio of score to noise in them
+
+        """
+        check_sizes(length=length, batch=batch)
+        steps = self.T if steps is None else steps
+        if not 1 <= steps <= self.T:
+            raise ValueError(f"steps is {steps}; expected 1 <= steps <= {self.T}, the number of noising steps")
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta is {eta}; expected 0 (no noise) to 1 (ancestral)")
+        if langevin < 0 or not (math.isfinite(snr) and snr > 0):
+            raise ValueError(f"langevin is {langevin} and snr is {snr}; expected 0 or more, and a positive number")
+        return self._generate(model, (batch, length, self.features), steps, eta, langevin, snr, rng)
+
+    def _generate(
+        self,
+        model: Model,
+        shape: tuple[int, ...],
+        steps: int,
+        eta: float,
+        langevin: int,
+        snr: float,
+        rng: np.random.Generator,
+    ) -> Iterator[VectorFrame]:
+        grid = np.round(np.linspace(self.T, 0, steps + 1)).astype(np.int64)
+        x = rng.standard_normal(shape)
+        yield VectorFrame(0, steps, 1.0, x, np.zeros(shape))
+        for step in range(1, steps + 1):
+            k, j = int(grid[step - 1]), int(grid[step])
+            x0, eps = self.guess(model, x, k)
+            x = self.step(x0, eps, j, k, eta, rng)
+            for _ in range(langevin if j > 0 else 0):
+                x = langevin_step(x, self.score(model, x, j), snr, rng)
+            yield VectorFrame(step, steps, j / self.T, x, x0)
+
+    def step(self, x0: Floats, eps: Floats, j: int, k: int, eta: float, rng: np.random.Generator) -> Floats:
+        """x_j from the guesses (x_0, eps) at step k > j, see `sample`."""
+        variance = eta**2 * float(self._posterior_variance(j, k))
+        direction = math.sqrt(max(1 - float(self.alpha_bar[j]) - variance, 0.0))  # rounding may leave -1e-17
+        x = math.sqrt(self.alpha_bar[j]) * x0 + direction * eps
+        return np.asarray(x + math.sqrt(variance) * rng.standard_normal(x.shape)) if variance > 0 else np.asarray(x)
+
+
+def langevin_step(x: Floats, score: Floats, snr: float, rng: np.random.Generator) -> Floats:
+    """One step towards the law whose score this is: x + d score + sqrt(2 d) z (Song et al. 2021, algorithm 5).
+
+    d makes the drift `snr` times as long as the noise, both averaged over the batch.
+    """
+    z = rng.standard_normal(x.shape)
+    lengths = [np.sqrt((a**2).sum(axis=(1, 2))).mean() for a in (z, score)]
+    d = 2 * (snr * lengths[0] / lengths[1]) ** 2
+    return np.asarray(x + d * score + np.sqrt(2 * d) * z)
