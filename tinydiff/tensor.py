@@ -106,23 +106,25 @@ class Tensor:
         grad : gradient of the final scalar with respect to this tensor; may be left out if this is the scalar
 
         """
-        for leaf, g in self._leaf_gradients(grad):
+        for leaf, g in self._leaf_gradients(grad, keep_tape=False):
             if leaf.grad is None:
                 leaf.grad = g.copy()
             else:
                 leaf.grad += g
 
     def gradient(self, leaf: Tensor, grad: Floats | None = None) -> Floats:
-        """d(self)/d(leaf) for one leaf, touching nobody's `grad`: to look at derivatives without training.
+        """d(self)/d(leaf) for one leaf, touching nobody's `grad` nor the tape: to look at derivatives without training.
 
         Parameters
         ----------
         grad : as for `backward`
 
         """
-        return next((g for node, g in self._leaf_gradients(grad) if node is leaf), np.zeros_like(leaf.data))
+        return next(
+            (g for node, g in self._leaf_gradients(grad, keep_tape=True) if node is leaf), np.zeros_like(leaf.data)
+        )
 
-    def _leaf_gradients(self, grad: Floats | None) -> Iterator[tuple[Tensor, Floats]]:
+    def _leaf_gradients(self, grad: Floats | None, keep_tape: bool) -> Iterator[tuple[Tensor, Floats]]:
         """Every leaf that requires a gradient, with its gradient."""
         if not self.requires_grad:
             raise ValueError("nothing here requires a gradient; create the parameters with requires_grad=True")
@@ -142,7 +144,8 @@ class Tensor:
                 yield node, g
                 continue
             parents, vjp = node._parents, node._vjp
-            node._parents, node._vjp = (), _used_up
+            if not keep_tape:
+                node._parents, node._vjp = (), _used_up
             for parent, pg in zip(parents, vjp(g), strict=True):
                 if parent.requires_grad and pg is not None:
                     if pg.shape != parent.shape:
