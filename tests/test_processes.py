@@ -7,7 +7,7 @@ from tests.identities.conftest import random_model
 from tinydiff import Autoregressive, MaskedDiffusion, Tensor, exact
 from tinydiff.arrays import Bools, Floats, Ints
 from tinydiff.processes import PROCESSES, Process, from_config
-from tinydiff.processes.masked import T_MIN
+from tinydiff.processes.discrete import T_MIN
 
 V, L = 3, 4
 

@@ -2,7 +2,7 @@
 
 from . import data, kernels, ops, samplers, schedules
 from .optim import EMA, AdamW
-from .processes import Autoregressive, MaskedDiffusion
+from .processes import D3PM, Autoregressive, Bert, MaskedDiffusion, ScoreEntropy
 from .tensor import Tensor, check_grads, no_grad
 from .training import Options, Run, evaluate, load, train
 from .transformer import Transformer
@@ -10,12 +10,15 @@ from .transformer import Transformer
 __version__ = "0.1.0"
 
 __all__ = [
+    "D3PM",
     "EMA",
     "AdamW",
     "Autoregressive",
+    "Bert",
     "MaskedDiffusion",
     "Options",
     "Run",
+    "ScoreEntropy",
     "Tensor",
     "Transformer",
     "check_grads",

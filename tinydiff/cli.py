@@ -6,8 +6,9 @@ import platform
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from inspect import signature
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import numpy as np
 import typer
@@ -16,7 +17,7 @@ from rich.console import Console
 from . import __version__, data, kernels, training
 from . import demo as demonstration
 from .checkpoint import CheckpointError
-from .processes import Autoregressive, MaskedDiffusion
+from .processes import Autoregressive, Bert, MaskedDiffusion, Process
 from .samplers import CHOICE_TEMPERATURE, Frame
 from .transformer import Transformer
 from .views import terminal
@@ -39,8 +40,12 @@ Temperature = Annotated[float, typer.Option(help="Divides the logits; 0 always t
 TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens only.")]
 TopP = Annotated[float | None, typer.Option(help="Draw from the fewest tokens that reach this probability.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps; default one per masked position.")]
+Sampler = Annotated[
+    Literal["analytic", "euler"] | None,
+    typer.Option(help="How score entropy steps; default analytic.", show_default=False),
+]
 Remasking = Annotated[
-    Literal["low_confidence", "random", "ancestral"] | None,
+    Literal["low_confidence", "random", "ancestral", "first_hitting"] | None,
     typer.Option(help="Which drawn tokens a step keeps; default low_confidence.", show_default=False),
 ]
 ChoiceTemperature = Annotated[
@@ -67,8 +72,8 @@ def demo(
         raise ValueError(f"--seconds is {seconds}; it must be positive")
     known = (out / "config.json").exists()
     run = training.Run.resume(out) if known else demonstration.new_run(out, seconds)
-    if not isinstance(run.process, MaskedDiffusion):
-        raise ValueError(f"--out is {out}, an autoregressive run, which has no masks to show; choose another folder")
+    if not isinstance(run.process, MaskedDiffusion) or isinstance(run.process, Bert):
+        raise ValueError(f"--out is {out}, a run that has no masks to show; choose another folder")
     if run.step < run.options.steps:
         speed = follow(run)
     else:
@@ -91,11 +96,23 @@ def train(
         str | None, typer.Option("--data", help=f"Train on a corpus: {', '.join(data.CORPORA)}.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Continue this run, with its own options.")] = None,
-    process: Annotated[Literal["masked", "autoregressive"], typer.Option(help="What to learn.")] = "masked",
+    process: Annotated[
+        Literal[
+            "masked",
+            "autoregressive",
+            "bert",
+            "d3pm_absorbing",
+            "d3pm_uniform",
+            "d3pm_nearest",
+            "sedd_absorbing",
+            "sedd_uniform",
+        ],
+        typer.Option(help="What to learn."),
+    ] = "masked",
     schedule: Annotated[
-        Literal["linear", "cosine", "loglinear", "geometric", "polynomial"],
-        typer.Option(help="Noise schedule of masked diffusion."),
-    ] = "linear",
+        Literal["linear", "cosine", "loglinear", "geometric", "polynomial"] | None,
+        typer.Option(help="Noise schedule; default linear, for score entropy (sedd) loglinear.", show_default=False),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 3000,
     batch: Annotated[int, typer.Option(help="Sequences per step.")] = 32,
     length: Annotated[int, typer.Option(help="Characters per sequence.")] = 64,
@@ -122,13 +139,12 @@ def train(
         options = training.Options(
             steps=steps, batch=batch, lr=lr, seed=seed, warmup=min(100, steps), evaluate_every=min(250, steps)
         )
-        made = (
-            MaskedDiffusion(corpus.vocab_size, schedule) if process == "masked" else Autoregressive(corpus.vocab_size)
-        )
+        made = training.new_process(process, corpus, schedule)
         corpus.check_length(length)
         model = Transformer(
-            corpus.vocab_size, length, d_model=d_model, layers=layers, heads=heads, rng=np.random.default_rng(seed)
-        )
+            corpus.vocab_size, length, d_model=d_model, layers=layers, heads=heads, time=made.needs_time,
+            rng=np.random.default_rng(seed),
+        )  # fmt: skip
         run = training.Run(corpus, made, model, options, out)
     follow(run)
 
@@ -171,6 +187,7 @@ def sample(
     length: Annotated[int | None, typer.Option(help="Characters of each; default the model's length.")] = None,
     steps: Steps = None,
     remasking: Remasking = None,
+    sampler: Sampler = None,
     temperature: Temperature = 0.7,
     top_k: TopK = None,
     top_p: TopP = None,
@@ -186,23 +203,29 @@ def sample(
     if not 1 <= length <= model.length:
         raise ValueError(f"--length is {length}; this model generates 1 to {model.length} characters")
     rng = generator(seed)
-    if isinstance(process, MaskedDiffusion):
-        frames = process.sample(
-            model, length, batch, rng=rng, steps=steps, remasking=remasking or "low_confidence",
-            temperature=temperature, top_k=top_k, top_p=top_p, block_length=block_length,
-            choice_temperature=CHOICE_TEMPERATURE if choice_temperature is None else choice_temperature,
-        )  # fmt: skip
-    else:
-        diffusion_only = {
-            "--steps": steps, "--remasking": remasking, "--block-length": block_length,
-            "--choice-temperature": choice_temperature,
-        }  # fmt: skip
-        for name, value in diffusion_only.items():
-            if value is not None:
-                raise ValueError(f"{name} is {value}, but {run} is an autoregressive model: leave {name} out")
-        frames = process.sample(model, length, batch, rng=rng, temperature=temperature, top_k=top_k, top_p=top_p)
+    options = known_options(
+        process, run, steps=steps, remasking=remasking, sampler=sampler, block_length=block_length,
+        choice_temperature=choice_temperature,
+    )  # fmt: skip
+    if "choice_temperature" in signature(process.sample).parameters:
+        options.setdefault("choice_temperature", CHOICE_TEMPERATURE)
+    if options.get("sampler") != "euler":
+        options |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    frames = process.sample(model, length, batch, rng=rng, **options)
     for ids in watch(frames, codec, run, delay, svg).state:
         print(codec.decode(ids))
+
+
+def known_options(process: Process, run: Path, **options: Any) -> dict[str, Any]:
+    """The options that were given, refused where this process's sampler has no such option."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, value in given.items():
+        if name not in signature(process.sample).parameters:
+            flag = "--" + name.replace("_", "-")
+            kind = str(process.config["process"]).replace("_", "-")
+            raise ValueError(f"{flag} is {value}, but {run} is {'an' if kind[0] in 'aeiou' else 'a'} {kind} model, "
+                             f"whose sampler has no such option: leave {flag} out")  # fmt: skip
+    return given
 
 
 def generator(seed: int) -> np.random.Generator:
@@ -248,7 +271,7 @@ def infill(
 ) -> None:
     """Fill the blanks of a text, leaving the rest as it is."""
     model, process, codec, _ = training.load(run)
-    if not isinstance(process, MaskedDiffusion):
+    if isinstance(process, Autoregressive):
         raise ValueError(f"{run} is an autoregressive model, which cannot see what follows a blank; use a masked one")
     if len(blank) != 1:
         raise ValueError(f"--blank is {blank!r}; expected one character")
@@ -257,10 +280,10 @@ def infill(
     if len(text) > model.length:
         raise ValueError(f"text has {len(text)} characters; this model takes at most {model.length}")
     blanks = np.array([character == blank for character in text])
-    given = np.where(blanks, process.mask_id, codec.encode(text.replace(blank, codec.alphabet[0])))
+    given = np.where(blanks, codec.vocab_size, codec.encode(text.replace(blank, codec.alphabet[0])))
     frames = process.sample(
-        model, len(text), rng=generator(seed), steps=steps, remasking=remasking or "low_confidence",
-        temperature=temperature, top_k=top_k, top_p=top_p, given=given,
+        model, len(text), rng=generator(seed), temperature=temperature, top_k=top_k, top_p=top_p, given=given,
+        **known_options(process, run, steps=steps, remasking=remasking),
     )  # fmt: skip
     print(codec.decode(watch(frames, codec, run, delay, svg).state[0]))
 
@@ -276,7 +299,7 @@ def evaluate(
     corpus = data.load(str(text), codec) if text is not None else training.corpus_of(run, config)
     windows = training.EVALUATION_BATCH * -(-windows // training.EVALUATION_BATCH)
     mean, error = training.evaluate(model, process, corpus, windows=windows)
-    kind = "NELBO, an upper bound" if isinstance(process, MaskedDiffusion) else "exact"
+    kind = "exact" if isinstance(process, Autoregressive) else "NELBO, an upper bound"
     print(f"{mean:.4f} +- {error:.4f} bits per character ({kind}; {corpus.name}, {windows} windows of {model.length})")
 
 

@@ -28,7 +28,7 @@ from . import checkpoint, data
 from .arrays import Floats
 from .checkpoint import CheckpointError
 from .optim import EMA, AdamW, learning_rate
-from .processes import Process, from_config
+from .processes import D3PM, AnyProcess, Autoregressive, Bert, MaskedDiffusion, Process, ScoreEntropy, from_config
 from .transformer import Model, Transformer
 
 EVALUATION_BATCH = 64
@@ -195,6 +195,33 @@ class Run:
                 f"{folder / 'state.safetensors'} is damaged ({error}); restore it or train again"
             ) from None
         return run
+
+
+VARIANTS: dict[str, tuple[type[AnyProcess], dict[str, Any]]] = {
+    "autoregressive": (Autoregressive, {}),
+    "masked": (MaskedDiffusion, {}),
+    "bert": (Bert, {}),
+    "d3pm_absorbing": (D3PM, {"matrix": "absorbing"}),
+    "d3pm_uniform": (D3PM, {"matrix": "uniform"}),
+    "d3pm_nearest": (D3PM, {"matrix": "nearest"}),
+    "sedd_absorbing": (ScoreEntropy, {"graph": "absorbing"}),
+    "sedd_uniform": (ScoreEntropy, {"graph": "uniform"}),
+}
+"""Processes by the names of the command line."""
+
+
+def new_process(name: str, corpus: data.Corpus, schedule: str | None = None) -> AnyProcess:
+    """The process of that name for a corpus, with its default schedule or another."""
+    if name not in VARIANTS:
+        raise ValueError(f"process is {name!r}; expected one of {', '.join(VARIANTS)}")
+    kind, options = VARIANTS[name]
+    if name == "d3pm_nearest":
+        options = options | {"embeddings": data.embeddings(corpus.train, corpus.vocab_size)}
+    if schedule is not None:
+        if kind in (Autoregressive, Bert):
+            raise ValueError(f"schedule is {schedule!r}, but process {name!r} has none; leave it out")
+        options = options | {"noise" if kind is ScoreEntropy else "schedule": schedule}
+    return kind(corpus.vocab_size, **options)
 
 
 def train(run: Run) -> Generator[TrainFrame, None, None]:

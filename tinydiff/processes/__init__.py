@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -12,15 +12,33 @@ from ..samplers import Frame
 from ..tensor import Tensor
 from ..transformer import Model
 from .autoregressive import Autoregressive
+from .bert import Bert
+from .d3pm import D3PM
 from .masked import MaskedDiffusion
+from .score_entropy import ScoreEntropy
 
-__all__ = ["PROCESSES", "Autoregressive", "MaskedDiffusion", "Process", "from_config"]
+__all__ = [
+    "D3PM",
+    "PROCESSES",
+    "AnyProcess",
+    "Autoregressive",
+    "Bert",
+    "MaskedDiffusion",
+    "Process",
+    "ScoreEntropy",
+    "from_config",
+]
 
 
 class Process(Protocol):
     """What the training loop, the command line and the views need of a process."""
 
     vocab_size: int
+
+    @property
+    def needs_time(self) -> bool:
+        """Whether the network must be told the time, `Transformer(..., time=True)`."""
+        ...
 
     @property
     def config(self) -> dict[str, Any]:
@@ -50,17 +68,22 @@ class Process(Protocol):
         top_k: int | None = None,
         top_p: float | None = None,
     ) -> Iterator[Frame]:
-        """Generate (batch, length) ids, yielding a frame per step."""
+        """Generate (batch, length) ids, yielding a frame per step. Each process has options of its own besides."""
         ...
 
 
-PROCESSES: dict[str, type[MaskedDiffusion | Autoregressive]] = {
+AnyProcess: TypeAlias = MaskedDiffusion | Autoregressive | D3PM | ScoreEntropy | Bert
+
+PROCESSES: dict[str, type[AnyProcess]] = {
     "masked": MaskedDiffusion,
     "autoregressive": Autoregressive,
+    "d3pm": D3PM,
+    "score_entropy": ScoreEntropy,
+    "bert": Bert,
 }
 
 
-def from_config(config: dict[str, Any]) -> MaskedDiffusion | Autoregressive:
+def from_config(config: dict[str, Any]) -> AnyProcess:
     """Build the process that `config` describes (the inverse of `Process.config`)."""
     arguments = dict(config)
     name = arguments.pop("process", None)
