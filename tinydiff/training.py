@@ -341,7 +341,7 @@ def _incomplete(folder: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{folder / 'config.json'} is incomplete or altered ({error}); restore it or train again")
 
 
-def load(folder: Path) -> tuple[Transformer, Process, data.Codec, dict[str, Any]]:
+def load(folder: Path) -> tuple[Transformer, AnyProcess, data.Codec, dict[str, Any]]:
     """Load a run for sampling and evaluation: its averaged weights, process, codec and config."""
     config = checkpoint.read_config(folder)
     try:
