@@ -198,25 +198,25 @@ def test_D7_bound_falls_to_the_entropy_with_the_best_denoiser(matrix: str) -> No
     """E_{x_0} VLB -> H(data) as T grows, at the rate 1/T, with the true p(x_0^i | x_t) as denoiser.
 
     In the limit one position changes at a time, so that knowing each position's law is knowing the joint law. The
-    error at T = 2^5 ... 2^9 is nearly a power series in 1/T, and Richardson extrapolation leaves the entropy. Terms in
-    log(T)/T^2, which come from t log t, limit it to 1e-5 for uniform noise.
+    error at T = 2^4 ... 2^8 is nearly a power series in 1/T, and Richardson extrapolation leaves the entropy. Terms in
+    log(T)/T^2, which come from t log t, limit it to 3e-5 for uniform noise.
     """
     length, law = 2, random_law(V**2)
     entropy = -(law * np.log(law)).sum()
     bounds = []
-    for steps in (32, 64, 128, 256, 512):
+    for steps in (16, 32, 64, 128, 256):
         process = d3pm(matrix, steps)
         model = exact.BayesDenoiser(law, V, length, process)
         bounds.append(law @ exact.chain_nelbo(process, model, exact.all_sequences(V, length), steps))
     excess = np.array(bounds) - entropy
     assert (excess > 0).all()
     assert (np.diff(excess) < 0).all()
-    assert excess[-1] < 0.02
+    assert excess[-1] < 0.03
     if matrix != "nearest":
         table = bounds
         for order in range(1, 5):
             table = [(2**order * b - a) / (2**order - 1) for a, b in itertools.pairwise(table)]
-        np.testing.assert_allclose(table[0], entropy, rtol=1e-5 if matrix == "uniform" else 1e-7)
+        np.testing.assert_allclose(table[0], entropy, rtol=3e-5 if matrix == "uniform" else 1e-6)
 
 
 def test_D8_nearest_noise_moves_to_neighbours_first() -> None:

@@ -7,12 +7,13 @@ ones given x_0 (Campbell et al. 2022, proposition 2):
     NELBO = KL(q(x_1 | x_0) || prior) + integral E_{x_t} sum_{y != x_t} [ r_theta - r_q + r_q log(r_q / r_theta) ] dt
 
 Rates towards x_0 grow like 1/t, so time is cut into pieces that halve towards 0, each with its own quadrature, and what
-is left at t = 2^-40 is one step of the chain. So is a jump at t = 1, where masks of a schedule that ends above 0 start.
+is left at t = 2^-26 is one step of the chain. So is a jump at t = 1, where masks of a schedule that ends above 0 start.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 
@@ -23,13 +24,29 @@ from .chain import expected, start_law, step_nelbo, walk
 from .states import all_sequences
 
 LAST = float(np.nextafter(1.0, 0.0))
-PIECES = np.concatenate([2.0 ** -np.arange(40, 4, -1), np.linspace(1 / 16, 1, 31)])
+FIRST = 2.0**-26
 STAGES = 8
 _POINTS, _WEIGHTS = (np.polynomial.legendre.leggauss(STAGES)[0] + 1) / 2, np.polynomial.legendre.leggauss(STAGES)[1] / 2
 # Integrals from 0 to each point of the polynomials that are 1 at one of the points and 0 at the others.
 _UNTIL = np.array(
     [[np.polyval(np.polyint(np.linalg.solve(np.vander(_POINTS), e)), c) for e in np.eye(STAGES)] for c in _POINTS]
 )
+
+
+def pieces(process: DiscreteDiffusion) -> Floats:
+    """Times from FIRST to 1 between which neither t nor the noise changes much."""
+    ends = np.concatenate([2.0 ** -np.arange(26, 4, -1), np.linspace(1 / 16, 1, 16)])
+    noise = np.minimum(process.level(ends), 30.0)
+    parts = [
+        np.linspace(low, high, math.ceil(2 * amount) + 1)[:-1]
+        for low, high, amount in zip(ends[:-1], ends[1:], np.diff(noise), strict=True)
+    ]
+    return np.append(np.concatenate(parts), 1.0)
+
+
+def jumps(process: DiscreteDiffusion) -> bool:
+    """Whether noise is left to be added at t = 1 itself."""
+    return bool(process.level(LAST) < process.level(1.0))
 
 
 def generator(rates: Floats, states: Ints) -> Floats:
@@ -46,18 +63,25 @@ def generator(rates: Floats, states: Ints) -> Floats:
     return r
 
 
-def continuous_law(process: DiscreteDiffusion, model: Model, length: int) -> Floats:
+def continuous_law(process: DiscreteDiffusion, model: Model, length: int, start: Floats | None = None) -> Floats:
     """p(x_0) of every sequence of real tokens, in the order of `all_sequences`: (V^L,).
 
     Gauss collocation with 8 stages, of order 16, solved by fixed-point iteration.
+
+    Parameters
+    ----------
+    start : (S^L,) law of x_1; default the process's prior
+
     """
     states = all_sequences(process.symbols, length)
 
     def reverse(xt: Ints, t: float, s: float) -> Floats:
         return process.reverse(model, xt, t, s)
 
-    law = walk(reverse, start_law(process, length), states, np.array([LAST, 1.0]))
-    for low, high in zip(PIECES[-2::-1], PIECES[:0:-1], strict=True):
+    law = start_law(process, length) if start is None else start
+    if jumps(process):
+        law = walk(reverse, law, states, np.array([LAST, 1.0]))
+    for high, low in itertools.pairwise(pieces(process)[::-1]):
         span = high - low
         times = high - span * _POINTS
         r = np.stack([generator(process.reverse_rates(model, states, float(t)), states) for t in times])  # (8, N, N)
@@ -65,12 +89,12 @@ def continuous_law(process: DiscreteDiffusion, model: Model, length: int) -> Flo
         for _ in range(200):
             new = np.einsum("in,inm->im", law + span * (_UNTIL @ slope), r)
             change, slope = np.abs(new - slope).max(), new
-            if change * span < 1e-17:
+            if change * span < 1e-14:
                 break
         else:
             raise RuntimeError(f"Kolmogorov's equation did not converge between t = {low} and {high}: rates too large")
         law = law + span * (_WEIGHTS @ slope)
-    law = walk(reverse, law, states, np.array([0.0, PIECES[0]]))
+    law = walk(reverse, law, states, np.array([0.0, FIRST]))
     return np.asarray(law[(states < process.vocab_size).all(axis=1)])
 
 
@@ -78,9 +102,11 @@ def continuous_nelbo(process: DiscreteDiffusion, model: Model, x0: Ints) -> Floa
     """The bound above for sequences (n, L), in nats (n,)."""
     states = all_sequences(process.symbols, x0.shape[1])
     total = divergence(process.forward(0.0, 1.0), process.prior)[x0].sum(axis=1)
-    total = total + step_nelbo(process, model, x0, 1.0, LAST) + step_nelbo(process, model, x0, float(PIECES[0]), 0.0)
+    total = total + step_nelbo(process, model, x0, FIRST, 0.0)
+    if jumps(process):
+        total = total + step_nelbo(process, model, x0, 1.0, LAST)
     other = ~np.eye(process.symbols, dtype=bool)
-    for low, high in itertools.pairwise(PIECES):
+    for low, high in itertools.pairwise(pieces(process)):
         for point, weight in zip(_POINTS, _WEIGHTS, strict=True):
             t = float(low + (high - low) * point)
             until_t, rate = process.forward(0.0, t), process.rates(t)

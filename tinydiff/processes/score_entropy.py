@@ -172,8 +172,10 @@ class ScoreEntropy(DiscreteDiffusion):
     def reverse(self, model: Model, xt: Ints, t: ArrayLike, s: ArrayLike, draw: samplers.Draw | None = None) -> Floats:
         """Analytic step (Tweedie tau-leaping, theorem 4.2): p(x_s^i | x_t) as if the other positions stood still.
 
-        For masks each value y is taken with probability (alpha_s - alpha_t) / alpha_t s_y, and the rest stays masked;
-        the step to s = 0 leaves no mask. For the uniform graph the theorem is the posterior of the denoiser.
+        For masks the theorem takes each value y with probability (alpha_s - alpha_t) / alpha_t s_y and leaves the rest
+        masked. That can be less than nothing for a score that is not normalised, so here what stays has the weight it
+        has for one that is, 1 - (alpha_s - alpha_t) / (1 - alpha_t): nothing at s = 0. For the uniform graph the
+        theorem is the posterior of the denoiser.
         """
         if self.graph == "uniform":
             return super().reverse(model, xt, t, s, draw)
@@ -182,8 +184,11 @@ class ScoreEntropy(DiscreteDiffusion):
             f = model(xt, t).data.astype(np.float64)
         p = (draw or samplers.Draw()).probabilities(f.reshape(-1, self.vocab_size)).reshape(f.shape)
         p = p * np.exp(f).mean(axis=-1, keepdims=True)  # (1 - alpha) / alpha s, tempered
-        reveal = ((self.alpha(s) - self.alpha(t)) / (1 - self.alpha(t)))[:, None, None]
-        return self._jump(reveal * p, xt, s)
+        reveal = -np.expm1(self.level(s) - self.level(t)) * self.alpha(s) / (1 - self.alpha(t))
+        reveal = np.where(s == 0, 1.0, reveal)[:, None, None]  # exactly: rounding must not leave a mask behind
+        law = np.concatenate([reveal * p, np.broadcast_to(1 - reveal, (*xt.shape, 1))], axis=-1)
+        law = np.where((xt == self.mask_id)[..., None], law, np.eye(self.symbols)[xt])
+        return np.asarray(law / law.sum(axis=-1, keepdims=True))
 
     def euler(self, model: Model, xt: Ints, t: ArrayLike, s: ArrayLike) -> Floats:
         """Euler step (tau-leaping, Campbell et al. 2022): every position jumps to y with probability rate times time.
@@ -194,19 +199,10 @@ class ScoreEntropy(DiscreteDiffusion):
             return self.reverse(model, xt, t, s)
         t, s = (np.broadcast_to(np.asarray(time, np.float64), (len(xt),)) for time in (t, s))
         amount = (self.level(t) - self.level(s))[:, None, None]
-        return self._jump(amount * self.noise.generator.T[xt] * self.score(model, xt, t), xt, s)
-
-    def _jump(self, p: Floats, xt: Ints, s: Floats) -> Floats:
-        """Laws of jumps (B, L, V or S), and what is left to stay; where jumps exceed 1, they share it."""
-        law = np.zeros((*xt.shape, self.symbols))
-        law[..., : p.shape[-1]] = p
-        if self.graph == "absorbing":
-            law = np.where((xt == self.mask_id)[..., None], law, 0)
+        law = amount * self.noise.generator.T[xt] * self.score(model, xt, t)
         np.put_along_axis(law, xt[..., None], 0, axis=-1)
-        total = law.sum(axis=-1)
-        done = (xt == self.mask_id) & (s == 0)[:, None]
-        stays = np.where(done, 0, np.maximum(1 - total, 0))
-        np.put_along_axis(law, xt[..., None], stays[..., None], axis=-1)
+        stays = np.maximum(1 - law.sum(axis=-1, keepdims=True), 0)  # jumps that exceed 1 share it
+        np.put_along_axis(law, xt[..., None], stays, axis=-1)
         return np.asarray(law / law.sum(axis=-1, keepdims=True))
 
     def sample(
