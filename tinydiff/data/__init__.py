@@ -135,8 +135,8 @@ def load(name: str, codec: Codec | None = None) -> Corpus:
     return Corpus(name, text, codec or Codec.of(text))
 
 
-def embeddings(ids: Ints, vocab_size: int, dimensions: int = 16) -> Floats:
-    """Vectors that are close for tokens found in the same company: (N,) ids to (V, dimensions).
+def embeddings(ids: Ints, vocab_size: int, dimensions: int | None = None) -> Floats:
+    """Vectors that are close for tokens found in the same company: (N,) ids to (V, dimensions), by default 16.
 
     Counts of the tokens one place to the left and one place to the right, as positive pointwise mutual information,
     reduced by a singular value decomposition (Levy and Goldberg 2014) and scaled to length 1. Nothing is random, and
@@ -146,6 +146,7 @@ def embeddings(ids: Ints, vocab_size: int, dimensions: int = 16) -> Floats:
         raise ValueError(f"ids has shape {ids.shape}; expected at least two tokens in a row (N,)")
     if not (ids.min() >= 0 and ids.max() < vocab_size):
         raise ValueError(f"ids contains {ids.min()}..{ids.max()}; expected 0 <= id < vocab_size = {vocab_size}")
+    dimensions = min(16, vocab_size) if dimensions is None else dimensions
     if not 1 <= dimensions <= vocab_size:
         raise ValueError(f"dimensions is {dimensions}; expected 1 <= dimensions <= vocab_size = {vocab_size}")
     follows = np.bincount(ids[:-1] * vocab_size + ids[1:], minlength=vocab_size**2).reshape(vocab_size, vocab_size)
