@@ -161,6 +161,28 @@ def test_D4_estimates_of_the_bound_have_its_mean(matrix: str, schedule_name: str
     assert abs(hybrids.mean() - expected - auxiliary) < 4.5 * max(hybrids.std() / math.sqrt(repeats), error)
 
 
+@every_matrix
+def test_D4_prior_term_counts(matrix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """L_T is part of the estimate: noise that stops half way, alpha(1) = 1/2, leaves a large one.
+
+    Two-sided at 4.5 standard errors, seed fixed. Masks jump to alpha = 0 at t = 1 whatever the schedule: L_T = 0.
+    """
+    half = schedules.Schedule("half", lambda t: 1 - t / 2, lambda t: np.full_like(t, -0.5), lambda a: 2 - 2 * a)
+    monkeypatch.setitem(schedules.SCHEDULES, "half", lambda: half)
+    process, model = d3pm(matrix, 3, "half"), random_model(V, L, time=True)
+    x0 = np.array([[2, 0, 1]])
+    q = process.forward(0.0, 1.0)[x0[0]]
+    prior_term = sum(float((row[row > 0] * np.log(row[row > 0] * V)).sum()) for row in q)
+    if matrix == "absorbing":
+        prior_term = 0.0
+    np.testing.assert_allclose(process.prior_term(x0), prior_term, rtol=1e-9)
+    assert matrix == "absorbing" or prior_term > 0.2 * L
+    assert exact.check_elbo(process, model, L).gap.min() > 0
+    estimates = process.bound(model, np.tile(x0, (10_000, 1)), np.random.default_rng(0))
+    wanted = exact.chain_nelbo(process, model, x0, 3)[0]
+    assert abs(estimates.mean() - wanted) < 4.5 * estimates.std() / math.sqrt(len(estimates))
+
+
 def clean_cross_entropy(process: D3PM, model: Model, x0: Ints, t: float) -> float:
     """E[-log p_theta(x_0 | x_t)] by enumeration, in nats per sequence."""
     states = exact.all_sequences(process.symbols, len(x0))
@@ -227,7 +249,9 @@ def test_D8_nearest_noise_moves_to_neighbours_first() -> None:
     """
     embeddings = np.concatenate([np.arange(4.0), np.arange(4.0) + 4.5])[:, None]
     noise, uniform = Nearest(embeddings, 2), Uniform(8)
-    near = noise.adjacency > 0
+    place = embeddings[:, 0]
+    nearest = [sorted(set(range(8)) - {i}, key=lambda j, i=i: (abs(place[i] - place[j]), j))[:2] for i in range(8)]
+    near = np.array([[j in nearest[i] or i in nearest[j] for j in range(8)] for i in range(8)])
     far = ~near & ~np.eye(8, dtype=bool)
     for alpha in (0.99, 0.9, 0.5, 0.1):
         q = transitions.matrix(noise, float(noise.level(alpha)))
