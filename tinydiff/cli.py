@@ -86,6 +86,7 @@ def demo(
     epilog=_epilog(
         "tinydiff train --data python_docs --out runs/docs",
         "tinydiff train --text book.txt --out runs/book --steps 5000 --length 128",
+        "tinydiff train --process sedd_uniform --schedule geometric --out runs/scores",
         "tinydiff train --resume runs/book",
     )
 )
