@@ -36,7 +36,7 @@ _UNTIL = np.array(
 def pieces(process: DiscreteDiffusion) -> Floats:
     """Times from FIRST to 1 between which neither t nor the noise changes much."""
     ends = np.concatenate([2.0 ** -np.arange(26, 4, -1), np.linspace(1 / 16, 1, 16)])
-    noise = np.minimum(process.level(ends), 30.0)
+    noise = np.minimum(process.level(ends), 20.0)
     parts = [
         np.linspace(low, high, math.ceil(2 * amount) + 1)[:-1]
         for low, high, amount in zip(ends[:-1], ends[1:], np.diff(noise), strict=True)
