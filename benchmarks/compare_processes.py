@@ -114,7 +114,7 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
     left.set_yticks(range(len(shown)), [NAMES[row["process"]] for row in shown])
     left.set_xlabel("held-out bits per character (± 2 standard errors)")
     left.set_title(f"after {steps:,} training steps")
-    left.legend(frameon=False, loc="upper right")
+    left.legend(frameon=False, loc="center left")
     left.grid(axis="x", alpha=0.3)
     for name, marker, colour in (("masked", "o", "#D55E00"), ("autoregressive", "s", "#0072B2")):
         points = sorted((r["steps"], *r["bound"]) for r in rows.values() if r["process"] == name)
