@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tinydiff import Autoregressive, MaskedDiffusion, Options, Run, Transformer, data, kernels, train
+from tinydiff import Options, Run, Transformer, data, kernels, train
+from tinydiff.training import new_process
 
 os.environ["TINYDIFF_KERNELS"] = kernels.active()  # processes that tests start run what the tests run, and do not warn
 
@@ -27,10 +28,10 @@ class Runs:
     def new(self, folder: Path | None = None, process: str = "masked", **options: Any) -> Run:
         """A run that has not started; `options` are added to those above."""
         corpus = data.load(str(self.text))
-        kind = {"masked": MaskedDiffusion, "autoregressive": Autoregressive}[process]
+        made = new_process(process, corpus)
         rng = np.random.default_rng(0)
-        model = Transformer(corpus.vocab_size, LENGTH, d_model=8, layers=1, heads=2, rng=rng)
-        return Run(corpus, kind(corpus.vocab_size), model, Options(**(OPTIONS | options)), folder)
+        model = Transformer(corpus.vocab_size, LENGTH, d_model=8, layers=1, heads=2, time=made.needs_time, rng=rng)
+        return Run(corpus, made, model, Options(**(OPTIONS | options)), folder)
 
     def train(self, run: Run, until: int | None = None) -> Run:
         """Train to the end, or leave the loop after the step `until`."""

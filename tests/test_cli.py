@@ -250,6 +250,35 @@ def test_trained_runs_refuse(
     assert code == 2
 
 
+@pytest.mark.parametrize(
+    ("process", "refused"),
+    [
+        ("d3pm_nearest", ["--remasking", "random"]),
+        ("sedd_uniform", ["--choice-temperature", 1.0]),
+        ("sedd_absorbing", ["--block-length", 4]),
+        ("bert", ["--sampler", "euler"]),
+    ],
+)
+def test_every_process_samples_and_infills_with_its_own_options(
+    process: str, refused: list[object], runs: Runs, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Options of masked diffusion that would be ignored elsewhere; a run that its own command cannot load."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    folder = runs.train(runs.new(tmp_path / "run", process, steps=3, warmup=1, evaluate_every=3)).folder
+    for command in (["sample", folder, "--steps", 3, "--delay", 0], ["infill", folder, "the c__ sat", "--delay", 0]):
+        monkeypatch.setattr("sys.argv", ["tinydiff", *map(str, command)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0
+        text = capsys.readouterr().out
+        assert command[0] == "sample" or (text.startswith("the c") and text.rstrip("\n").endswith(" sat"))
+    code, error = fails(capsys, monkeypatch, "sample", folder, *refused)
+    assert f"{refused[0]} is {refused[1]}" in error
+    assert "no such option" in error
+    assert code == 2
+
+
 @pytest.mark.parametrize("option", [["--steps", 4], ["--remasking", "random"], ["--block-length", 4]])
 def test_options_of_diffusion_are_not_ignored(
     option: list[object], autoregressive: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -171,3 +171,22 @@ def test_text_that_is_too_short_for_any_length() -> None:
     with pytest.raises(ValueError, match=r"a text of at least 40 characters") as error:
         counting(1).check_length(4)
     assert "1 to 0" not in str(error.value)
+
+
+def test_embeddings_bring_tokens_of_the_same_company_together() -> None:
+    """a and b stand in the same places, c and d in others: nearest of a is b, whatever the signs of the SVD."""
+    rng = np.random.default_rng(0)
+    ids = np.stack([rng.integers(0, 2, 2000), rng.integers(2, 4, 2000)], axis=1).ravel()  # (a|b) (c|d) (a|b) ...
+    vectors = data.embeddings(ids, 5, 2)
+    assert vectors.shape == (5, 2)
+    distance = ((vectors[:4, None] - vectors[None, :4]) ** 2).sum(axis=-1) + 9 * np.eye(4)
+    np.testing.assert_array_equal(distance.argmin(axis=1), [1, 0, 3, 2])
+    np.testing.assert_allclose(np.linalg.norm(vectors[:4], axis=1), 1, rtol=1e-12)
+    assert (vectors[4] == 0).all()  # never seen
+    for bad, words in (
+        ((ids, 3, 2), "expected 0 <= id"),
+        ((ids[:1], 5, 2), "two tokens"),
+        ((ids, 5, 9), "dimensions is 9"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            data.embeddings(*bad)

@@ -1,13 +1,15 @@
 """Training losses and bounds of the processes, against the formulas written out."""
 
+import json
+
 import numpy as np
 import pytest
 
 from tests.identities.conftest import random_model
-from tinydiff import Autoregressive, MaskedDiffusion, Tensor, exact
+from tinydiff import D3PM, Autoregressive, Bert, MaskedDiffusion, ScoreEntropy, Tensor, Transformer, exact
 from tinydiff.arrays import Bools, Floats, Ints
 from tinydiff.processes import PROCESSES, Process, from_config
-from tinydiff.processes.masked import T_MIN
+from tinydiff.processes.discrete import T_MIN
 
 V, L = 3, 4
 
@@ -115,9 +117,47 @@ def test_autoregressive_corruption_takes_from_the_end() -> None:
 def test_config_round_trip(name: str) -> None:
     """What a checkpoint stores is enough to build the process again, and it is a Process."""
     process: Process = PROCESSES[name](V)
+    assert_round_trip(process)
+
+
+def assert_round_trip(process: Process) -> None:
     again = from_config(process.config)
     assert type(again) is type(process)
     assert again.config == process.config
+
+
+def test_config_of_nearest_neighbour_noise_keeps_the_embeddings() -> None:
+    """Through JSON, as in a checkpoint: the same matrices to the bit."""
+    process = D3PM(V, "nearest", steps=7, schedule="cosine", embeddings=[[0.1], [0.7], [0.9]], neighbours=1)
+    assert_round_trip(process)
+    again = from_config(json.loads(json.dumps(process.config)))
+    np.testing.assert_array_equal(again.forward(0.0, 3 / 7), process.forward(0.0, 3 / 7))
+
+
+def test_bert_normalises_by_the_expected_number_of_masks() -> None:
+    """Sum of the masked cross-entropies over rate * B * L: the count of the batch itself would bias the slice."""
+    process, model = Bert(V, 0.4), Recorder(random_model(V, L))
+    x0 = batch(8)
+    loss = process.loss(model, x0, np.random.default_rng(1)).item()
+    ((xt, t, _),) = model.calls
+    np.testing.assert_array_equal(t, 0.4)
+    p = exact.token_probabilities(model.model, xt, 0.4)
+    nll = -np.log(np.take_along_axis(p, x0[..., None], axis=-1)[..., 0])
+    assert loss == pytest.approx((nll * (xt == V)).sum() / (0.4 * x0.size), rel=1e-12)
+
+
+def test_score_entropy_stays_finite_at_the_ends() -> None:
+    """Scores are infinite at t = 0 and 0 at t = 1: neither may reach loss, bound or gradient, in float32 either."""
+    for graph in ("absorbing", "uniform"):
+        for noise in ("loglinear", "geometric"):
+            process = ScoreEntropy(V, graph, noise)
+            model = Transformer(V, L, d_model=8, layers=1, heads=2, rng=np.random.default_rng(0))
+            for size in (1, 2, 500):
+                loss = process.loss(model, batch(size), np.random.default_rng(0))
+                loss.backward()
+                assert np.isfinite(loss.item())
+                assert np.isfinite(process.bound(model, batch(size), np.random.default_rng(0))).all()
+            assert all(np.isfinite(p.grad).all() for p in model.params.values())
 
 
 def test_any_order_likelihood_against_all_orders() -> None:
@@ -158,6 +198,12 @@ def test_bayes_denoiser_gives_the_conditionals_of_its_law() -> None:
             lambda: MaskedDiffusion(V).bound(random_model(V, L), batch(2), np.random.default_rng(0), estimator="x"),
             "estimator is 'x'",
         ),
+        (
+            lambda: MaskedDiffusion(V).bound(random_model(V, L), batch(2), np.random.default_rng(0), spread="x"),
+            "spread is 'x'",
+        ),
+        (lambda: Bert(V, 0.0), "rate is 0"),
+        (lambda: Bert(V).sample(random_model(V, L), L, rng=np.random.default_rng(0), steps=0), "steps is 0"),
         (lambda: from_config({"process": "magic"}), "'magic'"),
         (lambda: exact.all_sequences(4, 11), "at most 9"),
         (lambda: exact.BayesDenoiser(np.ones(3), V, L), r"expected \(81,\)"),

@@ -161,12 +161,20 @@ def test_blocks_are_filled_left_to_right() -> None:
     assert (frames[-1].state != MASK).all()
 
 
-@pytest.mark.parametrize("remasking", ["low_confidence", "random", "ancestral"])
+@pytest.mark.parametrize("remasking", ["low_confidence", "random", "ancestral", "first_hitting"])
 def test_infilling_never_changes_what_is_given(remasking: str) -> None:
     """C6: given positions stay, in every frame."""
     given = np.where(rng(1).random((4, L)) < 0.5, rng(2).integers(0, V, (4, L)), MASK)
     kept = given != MASK
-    for frame in PROCESS.sample(random_model(V, L), L, 4, rng=rng(), steps=2, remasking=remasking, given=given):
+    for frame in PROCESS.sample(
+        random_model(V, L),
+        L,
+        4,
+        rng=rng(),
+        steps=None if remasking == "first_hitting" else 2,
+        remasking=remasking,
+        given=given,
+    ):
         assert (frame.state[kept] == given[kept]).all()
         assert not frame.committed[kept].any()
         assert (frame.confidence[kept] == 1).all()
@@ -221,6 +229,7 @@ def test_same_seed_same_text(remasking: str) -> None:
         ({"block_length": L + 1}, f"block_length is {L + 1}"),
         ({"block_length": 3, "steps": 2}, "4 blocks of 3"),
         ({"block_length": 3, "remasking": "ancestral"}, "ancestral sampling has no blocks"),
+        ({"steps": 3, "remasking": "first_hitting"}, "one step per masked position"),
         ({"choice_temperature": -1.0}, "choice_temperature is -1"),
         ({"remasking": "sideways"}, "'sideways'"),
         ({"given": np.zeros(3, int)}, r"given has shape \(3,\)"),

@@ -255,13 +255,19 @@ def test_evaluate_says_what_the_figure_is(spiral: Path, glyphs: Path) -> None:
     [
         (
             ["train", "--data", "spiral", "--process", "masked"],
-            "--process is masked, which is for text; for spiral choose",
+            "process is 'masked', which does not suit spiral; choose one of ddpm, flow",
         ),
-        (["train", "--data", "python_docs", "--process", "flow"], "--process is flow, which is for vectors"),
+        (["train", "--data", "python_docs", "--process", "flow"], "process is 'flow', which does not suit python_docs"),
         (["train", "--data", "spiral", "--length", 3], "length is 3, but spiral has sequences of 2"),
         (["train", "--data", "spiral", "--schedule", "loglinear"], "schedule is 'loglinear'; expected linear, cosine"),
-        (["train", "--data", "spiral", "--process", "flow", "--predict", "v"], "--predict is v, which --process flow"),
-        (["train", "--data", "spiral", "--process", "ddpm", "--pairing", "optimal"], "--pairing is optimal, which"),
+        (
+            ["train", "--data", "spiral", "--process", "flow", "--predict", "v"],
+            "predict is 'v', but process 'flow' has no",
+        ),
+        (
+            ["train", "--data", "spiral", "--process", "ddpm", "--pairing", "optimal"],
+            "pairing is 'optimal', but process 'ddpm'",
+        ),
         (["train", "--data", "star"], "no file and no corpus is called 'star'"),
         (["sample", "SPIRAL", "--temperature", 1], "--temperature is 1.0, but"),
         (["sample", "SPIRAL", "--eta", 1], "--eta is given, but"),

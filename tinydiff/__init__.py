@@ -3,7 +3,15 @@
 from . import data, kernels, ops, quality, samplers, schedules
 from .guidance import conditioned
 from .optim import EMA, AdamW
-from .processes import Autoregressive, FlowMatching, GaussianDiffusion, MaskedDiffusion
+from .processes import (
+    D3PM,
+    Autoregressive,
+    Bert,
+    FlowMatching,
+    GaussianDiffusion,
+    MaskedDiffusion,
+    ScoreEntropy,
+)
 from .tensor import Tensor, check_grads, no_grad
 from .training import Options, Run, evaluate, load, train
 from .transformer import Transformer
@@ -11,14 +19,17 @@ from .transformer import Transformer
 __version__ = "0.1.0"
 
 __all__ = [
+    "D3PM",
     "EMA",
     "AdamW",
     "Autoregressive",
+    "Bert",
     "FlowMatching",
     "GaussianDiffusion",
     "MaskedDiffusion",
     "Options",
     "Run",
+    "ScoreEntropy",
     "Tensor",
     "Transformer",
     "check_grads",

@@ -6,6 +6,7 @@ import platform
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -17,14 +18,14 @@ from . import __version__, data, kernels, training
 from . import demo as demonstration
 from .checkpoint import CheckpointError
 from .guidance import conditioned
-from .processes import Autoregressive, FlowMatching, GaussianDiffusion, MaskedDiffusion, Process
+from .processes import Autoregressive, Bert, MaskedDiffusion, Process
 from .samplers import CHOICE_TEMPERATURE, Frame
 from .transformer import Transformer
 from .views import terminal
 
 RUNS = Path("runs")
 GENERAL: dict[str, Any] = {
-    "process": "masked", "schedule": "linear", "steps": 3000, "batch": 32, "length": 64, "d_model": 64, "layers": 2,
+    "process": "masked", "steps": 3000, "batch": 32, "length": 64, "d_model": 64, "layers": 2,
     "heads": 4, "lr": 2e-3, "evaluate_every": 250,
 }  # fmt: skip
 """Options of `train` for data without a recipe of its own."""
@@ -51,8 +52,12 @@ Temperature = Annotated[
 TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens only.")]
 TopP = Annotated[float | None, typer.Option(help="Draw from the fewest tokens that reach this probability.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps; default one per masked position.")]
+Sampler = Annotated[
+    Literal["analytic", "euler"] | None,
+    typer.Option(help="How score entropy steps; default analytic.", show_default=False),
+]
 Remasking = Annotated[
-    Literal["low_confidence", "random", "ancestral"] | None,
+    Literal["low_confidence", "random", "ancestral", "first_hitting"] | None,
     typer.Option(help="Which drawn tokens a step keeps; default low_confidence.", show_default=False),
 ]
 ChoiceTemperature = Annotated[
@@ -80,7 +85,11 @@ def demo(
         raise ValueError(f"--seconds is {seconds}; it must be positive")
     known = (out / "config.json").exists()
     run = training.Run.resume(out) if known else demonstration.new_run(out, seconds)
-    if not isinstance(run.process, MaskedDiffusion) or not isinstance(run.corpus, data.Corpus):
+    if (
+        not isinstance(run.process, MaskedDiffusion)
+        or isinstance(run.process, Bert)
+        or not isinstance(run.corpus, data.Corpus)
+    ):
         raise ValueError(
             f"--out is {out}, a run of {run.process.config['process']}, which has no masks to show; choose another "
             "folder"
@@ -97,6 +106,7 @@ def demo(
     epilog=_epilog(
         "tinydiff train --data python_docs --out runs/docs",
         "tinydiff train --text book.txt --out runs/book --steps 5000 --length 128",
+        "tinydiff train --process sedd_uniform --schedule geometric --out runs/scores",
         "tinydiff train --data spiral --process flow --out runs/spiral",
         "tinydiff train --resume runs/book",
     )
@@ -110,14 +120,30 @@ def train(
     ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Continue this run, with its own options.")] = None,
     process: Annotated[
-        Literal["masked", "autoregressive", "ddpm", "flow"] | None,
+        Literal[
+            "masked",
+            "autoregressive",
+            "bert",
+            "d3pm_absorbing",
+            "d3pm_uniform",
+            "d3pm_nearest",
+            "sedd_absorbing",
+            "sedd_uniform",
+            "ddpm",
+            "flow",
+        ]
+        | None,
         typer.Option(
-            help="What to learn: masked (default) or autoregressive for text, ddpm (default) or flow for vectors."
+            help="What to learn: ddpm (default) or flow for vectors; one of the others, default masked, for text.",
+            show_default=False,
         ),
     ] = None,
     schedule: Annotated[
         Literal["linear", "cosine", "loglinear", "geometric", "polynomial"] | None,
-        typer.Option(help="Noise schedule, default linear; of ddpm linear or cosine."),
+        typer.Option(
+            help="Noise schedule; default linear, of score entropy (sedd) loglinear; of ddpm linear or cosine.",
+            show_default=False,
+        ),
     ] = None,
     predict: Annotated[
         Literal["eps", "x0", "v"] | None, typer.Option(help="What the network of ddpm predicts; default eps.")
@@ -152,43 +178,24 @@ def train(
             raise ValueError("--text and --data are both given; a run has one corpus")
         corpus = data.load(str(text.resolve()) if text is not None else data_name or "python_docs")
         given = {
-            "process": process, "schedule": schedule, "predict": predict, "pairing": pairing, "steps": steps,
-            "batch": batch, "length": length, "d_model": d_model, "layers": layers, "heads": heads, "lr": lr,
+            "process": process, "steps": steps, "batch": batch, "length": length,
+            "d_model": d_model, "layers": layers, "heads": heads, "lr": lr,
         }  # fmt: skip
         chosen = GENERAL | corpus.recipe | {name: value for name, value in given.items() if value is not None}
         options = training.Options(
             steps=chosen["steps"], batch=chosen["batch"], lr=chosen["lr"], seed=seed, warmup=min(100, chosen["steps"]),
             evaluate_every=min(chosen["evaluate_every"], chosen["steps"]),
         )  # fmt: skip
-        made = _process(corpus, chosen)
+        made = training.new_process(chosen["process"], corpus, schedule=schedule, predict=predict, pairing=pairing)
         corpus.check_length(chosen["length"])
         model = Transformer(
             getattr(corpus, "vocab_size", None), chosen["length"], features=getattr(corpus, "features", None),
-            classes=getattr(corpus, "classes", 0), time=isinstance(corpus, data.Vectors),
+            classes=getattr(corpus, "classes", 0), time=made.needs_time,
             positions="learned" if isinstance(corpus, data.Vectors) else "rotary",
             d_model=chosen["d_model"], layers=chosen["layers"], heads=chosen["heads"], rng=np.random.default_rng(seed),
         )  # fmt: skip
         run = training.Run(corpus, made, model, options, out)
     follow(run)
-
-
-def _process(corpus: data.Dataset, chosen: dict[str, Any]) -> Process:
-    """The process that was chosen, if it suits the data."""
-    name, meant_for = chosen["process"], {"predict": ("ddpm",), "pairing": ("flow",), "schedule": ("masked", "ddpm")}
-    for option, processes in meant_for.items():
-        if name not in processes and chosen.get(option, "linear") != "linear":
-            raise ValueError(f"--{option} is {chosen[option]}, which --process {name} does not have; leave it out")
-    if isinstance(corpus, data.Corpus):
-        if name == "masked":
-            return MaskedDiffusion(corpus.vocab_size, chosen["schedule"])
-        if name == "autoregressive":
-            return Autoregressive(corpus.vocab_size)
-        raise ValueError(f"--process is {name}, which is for vectors; for text choose masked or autoregressive")
-    if name == "ddpm":
-        return GaussianDiffusion(corpus.features, schedule=chosen["schedule"], predict=chosen.get("predict", "eps"))
-    if name == "flow":
-        return FlowMatching(corpus.features, chosen.get("pairing", "independent"))
-    raise ValueError(f"--process is {name}, which is for text; for {corpus.name} choose ddpm or flow")
 
 
 def follow(run: training.Run) -> float:
@@ -235,6 +242,7 @@ def sample(
     length: Annotated[int | None, typer.Option(help="Characters of each; default the model's length.")] = None,
     steps: Steps = None,
     remasking: Remasking = None,
+    sampler: Sampler = None,
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
@@ -255,7 +263,7 @@ def sample(
     model, process, codec, config = training.load(run)
     of_text = {
         "--length": length, "--remasking": remasking, "--temperature": temperature, "--top-k": top_k, "--top-p": top_p,
-        "--block-length": block_length, "--choice-temperature": choice_temperature, "--svg": svg,
+        "--block-length": block_length, "--choice-temperature": choice_temperature, "--sampler": sampler, "--svg": svg,
     }  # fmt: skip
     of_vectors = {"--eta": eta, "--solver": solver, "--label": label, "--cfg-scale": cfg_scale, "--gif": gif}
     for name, value in (of_text if codec is None else of_vectors).items():
@@ -271,22 +279,15 @@ def sample(
     if not 1 <= length <= model.length:
         raise ValueError(f"--length is {length}; this model generates 1 to {model.length} characters")
     rng = generator(seed)
-    if isinstance(process, MaskedDiffusion):
-        frames = process.sample(
-            model, length, batch, rng=rng, steps=steps, remasking=remasking or "low_confidence",
-            temperature=temperature, top_k=top_k, top_p=top_p, block_length=block_length,
-            choice_temperature=CHOICE_TEMPERATURE if choice_temperature is None else choice_temperature,
-        )  # fmt: skip
-    else:
-        diffusion_only = {
-            "--steps": steps, "--remasking": remasking, "--block-length": block_length,
-            "--choice-temperature": choice_temperature,
-        }  # fmt: skip
-        for name, value in diffusion_only.items():
-            if value is not None:
-                raise ValueError(f"{name} is {value}, but {run} is an autoregressive model: leave {name} out")
-        assert isinstance(process, Autoregressive)
-        frames = process.sample(model, length, batch, rng=rng, temperature=temperature, top_k=top_k, top_p=top_p)
+    options = known_options(
+        process, run, steps=steps, remasking=remasking, sampler=sampler, block_length=block_length,
+        choice_temperature=choice_temperature,
+    )  # fmt: skip
+    if "choice_temperature" in signature(process.sample).parameters:
+        options.setdefault("choice_temperature", CHOICE_TEMPERATURE)
+    if options.get("sampler") != "euler":
+        options |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    frames = process.sample(model, length, batch, rng=rng, **options)
     for ids in watch(frames, codec, run, delay, svg).state:
         print(codec.decode(ids))
 
@@ -333,6 +334,18 @@ def sample_vectors(
         console.print(f"{gif}: {len(frames)} frames")
     for vectors in frames[-1].state:
         print(terminal.picture_text(vectors, patch) if patch else " ".join(f"{x:.4f}" for x in vectors.ravel()))
+
+
+def known_options(process: Process, run: Path, **options: Any) -> dict[str, Any]:
+    """The options that were given, refused where this process's sampler has no such option."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, value in given.items():
+        if name not in signature(process.sample).parameters:
+            flag = "--" + name.replace("_", "-")
+            kind = str(process.config["process"]).replace("_", "-")
+            raise ValueError(f"{flag} is {value}, but {run} is {'an' if kind[0] in 'aeiou' else 'a'} {kind} model, "
+                             f"whose sampler has no such option: leave {flag} out")  # fmt: skip
+    return given
 
 
 def generator(seed: int) -> np.random.Generator:
@@ -382,7 +395,7 @@ def infill(
         raise ValueError(
             f"{run} is a run of {config['process']['process']}, which cannot fill in text; use a masked one"
         )
-    if not isinstance(process, MaskedDiffusion):
+    if isinstance(process, Autoregressive):
         raise ValueError(f"{run} is an autoregressive model, which cannot see what follows a blank; use a masked one")
     if len(blank) != 1:
         raise ValueError(f"--blank is {blank!r}; expected one character")
@@ -391,10 +404,10 @@ def infill(
     if len(text) > model.length:
         raise ValueError(f"text has {len(text)} characters; this model takes at most {model.length}")
     blanks = np.array([character == blank for character in text])
-    given = np.where(blanks, process.mask_id, codec.encode(text.replace(blank, codec.alphabet[0])))
+    given = np.where(blanks, codec.vocab_size, codec.encode(text.replace(blank, codec.alphabet[0])))
     frames = process.sample(
-        model, len(text), rng=generator(seed), steps=steps, remasking=remasking or "low_confidence",
-        temperature=TEMPERATURE if temperature is None else temperature, top_k=top_k, top_p=top_p, given=given,
+        model, len(text), rng=generator(seed), temperature=TEMPERATURE if temperature is None else temperature,
+        top_k=top_k, top_p=top_p, given=given, **known_options(process, run, steps=steps, remasking=remasking),
     )  # fmt: skip
     print(codec.decode(watch(frames, codec, run, delay, svg).state[0]))
 

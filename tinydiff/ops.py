@@ -138,3 +138,33 @@ def take_rows(x: Tensor, at: Bools) -> Tensor:
         return (full,)
 
     return Tensor.from_op(x.data[at], (x,), vjp)
+
+
+def expected_log(p: Tensor, weight: Floats) -> Tensor:
+    """sum_v weight_v log p_v over the last axis, with 0 log 0 = 0: (..., V), (..., V) -> (...).
+
+    Probabilities that underflow count as the smallest normal number: a wrong certainty costs much, but not infinity.
+    """
+    floor = np.finfo(p.dtype).tiny
+    clamped, weight = np.maximum(p.data, floor), weight.astype(p.dtype, copy=False)
+
+    def vjp(g: Floats) -> tuple[Floats]:
+        return (np.where(p.data > floor, g[..., None] * weight / clamped, 0),)
+
+    return Tensor.from_op((weight * np.log(clamped)).sum(axis=-1), (p,), vjp)
+
+
+def score_entropy(log_score: Tensor, ratio: Floats, weight: Floats) -> Tensor:
+    """sum_y weight_y (s_y - r_y log s_y + r_y (log r_y - 1)) for scores s = exp(log_score): (..., V) -> (...).
+
+    The Bregman divergence of x log x (Lou et al. 2023, definition 3.1): never negative for weights that are not, and 0
+    exactly where s = r. Ratios may be 0.
+    """
+    score = np.exp(log_score.data)
+    ratio, weight = ratio.astype(score.dtype, copy=False), weight.astype(score.dtype, copy=False)
+    own = ratio * (np.log(ratio, out=np.zeros_like(ratio), where=ratio > 0) - 1)
+
+    def vjp(g: Floats) -> tuple[Floats]:
+        return (g[..., None] * weight * (score - ratio),)
+
+    return Tensor.from_op((weight * (score - ratio * log_score.data + own)).sum(axis=-1), (log_score,), vjp)

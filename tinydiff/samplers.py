@@ -1,11 +1,13 @@
 """Generation as generators of frames: from all MASK to text, some positions per step.
 
-Two ways to choose the positions of a step:
+Ways to choose the positions of a step:
 
 - `ancestral`: every masked position is revealed on its own with the probability the reverse process gives it. This is
-  exact sampling of the discrete-time chain.
+  exact sampling of the discrete-time chain. `first_hitting` is its limit of infinitely many steps.
 - `unmask`: a fixed number per step, those where the model is surest (`low_confidence`, MaskGIT, Chang et al. 2022;
   LLaDA, Nie et al. 2025) or any (`random`). Better text in few steps, but no longer the law of the process.
+
+`chain` samples any other reverse chain on tokens, where every position may change at every step.
 
 Tokens are drawn from logits over the V real tokens, so MASK (id V) is never sampled. Draws use float64: float32 Gumbel
 noise cannot exceed 16.6 and silently sharpens the distribution (Zheng et al. 2024).
@@ -13,9 +15,9 @@ noise cannot exceed 16.6 and silently sharpens the distribution (Zheng et al. 20
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -26,6 +28,9 @@ from .tensor import no_grad
 from .transformer import Model
 
 Remasking = Literal["low_confidence", "random"]
+
+Reverse: TypeAlias = Callable[[Ints, float, float], Floats]
+"""A reverse chain: x_t (B, L) and the times t > s to the law of each position of x_s, (B, L, S)."""
 
 CHOICE_TEMPERATURE = 8.0
 """What `tinydiff sample` and the demo use: enough for models trained for minutes, see `unmask`."""
@@ -89,17 +94,27 @@ class Draw:
         confidence : (n,) probability of each token before temperature, top_k and top_p
 
         """
-        log_p = kernels.log_softmax(logits.astype(np.float64))
-        if not np.isfinite(log_p.max(initial=-np.inf, axis=-1)).all():
-            raise ValueError("logits contain NaN or inf: the model's weights are broken or training diverged")
+        log_p = _log_probabilities(logits)
         if self.temperature == 0:
             tokens = log_p.argmax(axis=-1)
         else:
-            kept = log_p / self.temperature
-            if self.top_k is not None or self.top_p is not None:
-                kept = np.where(self._shortlist(kept), kept, -np.inf)
+            kept = self._tempered(log_p)
             tokens = (kept + rng.gumbel(size=kept.shape)).argmax(axis=-1)  # the Gumbel-max trick
         return tokens, np.exp(log_p[np.arange(len(tokens)), tokens])
+
+    def probabilities(self, logits: Floats) -> Floats:
+        """The law that tokens are drawn from, for each row of (n, V) logits."""
+        log_p = _log_probabilities(logits)
+        if self.temperature == 0:
+            return np.asarray(np.eye(log_p.shape[-1])[log_p.argmax(axis=-1)])
+        return kernels.softmax(self._tempered(log_p))
+
+    def _tempered(self, log_p: Floats) -> Floats:
+        """Logits after temperature, top_k and top_p."""
+        kept = log_p / self.temperature
+        if self.top_k is not None or self.top_p is not None:
+            kept = np.where(self._shortlist(kept), kept, -np.inf)
+        return kept
 
     def _shortlist(self, log_p: Floats) -> Bools:
         """Which tokens of each row survive top_k, then top_p."""
@@ -114,11 +129,53 @@ class Draw:
         return allowed
 
 
+def _log_probabilities(logits: Floats) -> Floats:
+    log_p = kernels.log_softmax(logits.astype(np.float64))
+    if not np.isfinite(log_p.max(initial=-np.inf, axis=-1)).all():
+        raise ValueError("logits contain NaN or inf: the model's weights are broken or training diverged")
+    return log_p
+
+
+def categorical(p: Floats, rng: np.random.Generator) -> Ints:
+    """Draw from laws (..., S), which need not be normalised: (...). States of probability zero are never drawn."""
+    cumulative = np.cumsum(p, axis=-1, dtype=np.float64)
+    total = cumulative[..., -1:]
+    if not (np.isfinite(total) & (total > 0)).all():
+        raise ValueError("probabilities contain NaN, inf or a row of zeros: the model's weights are broken")
+    u = rng.random((*p.shape[:-1], 1))
+    return np.asarray((cumulative / total <= u).sum(axis=-1))
+
+
 def first_frame(start: Ints, mask_id: int, steps: int) -> Frame:
     """The frame before any step: given tokens and masks."""
     masked = start == mask_id
     nothing = np.zeros(start.shape, bool)
     return Frame(0, steps, float(masked.mean()), start.copy(), nothing, nothing, (~masked).astype(np.float64))
+
+
+def chain(reverse: Reverse, start: Ints, fixed: Bools, times: Floats, rng: np.random.Generator) -> Iterator[Frame]:
+    """Walk a reverse chain: draw every position of x_s from p(x_s | x_t), for each pair of neighbouring times.
+
+    Parameters
+    ----------
+    start : (B, L) the state at the last time
+    fixed : (B, L) positions that keep their tokens
+    times : (steps + 1,) from 0 upwards
+
+    """
+    steps = len(times) - 1
+    nothing = np.zeros(start.shape, bool)
+    state, confidence = start.copy(), fixed.astype(np.float64)
+    yield Frame(0, steps, float(times[-1]), state, nothing, nothing, confidence)
+    for step in range(1, steps + 1):
+        t, s = float(times[steps - step + 1]), float(times[steps - step])
+        law = reverse(state, t, s)
+        drawn = np.where(fixed, state, categorical(law, rng))
+        sure = np.take_along_axis(law, drawn[..., None], axis=-1)[..., 0]
+        changed = drawn != state
+        confidence = np.where(changed, sure, confidence)
+        state = drawn
+        yield Frame(step, steps, s, state, changed, nothing, confidence)
 
 
 def _reveal(
@@ -164,6 +221,37 @@ def ancestral(
         tokens, sure = _reveal(model, state, chosen, np.full(len(state), now / steps), draw, rng)
         state, confidence = np.where(chosen, tokens, state), np.where(chosen, sure, confidence)
         yield Frame(step, steps, after / steps, state, chosen, np.zeros_like(chosen), confidence)
+
+
+def first_hitting(
+    model: Model,
+    start: Ints,
+    mask_id: int,
+    schedule: Schedule,
+    *,
+    rng: np.random.Generator,
+    draw: Draw = Draw(),
+) -> Iterator[Frame]:
+    """One position per step, at the times when the continuous-time process reveals them (Zheng et al. 2024, section 3).
+
+    Each of the n positions masked at time t stays so until s with probability (1 - alpha_s) / (1 - alpha_t), so the
+    first of them is revealed when 1 - alpha_s = (1 - alpha_t) u^(1/n), u uniform, and it is equally likely to be any.
+    As many steps as masks, and exactly the law of ancestral sampling in infinitely many.
+    """
+    steps = max(int((start == mask_id).sum(axis=1).max()), 1)
+    frame = first_frame(start, mask_id, steps)
+    yield frame
+    state, confidence = start.copy(), frame.confidence.copy()
+    masked_fraction = np.ones(len(start))  # 1 - alpha_t of each sequence
+    for step in range(1, steps + 1):
+        masked = state == mask_id
+        left = np.maximum(masked.sum(axis=1), 1)
+        masked_fraction = masked_fraction * rng.random(len(start)) ** (1 / left)
+        t = schedule.inverse(1 - masked_fraction)
+        chosen = _highest(np.where(masked, rng.random(state.shape), -np.inf), np.minimum(masked.sum(axis=1), 1))
+        tokens, sure = _reveal(model, state, chosen, t, draw, rng)
+        state, confidence = np.where(chosen, tokens, state), np.where(chosen, sure, confidence)
+        yield Frame(step, steps, float(t.mean()), state, chosen, np.zeros_like(chosen), confidence)
 
 
 def unmask(

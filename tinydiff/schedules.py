@@ -26,6 +26,17 @@ class Schedule:
     _derivative: Callable[[Floats], Floats]
     _inverse: Callable[[Floats], Floats]
 
+    def __post_init__(self) -> None:
+        t = np.linspace(0, 1, 101)
+        alpha = self._alpha(t)
+        falls = np.diff(alpha) < 0
+        if not (abs(alpha[0] - 1) < 1e-12 and alpha[-1] > -1e-12 and falls.all()):
+            at = int(np.argmin(falls))
+            raise ValueError(
+                f"alpha of schedule {self.name!r} goes from {alpha[0]:g} at t = 0 to {alpha[-1]:g} at t = 1, and from "
+                f"{alpha[at]:g} at t = {t[at]:g} to {alpha[at + 1]:g} next; expected to fall from 1 to 0 or more"
+            )
+
     def alpha(self, t: ArrayLike) -> Floats:
         """Probability that a token is still itself at time t in [0, 1]."""
         return self._alpha(_in_unit("t", t))
@@ -48,13 +59,12 @@ class Schedule:
     def grid(self, steps: int) -> Floats:
         """Alpha at t = 0, 1/steps, ..., 1, for a discrete chain of that many steps: (steps + 1,).
 
-        The ends are exactly 1 and 0, also for schedules that only come near: the chain starts from clean data and ends
-        in pure noise, and its last reverse step leaves nothing masked.
+        The end is exactly 0, also for schedules that only come near: the chain ends in pure noise.
         """
         if steps < 1:
             raise ValueError(f"steps is {steps}; it must be at least 1")
         alpha = self.alpha(np.linspace(0, 1, steps + 1))
-        alpha[0], alpha[-1] = 1.0, 0.0
+        alpha[-1] = 0.0
         return alpha
 
 
@@ -71,12 +81,12 @@ def linear() -> Schedule:
 
 
 def cosine() -> Schedule:
-    """Alpha = 1 - cos(pi/2 (1 - t)): few masks left for long, as in MaskGIT (Chang et al. 2022)."""
+    """Alpha = 1 - sin(pi/2 t) = 1 - cos(pi/2 (1 - t)): few masks left for long, as in MaskGIT (Chang et al. 2022)."""
     return Schedule(
         "cosine",
-        lambda t: 1 - np.cos(math.pi / 2 * (1 - t)),
-        lambda t: -math.pi / 2 * np.sin(math.pi / 2 * (1 - t)),
-        lambda a: 1 - 2 / math.pi * np.arccos(1 - a),
+        lambda t: 1 - np.sin(math.pi / 2 * t),
+        lambda t: -math.pi / 2 * np.cos(math.pi / 2 * t),
+        lambda a: 2 / math.pi * np.arcsin(1 - a),
     )
 
 
@@ -93,7 +103,10 @@ def loglinear(eps: float = 1e-3) -> Schedule:
 
 
 def geometric(low: float = 1e-5, high: float = 20.0) -> Schedule:
-    """Alpha = exp(-low^(1-t) high^t): total noise grows by equal factors (SEDD, Lou et al. 2023)."""
+    """Alpha = exp(low - low^(1-t) high^t): total noise grows by equal factors (SEDD, Lou et al. 2023).
+
+    The paper's noise starts at `low`; taking that off makes t = 0 clean data, as it is everywhere here.
+    """
     if not 0 < low < high:
         raise ValueError(f"low is {low} and high is {high}; expected 0 < low < high")
     ratio = math.log(high / low)
@@ -103,9 +116,9 @@ def geometric(low: float = 1e-5, high: float = 20.0) -> Schedule:
 
     return Schedule(
         "geometric",
-        lambda t: np.exp(-noise(t)),
-        lambda t: -ratio * noise(t) * np.exp(-noise(t)),
-        lambda a: np.log(-np.log(a) / low) / ratio,
+        lambda t: np.exp(low - noise(t)),
+        lambda t: -ratio * noise(t) * np.exp(low - noise(t)),
+        lambda a: np.log1p(-np.log(a) / low) / ratio,
     )
 
 

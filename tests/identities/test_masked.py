@@ -1,4 +1,4 @@
-"""Masked diffusion, M1 to M11 and C1: each test is one line of the chapter, proved by enumeration in float64."""
+"""Masked diffusion, M1 to M11: each test is one line of the chapter, proved by enumeration in float64."""
 
 import itertools
 import math
@@ -8,8 +8,9 @@ import pytest
 
 import tinydiff as td
 from tests.identities.conftest import random_law, random_model
-from tinydiff import MaskedDiffusion, exact, samplers, schedules
+from tinydiff import Bert, MaskedDiffusion, exact, schedules
 from tinydiff.arrays import Bools, Floats, Ints
+from tinydiff.processes.discrete import uniforms
 from tinydiff.transformer import Model
 
 V, L = 3, 4
@@ -154,6 +155,51 @@ def mask_nll(process: MaskedDiffusion, model: Model, x0: Ints, hidden: tuple[int
     return -sum(math.log(p[i, x0[i]]) for i in hidden)
 
 
+def order_nll(process: MaskedDiffusion, model: Model, x0: Ints, order: tuple[int, ...]) -> float:
+    """-log p of revealing the tokens of x0 one at a time in this order, by asking the model directly."""
+    hidden, total = set(range(len(x0))), 0.0
+    for i in order:
+        xt = np.where([j in hidden for j in range(len(x0))], process.mask_id, x0)
+        total -= math.log(exact.token_probabilities(model, xt[None], 0.5)[0, i, x0[i]])
+        hidden.remove(i)
+    return total
+
+
+def test_M5_bound_is_the_mean_over_orders() -> None:
+    """NELBO = mean over all L! orders of the autoregressive NLL in that order.
+
+    Hoogeboom et al. 2022 (autoregressive diffusion); Ou et al. 2024, section 4.
+    """
+    process, model = MaskedDiffusion(V), random_model(V, L)
+    for x0 in exact.all_sequences(V, L)[::19]:
+        orders = [order_nll(process, model, x0, order) for order in itertools.permutations(range(L))]
+        np.testing.assert_allclose(exact.nelbo(process, model, x0[None]), np.mean(orders), rtol=1e-9)
+
+
+def test_M6_jensen_gap_of_the_orders() -> None:
+    """-log p(x_0) = -log mean over orders of exp(-NLL in that order); NELBO - NLL is the Jensen gap, never negative.
+
+    Zero exactly if the likelihood is the same in every order, as for the true conditionals of a law. The same
+    likelihood by integrating Kolmogorov's equation for the continuous-time process.
+    """
+    process, model, sequences = MaskedDiffusion(V), random_model(V, L), exact.all_sequences(V, L)
+    nll, nelbo = exact.any_order_nll(process, model, sequences), exact.nelbo(process, model, sequences)
+    for i in range(3, len(sequences), 19):
+        orders = [order_nll(process, model, sequences[i], order) for order in itertools.permutations(range(L))]
+        np.testing.assert_allclose(nll[i], -np.log(np.mean(np.exp(-np.array(orders)))), rtol=1e-9)
+    assert (nelbo - nll > 0).all()
+    law = random_law(V**L)
+    best = exact.BayesDenoiser(law, V, L)
+    np.testing.assert_allclose(exact.any_order_nll(process, best, sequences), -np.log(law), rtol=1e-9)
+    np.testing.assert_allclose(exact.nelbo(process, best, sequences), -np.log(law), rtol=1e-9)
+    small = random_model(2, 2)
+    np.testing.assert_allclose(
+        exact.continuous_law(MaskedDiffusion(2), small, 2),
+        np.exp(-exact.any_order_nll(MaskedDiffusion(2), small, exact.all_sequences(2, 2))),
+        rtol=1e-9,
+    )
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_M7_bound_is_above_every_likelihood_and_they_sum_to_one(seed: int, schedule_name: str) -> None:
     """-log p_theta(x_0) <= NELBO(x_0) for every x_0, sum_{x_0} p_theta(x_0) = 1; continuous and discrete time.
@@ -176,6 +222,162 @@ def test_M7_check_elbo_notices_a_broken_bound(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(schedules.Schedule, "weight", lambda self, t: whole(self, t) / 2)
     with pytest.raises(AssertionError, match="bound is broken"):
         exact.check_elbo(process, model, L)
+
+
+def test_M8_counting_masks_has_the_same_mean_and_less_variance() -> None:
+    """Exactly k masks, k uniform, weight L/k; or independent masks at a uniform time, weight 1/t: one mean.
+
+    Means and variances of a single draw, by enumerating masks and integrating over t. Given a set of k masks both weigh
+    its cross-entropy, but the time behind the second varies as well. LLaDA (Nie et al. 2025), appendix A.2. The second
+    moment of the second is infinite: E[1/t^2 CE^2] ~ integral of 1/t^2 t dt. Hence from t = 0.001 on.
+    """
+    process, model = MaskedDiffusion(V), random_model(V, L)
+    nll, masks = exact.masked_cross_entropy(process, model, X0[None], 0.5)
+    k = masks.sum(axis=1)
+    some = k > 0
+    chance = np.array([1 / (L * math.comb(L, i)) if i else 0 for i in k])
+    assert chance.sum() == pytest.approx(1)
+    by_count = np.where(some, L / np.maximum(k, 1) * nll[0], 0)
+    mean, square = chance @ by_count, chance @ by_count**2
+    points, weights = np.polynomial.legendre.leggauss(40)
+    low = 1e-3
+    edges = np.geomspace(low, 1, 12)
+    times = np.concatenate([a + (b - a) * (points + 1) / 2 for a, b in itertools.pairwise(edges)])
+    measure = np.concatenate([(b - a) * weights / 2 for a, b in itertools.pairwise(edges)])
+    q = np.array([exact.masks_probability(masks, 1 - t) for t in times])  # (times, 2^L)
+    mean_by_time = measure @ (q @ nll[0] / times)
+    square_by_time = measure @ (q @ nll[0] ** 2 / times**2)
+    below = integral_over_rate(process, model, X0, 0, low)
+    np.testing.assert_allclose(mean_by_time + below, mean, rtol=1e-9)
+    np.testing.assert_allclose(mean, exact.nelbo(process, model, X0[None])[0], rtol=1e-9)
+    assert square - mean**2 < 0.5 * (square_by_time - mean_by_time**2)
+    # And `bound` draws them so: the spread of its independent draws.
+    rng, batch = np.random.default_rng(0), np.tile(X0, (40_000, 1))
+    estimates = process.bound(model, batch, rng, spread="independent")
+    error = (estimates**2).std() / math.sqrt(len(estimates))
+    assert abs((estimates**2).mean() - square) < 4.5 * error  # two-sided, level 7e-6, seed fixed
+
+
+class Given:
+    """Stands in for a random generator: every "draw" is the same number, and nothing is shuffled."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def random(self, size: int) -> Floats:
+        return np.full(size, self.value)
+
+    def permutation(self, x: Floats) -> Floats:
+        return x
+
+
+def test_M9_spread_out_times_keep_the_mean_and_lower_the_variance() -> None:
+    """Stratified times lower the variance of the batch mean; antithetic ones do for a monotone integrand.
+
+    The integrand is F(t) = w(t) E[CE at t], enumerated; the means and variances of the mean over a batch of four are
+    integrals over the numbers that the generator gives. Kingma et al. 2021, appendix I.
+    """
+    process, model, batch = MaskedDiffusion(V, "polynomial"), random_model(V, L), 4
+
+    def integrand(t: Floats) -> Floats:
+        rates = 1 - process.schedule.alpha(t)
+        pairs = zip(process.schedule.weight(t), rates, strict=True)
+        return np.array([w * expected_cross_entropy(process, model, X0, rate) for w, rate in pairs])
+
+    points, weights = (np.polynomial.legendre.leggauss(24)[0] + 1) / 2, np.polynomial.legendre.leggauss(24)[1] / 2
+    mean = weights @ integrand(points)
+    variance = weights @ (integrand(points) - mean) ** 2 / batch  # of the mean of independent ones
+    # Stratified: each place has its own number, independent of the others.
+    places = np.stack([uniforms(batch, Given(u), "stratified") for u in points])  # (points, batch)
+    values = integrand(places.ravel()).reshape(places.shape)
+    means = weights @ values
+    np.testing.assert_allclose(means.mean(), mean, rtol=1e-9)
+    stratified = (weights @ (values - means) ** 2).sum() / batch**2
+    # Antithetic: one number for each of two independent pairs.
+    pairs = np.stack([uniforms(batch, Given(u), "antithetic") for u in points])
+    np.testing.assert_allclose(pairs[:, :2] + pairs[:, 2:], 1, rtol=1e-12)
+    values = integrand(pairs.ravel()).reshape(pairs.shape)
+    np.testing.assert_allclose(weights @ values.mean(axis=1), mean, rtol=1e-9)
+    assert (np.diff(integrand(np.linspace(0.01, 1, 50))) > 0).all()  # monotone
+    antithetic = weights @ ((values[:, 0] + values[:, 2]) / 2 - mean) ** 2 / 2
+    assert stratified < 0.2 * variance
+    assert antithetic < 0.5 * variance
+    # Not monotone: pairs that mirror each other make it worse.
+    bump = (points - 0.5) ** 2
+    mirrored = ((1 - points) - 0.5) ** 2
+    spread = weights @ ((bump + mirrored) / 2 - weights @ bump) ** 2
+    assert spread > 1.9 * (weights @ (bump - weights @ bump) ** 2) / 2
+
+
+def test_M9_every_spread_is_unbiased() -> None:
+    """Each place of the batch sees a uniform number: Kolmogorov-Smirnov, two-sided, level 1e-6, seed fixed."""
+    rng, repeats = np.random.default_rng(0), 4_000
+    for spread in ("stratified", "antithetic", "independent"):
+        u = np.sort([uniforms(3, rng, spread) for _ in range(repeats)], axis=0)
+        assert u.min() >= 0
+        assert u.max() < 1
+        distance = np.abs(u - (np.arange(repeats)[:, None] + 0.5) / repeats).max()
+        assert distance < 2.7 / math.sqrt(repeats)
+
+
+def test_M10_bert_is_one_slice_of_the_integral() -> None:
+    """Masked cross-entropy at a fixed rate u is the integrand at u; over all rates it adds up to the NELBO.
+
+    The expectation of `Bert.loss` over all masks, counted: uniform numbers at every point of a grid.
+    """
+    cells, length = 8, 3
+    model, x0 = random_model(V, L), np.broadcast_to(X0[:length], (cells**length, length))
+    masked = MaskedDiffusion(V)
+
+    def slice_at(rate: float) -> float:
+        return expected_cross_entropy(masked, model, X0[:length], rate) / (rate * length)
+
+    for eighths in (1, 4, 8):
+        found = Bert(V, eighths / cells).loss(model, x0, EveryUniform(cells)).item()
+        np.testing.assert_allclose(found, slice_at(eighths / cells), rtol=1e-9)
+    points, weights = np.polynomial.legendre.leggauss(8)
+    integral = sum(w / 2 * slice_at((u + 1) / 2) for u, w in zip(points, weights, strict=True))
+    np.testing.assert_allclose(integral * length, exact.nelbo(masked, model, X0[None, :length])[0], rtol=1e-9)
+
+
+def refill_kernel(process: Bert, model: Model, length: int) -> Floats:
+    """One round of masking and filling as a matrix over all V^L sequences."""
+    states = exact.all_sequences(V, length)
+    kernel = np.zeros((len(states), len(states)))
+    for hidden in exact.all_masks(length):
+        chance = process.rate ** hidden.sum() * (1 - process.rate) ** (~hidden).sum()
+        kernel += chance * exact.product_law(process.refill(model, np.where(hidden, V, states)))
+    return kernel
+
+
+def test_M10_masking_and_filling_does_not_generate_the_law() -> None:
+    """With the true conditionals, repeated masking and filling settles on another law than the data's.
+
+    Filling several positions at once from their separate laws loses what ties them together. The data: two tokens that
+    always agree. The fixed point by enumeration: the stationary law of a round keeps a share of pairs that disagree,
+    unless only one token is masked at a time, which is Gibbs sampling and leaves the law as it is.
+    """
+    length, states = 2, exact.all_sequences(V, 2)
+    agree = states[:, 0] == states[:, 1]
+    law = np.where(agree, 0.98 / V, 0.02 / (V * (V - 1)))
+    model = exact.BayesDenoiser(law, V, length)
+    process = Bert(V, 0.5)
+    kernel = refill_kernel(process, model, length)
+    np.testing.assert_allclose(kernel.sum(axis=1), 1, rtol=1e-12)
+    stationary = np.linalg.matrix_power(kernel, 2000)[0]
+    np.testing.assert_allclose(stationary @ kernel, stationary, rtol=1e-9)
+    assert np.abs(stationary - law).sum() / 2 > 0.1
+    gibbs = np.mean(
+        [exact.product_law(process.refill(model, np.where(np.arange(2) == i, V, states))) for i in range(2)], axis=0
+    )
+    np.testing.assert_allclose(law @ gibbs, law, rtol=1e-9)
+    # The draws of `sample` do as the matrix says: 4.5 standard errors, two-sided, seed fixed.
+    draws, rounds = 20_000, 6
+    start = exact.product_law(process.refill(model, np.full((1, length), V)))[0]
+    expected = start @ np.linalg.matrix_power(kernel, rounds - 1)
+    *_, last = process.sample(model, length, draws, rng=np.random.default_rng(0), steps=rounds)
+    found = np.bincount(exact.state_index(last.state, V), minlength=V**2) / draws
+    assert (np.abs(found - expected) <= 4.5 * np.sqrt(expected * (1 - expected) / draws)).all()
 
 
 class Meddler:
@@ -231,63 +433,3 @@ def test_M11_visible_positions_contribute_nothing_and_mask_has_no_probability() 
             assert (frame.state[visible] == before.state[visible]).all()  # carried over
             assert (frame.state == other.state).all()
         assert (honest[-1].state < V).all()
-
-
-def chain_law_by_bayes(process: MaskedDiffusion, model: Model, length: int, steps: int) -> Floats:
-    """p(x_0) of the discrete-time chain from its definition, with no formula of masked diffusion.
-
-    p(x_s | x_t) = prod_i sum_{x_0^i} q(x_s^i | x_t^i, x_0^i) p_theta(x_0^i | x_t), the posterior by Bayes from the
-    transition matrices Q_t of absorbing noise.
-    """
-    v, symbols = process.vocab_size, process.vocab_size + 1
-    alpha = process.schedule.grid(steps)
-    states = exact.all_sequences(symbols, length)
-    law = (states == v).all(axis=1).astype(float)
-
-    def matrix(keep: float) -> Floats:
-        q = keep * np.eye(symbols)
-        q[:, v] += 1 - keep
-        return q
-
-    for i in range(steps, 0, -1):
-        step, so_far = matrix(alpha[i] / alpha[i - 1]), matrix(alpha[i - 1])  # Q_t and Q_bar_{t-1}
-        joint = so_far[:v, :, None] * step[None]  # q(x_s, x_t | x_0): (V, S, S)
-        total = joint.sum(axis=1, keepdims=True)
-        posterior = np.divide(joint, total, out=np.zeros_like(joint), where=total > 0)  # (x_0, x_s, x_t)
-        p = exact.token_probabilities(model, states, i / steps)  # (n, L, V)
-        p = np.where((states == v)[..., None], p, np.eye(symbols)[states][..., :v])  # a visible token is x_0 itself
-        per_position = np.einsum("nlv,vsnl->nls", p, posterior[:, :, states])  # (n, L, S)
-        transition = np.array([[row[range(length), s].prod() for s in states] for row in per_position])
-        law = law @ transition
-    return law[(states < v).all(axis=1)]
-
-
-@pytest.mark.parametrize("time", [False, True])
-def test_C1_ancestral_sampling_has_the_law_of_the_chain(schedule_name: str, time: bool) -> None:
-    """The law of `samplers.ancestral` is that of the chain defined by p_theta(x_s | x_t) and Bayes' rule.
-
-    First the enumerated laws agree (total variation 0), then draws are compared with them by a G-test: two-sided, level
-    0.2 % (the p-value is the rank of G among 2,000 simulations of it); seed fixed. Austin et al. 2021, eq. 4.
-    """
-    process, model, length, steps, draws = (
-        MaskedDiffusion(2, schedule_name),
-        random_model(2, 3, time=time),
-        3,
-        3,
-        20_000,
-    )
-    law = exact.ancestral_law(process, model, length, steps)
-    assert np.abs(law - chain_law_by_bayes(process, model, length, steps)).sum() / 2 < 1e-12
-
-    rng = np.random.default_rng(3)
-    start = np.full((draws, length), process.mask_id)
-    *_, last = samplers.ancestral(model, start, process.mask_id, process.schedule, steps=steps, rng=rng)
-    counts = np.bincount(exact.state_index(last.state, 2), minlength=2**length)
-
-    def g(observed: Floats) -> Floats:
-        ratio = np.divide(observed, draws * law, out=np.ones(observed.shape), where=observed > 0)
-        return 2 * (observed * np.log(ratio)).sum(axis=-1)
-
-    simulated = g(rng.multinomial(draws, law, size=2_000))
-    rank = (simulated < g(counts)).mean()
-    assert 0.001 < rank < 0.999

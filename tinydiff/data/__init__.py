@@ -15,12 +15,24 @@ from typing import Any, ClassVar, Literal, TypeAlias, overload
 
 import numpy as np
 
-from ..arrays import Ints
+from ..arrays import Floats, Ints
 from . import glyphs, toys
 from .codec import Codec
 from .vectors import Vectors
 
-__all__ = ["CORPORA", "VECTORS", "Codec", "Corpus", "Dataset", "Vectors", "glyphs", "load", "read_text", "toys"]
+__all__ = [
+    "CORPORA",
+    "VECTORS",
+    "Codec",
+    "Corpus",
+    "Dataset",
+    "Vectors",
+    "embeddings",
+    "glyphs",
+    "load",
+    "read_text",
+    "toys",
+]
 
 HELD_OUT = 0.1  # this last part of every corpus is never trained on
 
@@ -178,3 +190,26 @@ def load(name: str, codec: Codec | None = None) -> Corpus | Vectors:
             f"no file and no corpus is called {name!r}; corpora: {', '.join(CORPORA)}; vectors: {', '.join(VECTORS)}"
         )
     return Corpus(name, text, codec or Codec.of(text))
+
+
+def embeddings(ids: Ints, vocab_size: int, dimensions: int | None = None) -> Floats:
+    """Vectors that are close for tokens found in the same company: (N,) ids to (V, dimensions), by default 16.
+
+    Counts of the tokens one place to the left and one place to the right, as positive pointwise mutual information,
+    reduced by a singular value decomposition (Levy and Goldberg 2014) and scaled to length 1. Nothing is random, and
+    distances do not depend on the signs that the decomposition leaves open. For nearest-neighbour noise.
+    """
+    if ids.ndim != 1 or len(ids) < 2:
+        raise ValueError(f"ids has shape {ids.shape}; expected at least two tokens in a row (N,)")
+    if not (ids.min() >= 0 and ids.max() < vocab_size):
+        raise ValueError(f"ids contains {ids.min()}..{ids.max()}; expected 0 <= id < vocab_size = {vocab_size}")
+    dimensions = min(16, vocab_size) if dimensions is None else dimensions
+    if not 1 <= dimensions <= vocab_size:
+        raise ValueError(f"dimensions is {dimensions}; expected 1 <= dimensions <= vocab_size = {vocab_size}")
+    follows = np.bincount(ids[:-1] * vocab_size + ids[1:], minlength=vocab_size**2).reshape(vocab_size, vocab_size)
+    company = np.concatenate([follows, follows.T], axis=1).astype(np.float64)  # (V, 2 V): what follows, what precedes
+    expected = company.sum(axis=1, keepdims=True) * company.sum(axis=0) / company.sum()
+    information = np.log(company / np.maximum(expected, 1e-12), out=np.zeros_like(company), where=company > 0)
+    u, s, _ = np.linalg.svd(np.maximum(information, 0), full_matrices=False)
+    vectors = u[:, :dimensions] * np.sqrt(s[:dimensions])
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -11,17 +11,24 @@ from ..arrays import Floats
 from ..tensor import Tensor
 from ..transformer import Model
 from .autoregressive import Autoregressive
+from .bert import Bert
+from .d3pm import D3PM
 from .flow import FlowMatching
 from .gaussian import GaussianDiffusion
 from .masked import MaskedDiffusion
+from .score_entropy import ScoreEntropy
 
 __all__ = [
+    "D3PM",
     "PROCESSES",
+    "AnyProcess",
     "Autoregressive",
+    "Bert",
     "FlowMatching",
     "GaussianDiffusion",
     "MaskedDiffusion",
     "Process",
+    "ScoreEntropy",
     "from_config",
 ]
 
@@ -31,6 +38,11 @@ class Process(Protocol):
 
     x is (B, L) token ids, for a process with a `vocab_size`, or (B, L, F) vectors, for one with a number of `features`.
     """
+
+    @property
+    def needs_time(self) -> bool:
+        """Whether the network must be told the time, `Transformer(..., time=True)`."""
+        ...
 
     @property
     def config(self) -> dict[str, Any]:
@@ -49,20 +61,28 @@ class Process(Protocol):
         """(B,) nats per sequence: an unbiased estimate of an upper bound of each -log p(x0)."""
         ...
 
-    def sample(self, model: Model, length: int, batch: int = 1, *, rng: np.random.Generator) -> Iterator[Any]:
-        """Generate `batch` sequences of that length, yielding a frame per step. Each process has options of its own."""
+    def sample(self, model: Model, length: int, batch: int = 1, *args: Any, **options: Any) -> Iterator[Any]:
+        """Generate `batch` sequences of that length, yielding a frame per step.
+
+        All take `rng`, a random generator, by name; each process has options of its own besides.
+        """
         ...
 
 
-PROCESSES: dict[str, type[MaskedDiffusion | Autoregressive | GaussianDiffusion | FlowMatching]] = {
+AnyProcess: TypeAlias = MaskedDiffusion | Autoregressive | D3PM | ScoreEntropy | Bert | GaussianDiffusion | FlowMatching
+
+PROCESSES: dict[str, type[AnyProcess]] = {
     "masked": MaskedDiffusion,
     "autoregressive": Autoregressive,
+    "d3pm": D3PM,
+    "score_entropy": ScoreEntropy,
+    "bert": Bert,
     "ddpm": GaussianDiffusion,
     "flow": FlowMatching,
 }
 
 
-def from_config(config: dict[str, Any]) -> MaskedDiffusion | Autoregressive | GaussianDiffusion | FlowMatching:
+def from_config(config: dict[str, Any]) -> AnyProcess:
     """Build the process that `config` describes (the inverse of `Process.config`)."""
     arguments = dict(config)
     name = arguments.pop("process", None)

@@ -22,6 +22,8 @@ from ..transformer import Model, Transformer
 class Autoregressive:
     """Left-to-right language model over `vocab_size` tokens."""
 
+    needs_time = False
+
     def __init__(self, vocab_size: int) -> None:
         if vocab_size < 1:
             raise ValueError(f"vocab_size is {vocab_size}; it must be at least 1")

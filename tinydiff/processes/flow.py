@@ -69,6 +69,8 @@ class FlowMatching:
 
     """
 
+    needs_time = True
+
     def __init__(self, features: int, pairing: Literal["independent", "optimal"] = "independent") -> None:
         check_sizes(features=features)
         if pairing not in ("independent", "optimal"):

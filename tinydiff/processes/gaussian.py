@@ -60,6 +60,8 @@ class GaussianDiffusion:
 
     """
 
+    needs_time = True
+
     def __init__(
         self,
         features: int,

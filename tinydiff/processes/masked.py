@@ -8,6 +8,8 @@ w(t) = -alpha'(t) / (1 - alpha(t)) makes its average over t an upper bound of -l
 
 The V real tokens have ids 0 .. V - 1 and MASK has id V. The network predicts real tokens only, so MASK has probability
 zero; tokens that are not masked contribute nothing to the bound and are carried over when sampling.
+
+The bound of a chain of T steps is that of `D3PM(vocab_size, "absorbing", steps=T)`; this is its limit.
 """
 
 from __future__ import annotations
@@ -22,12 +24,11 @@ from ..arrays import Bools, Floats, Ints
 from ..schedules import schedule as named_schedule
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
+from . import transitions
+from .discrete import T_MIN, DiscreteDiffusion, Spread, uniforms
 
-T_MIN = 1e-3
-"""Training times start here: below it almost nothing is masked, and the weight of what is would swamp the gradient."""
 
-
-class MaskedDiffusion:
+class MaskedDiffusion(DiscreteDiffusion):
     """Absorbing-state diffusion over `vocab_size` tokens.
 
     Parameters
@@ -37,25 +38,15 @@ class MaskedDiffusion:
 
     """
 
+    any_order = True
+
     def __init__(self, vocab_size: int, schedule: str = "linear") -> None:
-        if vocab_size < 1:
-            raise ValueError(f"vocab_size is {vocab_size}; it must be at least 1")
-        self.vocab_size = vocab_size
-        self.mask_id = vocab_size
-        self.schedule = named_schedule(schedule)
+        super().__init__(transitions.named("absorbing", vocab_size), named_schedule(schedule))
 
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that build this process again."""
         return {"process": "masked", "vocab_size": self.vocab_size, "schedule": self.schedule.name}
-
-    def corrupt(self, x0: Ints, t: Floats, rng: np.random.Generator) -> Ints:
-        """Mask each token with probability 1 - alpha(t): (B, L) ids and (B,) times to (B, L) ids."""
-        x0 = self._checked(x0)
-        if np.shape(t) != (len(x0),):
-            raise ValueError(f"t has shape {np.shape(t)}; expected ({len(x0)},), one time per sequence")
-        keep = rng.random(x0.shape) < self.schedule.alpha(t)[:, None]
-        return np.where(keep, x0, self.mask_id)
 
     def loss(self, model: Model, x0: Ints, rng: np.random.Generator) -> Tensor:
         """Weighted masked cross-entropy, a scalar in nats per token: an estimate of NELBO / L.
@@ -72,7 +63,13 @@ class MaskedDiffusion:
         return nll.sum() / x0.size
 
     def bound(
-        self, model: Model, x0: Ints, rng: np.random.Generator, *, estimator: Literal["count", "time"] = "count"
+        self,
+        model: Model,
+        x0: Ints,
+        rng: np.random.Generator,
+        *,
+        estimator: Literal["count", "time"] = "count",
+        spread: Spread = "stratified",
     ) -> Floats:
         """One unbiased estimate of each sequence's NELBO: (B, L) ids to (B,) nats per sequence.
 
@@ -80,12 +77,12 @@ class MaskedDiffusion:
         ----------
         estimator : "count" masks exactly k positions, k uniform on 1..L, with weight L / k (LLaDA, eq. 6): less
             variance, and the same mean for every schedule. "time" draws a time and masks independently, weight w(t).
+        spread : how the uniform numbers behind k or t are spread over the batch, see `discrete.uniforms`
 
         """
         x0 = self._checked(x0)
         batch, length = x0.shape
-        # Stratified over the batch and shuffled, so that each sequence on its own still sees a uniform variable.
-        uniform = rng.permutation((np.arange(batch) + rng.random(batch)) / batch)
+        uniform = uniforms(batch, rng, spread)
         if estimator == "count":
             k = 1 + np.floor(uniform * length).astype(np.int64)
             order = rng.random(x0.shape).argsort(axis=1).argsort(axis=1)  # a random rank for every position
@@ -112,7 +109,7 @@ class MaskedDiffusion:
         *,
         rng: np.random.Generator,
         steps: int | None = None,
-        remasking: samplers.Remasking | Literal["ancestral"] = "low_confidence",
+        remasking: samplers.Remasking | Literal["ancestral", "first_hitting"] = "low_confidence",
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -126,7 +123,8 @@ class MaskedDiffusion:
         ----------
         steps : number of denoising steps; default one per masked position
         remasking : which draws a step keeps: "low_confidence" those the model is surest of, "random" as many at random,
-            "ancestral" each with the probability of the reverse process
+            "ancestral" each with the probability of the reverse process; "first_hitting" reveals one position per step,
+            at the times that ancestral sampling in infinitely many steps would
         temperature, top_k, top_p : see `samplers.Draw`
         block_length : fill blocks of this length left to right; default the whole sequence at once
         choice_temperature : noise in the order of low_confidence, fading towards the end, see `samplers.unmask`
@@ -143,8 +141,17 @@ class MaskedDiffusion:
             if block_length is not None:
                 raise ValueError(f"block_length is {block_length}; ancestral sampling has no blocks, leave it out")
             return samplers.ancestral(model, start, self.mask_id, self.schedule, steps=steps, rng=rng, draw=draw)
+        if remasking == "first_hitting":
+            if block_length is not None or steps != max(most, 1):
+                raise ValueError(
+                    f"block_length is {block_length} and steps is {steps}; first-hitting sampling has no blocks and "
+                    f"takes one step per masked position, {max(most, 1)}"
+                )
+            return samplers.first_hitting(model, start, self.mask_id, self.schedule, rng=rng, draw=draw)
         if remasking not in ("low_confidence", "random"):
-            raise ValueError(f"remasking is {remasking!r}; expected 'low_confidence', 'random' or 'ancestral'")
+            raise ValueError(
+                f"remasking is {remasking!r}; expected 'low_confidence', 'random', 'ancestral' or 'first_hitting'"
+            )
         if steps > max(most, 1):
             raise ValueError(f"steps is {steps}, but only {most} positions are masked; use at most {max(most, 1)}")
         if not (np.isfinite(choice_temperature) and choice_temperature >= 0):
@@ -160,31 +167,8 @@ class MaskedDiffusion:
             block_length=block_length, choice_temperature=choice_temperature,
         )  # fmt: skip
 
-    def _start(self, length: int, batch: int, given: Ints | None) -> Ints:
-        if length < 1 or batch < 1:
-            raise ValueError(f"length is {length} and batch is {batch}; both must be at least 1")
-        if given is None:
-            return np.full((batch, length), self.mask_id, np.int64)
-        start = np.asarray(given)
-        if start.shape not in ((length,), (batch, length)):
-            raise ValueError(f"given has shape {start.shape}; expected ({length},) or ({batch}, {length})")
-        if start.size and not (start.min() >= 0 and start.max() <= self.mask_id):
-            raise ValueError(f"given contains ids outside 0..{self.mask_id} ({self.mask_id} is MASK)")
-        return np.broadcast_to(start, (batch, length)).astype(np.int64)
-
     def _weighted_nll(self, model: Model, x0: Ints, xt: Ints, t: Floats, weight: Floats) -> Tensor:
         """Weight times -log p(x_0 | x_t) at the masked positions only, in order: (n,)."""
         masked: Bools = xt == self.mask_id
         logits = model(xt, t, select=masked)  # (n, V)
         return ops.cross_entropy(logits, x0[masked]) * weight[masked]
-
-    def _checked(self, x0: Ints) -> Ints:
-        x0 = np.asarray(x0)
-        if x0.ndim != 2 or x0.dtype.kind not in "iu":
-            raise ValueError(f"x0 has shape {x0.shape} and dtype {x0.dtype}; expected (B, L) token ids")
-        if x0.size and not (x0.min() >= 0 and x0.max() < self.vocab_size):
-            raise ValueError(
-                f"x0 contains {x0.max() if x0.max() >= self.vocab_size else x0.min()}; "
-                f"expected 0 <= id < {self.vocab_size}"
-            )
-        return x0.astype(np.int64, copy=False)

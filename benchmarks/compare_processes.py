@@ -1,0 +1,178 @@
+"""Every process on the same text with the same network: `python -m benchmarks.compare_processes --out runs/compare`.
+
+Trains each at size S (width 64, two layers, 64 characters), then writes the held-out bits per character as a table
+(table.json, table.txt) and a figure (figure.png). A run that was stopped goes on where it was when the command is given
+again, and what is trained already is only evaluated; `--steps` and `--only` add to the same table.
+
+For diffusion the figures are upper bounds: of the process itself, and of the same network sampled in 256 and 20 steps.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tinydiff import D3PM, Transformer, checkpoint, data, training
+from tinydiff.processes import Autoregressive, MaskedDiffusion, Process
+from tinydiff.transformer import Model
+from tinydiff.views import terminal
+
+LENGTH, D_MODEL, LAYERS, HEADS = 64, 64, 2, 4
+CHAINS = (256, 20)
+WINDOWS = 3840
+
+NAMES = {
+    "autoregressive": "autoregressive",
+    "masked": "masked",
+    "sedd_absorbing": "SEDD absorbing",
+    "d3pm_absorbing": "D3PM absorbing",
+    "d3pm_nearest": "D3PM nearest",
+    "d3pm_uniform": "D3PM uniform",
+    "sedd_uniform": "SEDD uniform",
+    "bert": "BERT (rate 0.15)",
+}
+
+
+class Chain:
+    """A process seen through the bound of its chain of that many steps."""
+
+    def __init__(self, process: Process, steps: int) -> None:
+        # The bound of masked diffusion in discrete time is that of absorbing D3PM.
+        self.process = D3PM(process.vocab_size, steps=steps) if isinstance(process, MaskedDiffusion) else process
+        self.steps = steps
+
+    def bound(self, model: Model, x0: Any, rng: np.random.Generator) -> Any:
+        return self.process.bound(model, x0, rng, steps=self.steps)  # type: ignore[call-arg]
+
+
+def new_run(name: str, steps: int, corpus: data.Corpus, folder: Path, seed: int) -> training.Run:
+    """The run in `folder`, from where it stopped or new."""
+    if (folder / "config.json").exists():
+        return training.Run.resume(folder)
+    process = training.new_process(name, corpus)
+    model = Transformer(
+        corpus.vocab_size, LENGTH, d_model=D_MODEL, layers=LAYERS, heads=HEADS, time=process.needs_time,
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    options = replace(
+        training.Options(), steps=steps, seed=seed, warmup=min(100, steps), evaluate_every=min(250, steps)
+    )
+    return training.Run(corpus, process, model, options, folder)
+
+
+def figures(folder: Path, corpus: data.Corpus) -> dict[str, Any]:
+    """Held-out bits per character of a trained run, and of its chains of few steps: mean and standard error."""
+    model, process, _, _ = training.load(folder)
+    row: dict[str, Any] = {"bound": training.evaluate(model, process, corpus, windows=WINDOWS)}
+    if not isinstance(process, Autoregressive):
+        for steps in CHAINS:
+            row[str(steps)] = training.evaluate(model, Chain(process, steps), corpus, windows=WINDOWS)  # type: ignore[arg-type]
+    return row
+
+
+def show(rows: dict[str, dict[str, Any]]) -> Table:
+    """The table for people."""
+    table = Table("process", "steps", "bits per character", *(f"in {n} steps" for n in CHAINS))
+    for key in sorted(rows, key=lambda key: (rows[key]["steps"], rows[key]["bound"][0])):
+        row = rows[key]
+        cells = (row.get(column) for column in ("bound", *map(str, CHAINS)))
+        table.add_row(
+            NAMES[row["process"]], f"{row['steps']:,}", *(f"{c[0]:.3f} ± {c[1]:.3f}" if c else "" for c in cells)
+        )
+    return table
+
+
+def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
+    """Left: all processes at the most common number of steps. Right: masked and autoregressive against steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({"font.size": 13, "axes.spines.top": False, "axes.spines.right": False})
+    all_steps = [row["steps"] for row in rows.values()]
+    steps = max(set(all_steps), key=all_steps.count)
+    shown = sorted((r for r in rows.values() if r["steps"] == steps), key=lambda r: -r["bound"][0])
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), width_ratios=[1.35, 1], layout="constrained")
+    for i, row in enumerate(shown):
+        for column, marker, colour in (("20", "s", "#E69F00"), ("256", "^", "#56B4E9"), ("bound", "o", "#000000")):
+            if column in row:
+                mean, error = row[column]
+                left.errorbar(mean, i, xerr=2 * error, fmt=marker, color=colour, capsize=3, markersize=8)
+    for marker, colour, label in (
+        ("o", "#000000", "the process itself"), ("^", "#56B4E9", "256 steps"), ("s", "#E69F00", "20 steps"),
+    ):  # fmt: skip
+        left.plot([], [], marker, color=colour, label=label)
+    left.set_yticks(range(len(shown)), [NAMES[row["process"]] for row in shown])
+    left.set_xlabel("held-out bits per character (± 2 standard errors)")
+    left.set_title(f"after {steps:,} training steps")
+    left.legend(frameon=False, loc="center left")
+    left.grid(axis="x", alpha=0.3)
+    for name, marker, colour in (("masked", "o", "#D55E00"), ("autoregressive", "s", "#0072B2")):
+        points = sorted((r["steps"], *r["bound"]) for r in rows.values() if r["process"] == name)
+        right.errorbar(*zip(*((n, m) for n, m, _ in points), strict=True), yerr=[2 * e for *_, e in points],
+                       fmt=f"-{marker}", color=colour, capsize=3, markersize=8, label=NAMES[name])  # fmt: skip
+        for n, m, _ in points:
+            right.annotate(f"{m:.2f}", (n, m), xytext=(0, 9), textcoords="offset points", ha="center")
+    ticks = sorted({r["steps"] for r in rows.values() if r["process"] in ("masked", "autoregressive")})
+    right.set_xscale("log")
+    right.set_xticks(ticks, [f"{n:,}" for n in ticks])
+    right.minorticks_off()
+    right.margins(x=0.15, y=0.2)
+    right.set_xlabel("training steps")
+    right.set_ylabel("held-out bits per character")
+    right.legend(frameon=False)
+    right.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder of the runs, the table and the figure.")] = Path("runs/compare"),
+    steps: Annotated[int, typer.Option(help="Training steps of each run.")] = 3000,
+    only: Annotated[list[str] | None, typer.Option(help="Only this process; may be repeated.")] = None,
+    corpus_name: Annotated[str, typer.Option("--data", help="Corpus or UTF-8 file.")] = "python_docs",
+    seconds: Annotated[float, typer.Option(help="Stop, saved, after about this long.")] = float("inf"),
+    seed: Annotated[int, typer.Option(help="Of weights, windows and noise.")] = 0,
+) -> None:
+    """Train and compare all processes."""
+    console = Console(stderr=True)
+    for name in only or []:
+        if name not in NAMES:
+            raise typer.BadParameter(f"{name!r}; expected one of {', '.join(NAMES)}", param_hint="--only")
+    corpus, deadline = data.load(corpus_name), time.monotonic() + seconds
+    for name in only or NAMES:
+        folder = out / f"{name}-{steps}"
+        run = new_run(name, steps, corpus, folder, seed)
+        if run.step < steps:
+            console.print(f"{NAMES[name]}: from step {run.step}")
+            frames = training.train(run)
+            for _ in terminal.show_training(console, frames, start=run.step, steps=steps):
+                if time.monotonic() > deadline:
+                    frames.close()  # saves
+                    console.print(f"Stopped at step {run.step}; give the same command again to go on.")
+                    return
+    rows: dict[str, dict[str, Any]] = {}
+    if (out / "table.json").exists():
+        rows = json.loads((out / "table.json").read_text())
+    for name in only or NAMES:
+        key = f"{name}-{steps}"
+        if key not in rows:
+            rows[key] = {"process": name, "steps": steps, **figures(out / key, corpus)}
+            checkpoint.write_atomically(out / "table.json", (json.dumps(rows, indent=1) + "\n").encode())
+    with (out / "table.txt").open("w") as file:
+        Console(file=file, width=100).print(show(rows))
+    Console().print(show(rows))
+    if {"masked", "autoregressive"} <= {row["process"] for row in rows.values()}:
+        draw(rows, out / "figure.png")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,54 @@
+"""Brute-force oracles: exact likelihoods and bounds by enumerating every state, and `check_elbo`.
+
+For vocabularies and lengths small enough to list (V up to 4, L up to 5 or so) these say what the estimators and
+samplers of this package should give. They use a process's own definitions, its forward matrices and its reverse laws or
+rates, and no other code that they judge.
+
+- states.py: lists of states.
+- chain.py: discrete time. Likelihood, bound, and the gap between them by enumerating paths.
+- continuous.py: continuous time. The same by integrating Kolmogorov's equation.
+- masked.py: closed forms for masks; any-order likelihood.
+- truth.py: a model that knows the data's law.
+- check.py: `check_elbo`, the exact bound beside the exact likelihood.
+"""
+
+from ..processes.discrete import token_probabilities
+from .chain import ancestral_law, chain_nelbo, path_gap, walk
+from .check import ElboCheck, check_elbo
+from .continuous import continuous_law, continuous_nelbo
+from .masked import (
+    any_order_nll,
+    discrete_nelbo,
+    masked_cross_entropy,
+    masks_probability,
+    nelbo,
+    nelbo_by_count,
+    true_probabilities,
+)
+from .states import MOST_STATES, all_masks, all_sequences, product_law, state_index
+from .truth import BayesDenoiser
+
+__all__ = [
+    "MOST_STATES",
+    "BayesDenoiser",
+    "ElboCheck",
+    "all_masks",
+    "all_sequences",
+    "ancestral_law",
+    "any_order_nll",
+    "chain_nelbo",
+    "check_elbo",
+    "continuous_law",
+    "continuous_nelbo",
+    "discrete_nelbo",
+    "masked_cross_entropy",
+    "masks_probability",
+    "nelbo",
+    "nelbo_by_count",
+    "path_gap",
+    "product_law",
+    "state_index",
+    "token_probabilities",
+    "true_probabilities",
+    "walk",
+]

@@ -1,0 +1,104 @@
+"""Masks only: bounds and likelihoods of masked diffusion in closed form over sets of masked positions.
+
+There are 2^L of those where the general oracles need (V + 1)^L states, and continuous time takes no differential
+equation. The model must not depend on t wherever no time or number of steps is given.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..arrays import Bools, Floats, Ints
+from ..processes.discrete import DiscreteDiffusion, token_probabilities
+from ..transformer import Model
+from .states import all_masks
+
+
+def masked_cross_entropy(process: DiscreteDiffusion, model: Model, x0: Ints, t: float) -> tuple[Floats, Bools]:
+    """Sum over masked positions of -log p_theta(x_0^i | x_t), for every set of masks of sequences x0 (n, L).
+
+    Returns
+    -------
+    (n, 2^L) cross-entropies in nats, and the (2^L, L) sets of masks they belong to
+
+    """
+    masks = all_masks(x0.shape[1])
+    nll = -np.log(true_probabilities(process, model, x0, masks, t))  # (n, 2^L, L)
+    return np.where(masks, nll, 0).sum(axis=-1), masks
+
+
+def true_probabilities(process: DiscreteDiffusion, model: Model, x0: Ints, masks: Bools, t: float) -> Floats:
+    """p_theta(x_0^i | x_t) at every position, for sequences (n, L) under each set of masks (m, L): (n, m, L)."""
+    xt = np.where(masks, process.mask_id, x0[:, None])  # (n, m, L)
+    p = token_probabilities(model, xt.reshape(-1, x0.shape[1]), t).reshape(*xt.shape, -1)
+    target = np.broadcast_to(x0[:, None, :, None], (*xt.shape, 1))
+    return np.asarray(np.take_along_axis(p, target, axis=-1)[..., 0])
+
+
+def masks_probability(masks: Bools, alpha: float) -> Floats:
+    """q(x_t | x_0) of each set of masks when every token survives with probability alpha: (n, L) -> (n,)."""
+    return np.asarray(np.where(masks, 1 - alpha, alpha).prod(axis=1))
+
+
+def nelbo(process: DiscreteDiffusion, model: Model, x0: Ints, nodes: int = 64) -> Floats:
+    """The continuous-time NELBO of sequences (n, L), in nats (n,), by Gauss-Legendre quadrature over t.
+
+    A schedule that ends above alpha = 0 leaves a jump at t = 1 (`MaskedDiffusion.alpha`): a term of the discrete-time
+    bound.
+    """
+    points, weights = np.polynomial.legendre.leggauss(nodes)
+    schedule = process.schedule
+    total = np.zeros(len(x0))
+    for t, w in zip((points + 1) / 2, weights / 2, strict=True):
+        nll, masks = masked_cross_entropy(process, model, x0, float(t))
+        q = masks_probability(masks, float(schedule.alpha(t)))
+        total += w * float(schedule.weight(t)) * (nll @ q)
+    nll, masks = masked_cross_entropy(process, model, x0, 1.0)
+    return np.asarray(total + float(schedule.alpha(1.0)) * (nll @ masks_probability(masks, 0.0)))
+
+
+def nelbo_by_count(process: DiscreteDiffusion, model: Model, x0: Ints) -> Floats:
+    """The same bound, (n,), in closed form over the number k of masks: sum_k 1/k E_{|masks| = k}[cross-entropy].
+
+    Integrating w(t) q(masks) over t leaves 1 / (k C(L, k)) for a set of k masks, whatever the schedule, as long as it
+    runs from alpha = 1 to 0 and the model does not look at t.
+    """
+    nll, masks = masked_cross_entropy(process, model, x0, 0.5)
+    length = x0.shape[1]
+    k = masks.sum(axis=1)
+    weight = np.array([0.0] + [1 / (i * math.comb(length, i)) for i in range(1, length + 1)])
+    return np.asarray(nll @ weight[k])
+
+
+def discrete_nelbo(process: DiscreteDiffusion, model: Model, x0: Ints, steps: int) -> Floats:
+    """The NELBO, (n,), of the chain of that many steps: sum_t (alpha_{t-1} - alpha_t) / (1 - alpha_t) E[cross-entropy].
+
+    Sahoo et al. 2024, eq. 8; the chain starts from pure MASK, so there is no prior term.
+    """
+    alpha = process.schedule.grid(steps)
+    total = np.zeros(len(x0))
+    for i in range(1, steps + 1):
+        nll, masks = masked_cross_entropy(process, model, x0, i / steps)
+        total += (alpha[i - 1] - alpha[i]) / (1 - alpha[i]) * (nll @ masks_probability(masks, alpha[i]))
+    return total
+
+
+def any_order_nll(process: DiscreteDiffusion, model: Model, x0: Ints) -> Floats:
+    """Exact -log p(x0) of sequences (n, L) when positions are revealed one at a time in random order: (n,) nats.
+
+    This is the law of the continuous-time process (no two tokens are revealed at the same moment). p is the mean over
+    all L! orders of the product of conditionals; over subsets S of revealed positions it obeys
+    f(S) = 1/|S| sum_{i in S} f(S - i) p(x^i | x^{S - i}), which takes 2^L states in place of L! orders.
+    The model must not depend on t.
+    """
+    length = x0.shape[1]
+    masks = all_masks(length)
+    p = true_probabilities(process, model, x0, masks, 0.5)  # (n, 2^L, L)
+    f = np.ones((len(x0), len(masks)))  # nothing is revealed in the last state, and 1 is its probability
+    for hidden in range(len(masks) - 2, -1, -1):  # the state number is the set of masks in binary: all masked first
+        revealed = np.flatnonzero(~masks[hidden])
+        before = hidden + (1 << (length - 1 - revealed))  # the same with one revealed position masked again
+        f[:, hidden] = (f[:, before] * p[:, before, revealed]).mean(axis=1)
+    return np.asarray(-np.log(f[:, 0]))

@@ -1,0 +1,62 @@
+"""A model that knows the truth: the best denoiser there is for data of a known law."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..arrays import Bools, Floats, Ints
+from ..processes.discrete import DiscreteDiffusion
+from ..tensor import Tensor
+from .states import all_sequences
+
+
+class BayesDenoiser:
+    """What the other positions say about each token, p(x_0^i | x_t^j for all j != i), as a `Model`.
+
+    At a masked position this is p(x_0^i | x_t), because MASK says nothing.
+
+    Parameters
+    ----------
+    law : (V^L,) probabilities of all sequences, in the order of `all_sequences`
+    process : its noise; None for masks, where the time does not matter
+
+    """
+
+    def __init__(self, law: Floats, vocab_size: int, length: int, process: DiscreteDiffusion | None = None) -> None:
+        if law.shape != (vocab_size**length,) or not np.isclose(law.sum(), 1):
+            raise ValueError(
+                f"law has shape {law.shape} and sums to {law.sum()}; expected ({vocab_size**length},) and 1"
+            )
+        self.law, self.vocab_size, self.process = law, vocab_size, process
+        self.sequences = all_sequences(vocab_size, length)
+
+    def __call__(
+        self, x: Ints, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None
+    ) -> Tensor:
+        """Log-probabilities (B, L, V), or (n, V) for the positions of `select`."""
+        likelihood = self._likelihood(x, t)  # (B, V^L, L) of each position of x_t
+        with np.errstate(divide="ignore"):
+            log_likelihood = np.log(likelihood)
+        hits = np.isneginf(log_likelihood)
+        finite = np.where(hits, 0, log_likelihood)
+        others = np.exp(finite.sum(axis=-1, keepdims=True) - finite)  # without the position itself
+        others = np.where(hits.sum(axis=-1, keepdims=True) - hits > 0, 0, others) * self.law[:, None]
+        onehot = np.eye(self.vocab_size)[self.sequences]  # (V^L, L, V)
+        marginals = np.einsum("bsl,slv->blv", others, onehot)
+        total = marginals.sum(axis=-1, keepdims=True)
+        # States that no data can lead to have no truth: any answer will do.
+        p = np.divide(marginals, total, out=np.full(marginals.shape, 1 / self.vocab_size), where=total > 0)
+        with np.errstate(divide="ignore"):
+            log_p = np.log(p)
+        return Tensor(log_p if select is None else log_p[select])
+
+    def _likelihood(self, x: Ints, t: Floats | None) -> Floats:
+        """q(x_t^i | x_0^i) for every sequence x_0: (B, V^L, L)."""
+        if self.process is None:
+            agrees = (x[:, None] == self.sequences) | (x[:, None] == self.vocab_size)
+            return np.asarray(agrees, np.float64)
+        if t is None:
+            raise ValueError("t is missing; the best denoiser of this process depends on it")
+        matrices = np.stack([self.process.forward(0.0, float(time)) for time in t])  # (B, S, S)
+        rows = np.arange(len(x))[:, None, None]
+        return np.asarray(matrices[rows, self.sequences[None], x[:, None]])
