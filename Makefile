@@ -18,7 +18,7 @@ demo: $(VENV)/with-demo ## train a small model for a minute or two and watch mas
 	@$(BIN)/tinydiff demo
 
 test: $(VENV)/with-test ## run all tests
-	@$(BIN)/pytest -n auto --dist worksteal
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal # a process per core: more threads would only queue
 
 lint: $(VENV)/with-lint ## check style and types, in Python and C++
 	$(BIN)/ruff check
