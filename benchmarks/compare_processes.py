@@ -50,7 +50,7 @@ class Chain:
         self.steps = steps
 
     def bound(self, model: Model, x0: Any, rng: np.random.Generator) -> Any:
-        return self.process.bound(model, x0, rng, steps=self.steps)  # type: ignore[call-arg]
+        return self.process.bound(model, x0, rng, steps=self.steps)  # type: ignore[call-arg]  # only diffusion comes here
 
 
 def new_run(name: str, steps: int, corpus: data.Corpus, folder: Path, seed: int) -> training.Run:
