@@ -25,8 +25,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tinydiff import D3PM, Transformer, checkpoint, data, training
+from tinydiff import D3PM, Transformer, data, learning
+from tinydiff.learning import checkpoint
 from tinydiff.processes import Autoregressive, MaskedDiffusion, Process
+from tinydiff.processes.named import new_process
 from tinydiff.transformer import Model
 from tinydiff.views import terminal
 
@@ -59,28 +61,28 @@ class Chain:
         return self.process.bound(model, x0, rng, steps=self.steps)  # type: ignore[call-arg]  # only diffusion comes here
 
 
-def new_run(name: str, steps: int, corpus: data.Corpus, folder: Path, seed: int) -> training.Run:
+def new_run(name: str, steps: int, corpus: data.Corpus, folder: Path, seed: int) -> learning.Run:
     """The run in `folder`, from where it stopped or new."""
     if (folder / "config.json").exists():
-        return training.Run.resume(folder)
-    process = training.new_process(name, corpus)
+        return learning.Run.resume(folder)
+    process = new_process(name, corpus)
     model = Transformer(
         corpus.vocab_size, LENGTH, d_model=D_MODEL, layers=LAYERS, heads=HEADS, time=process.needs_time,
         rng=np.random.default_rng(seed),
     )  # fmt: skip
     options = replace(
-        training.Options(), steps=steps, seed=seed, warmup=min(100, steps), evaluate_every=min(250, steps)
+        learning.Options(), steps=steps, seed=seed, warmup=min(100, steps), evaluate_every=min(250, steps)
     )
-    return training.Run(corpus, process, model, options, folder)
+    return learning.Run(corpus, process, model, options, folder)
 
 
 def figures(folder: Path, corpus: data.Corpus) -> dict[str, Any]:
     """Held-out bits per character of a trained run, and of its chains of few steps: mean and standard error."""
-    model, process, _, _ = training.load(folder)
-    row: dict[str, Any] = {"bound": training.evaluate(model, process, corpus, windows=WINDOWS)}
+    model, process, _, _ = learning.load(folder)
+    row: dict[str, Any] = {"bound": learning.evaluate(model, process, corpus, windows=WINDOWS)}
     if not isinstance(process, Autoregressive):
         for steps in CHAINS:
-            row[str(steps)] = training.evaluate(model, Chain(process, steps), corpus, windows=WINDOWS)  # type: ignore[arg-type]
+            row[str(steps)] = learning.evaluate(model, Chain(process, steps), corpus, windows=WINDOWS)  # type: ignore[arg-type]
     return row
 
 
@@ -164,7 +166,7 @@ def main(
         run = new_run(name, n, corpus, out / f"{name}-{n}", seed)
         if run.step < n:
             console.print(f"{NAMES[name]}: from step {run.step}")
-            frames = training.train(run)
+            frames = learning.train(run)
             for _ in terminal.show_training(console, frames, start=run.step, steps=n):
                 if time.monotonic() > deadline:
                     frames.close()  # saves

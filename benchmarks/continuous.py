@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tinydiff import checkpoint, conditioned, data, load, quality
+from tinydiff import conditioned, data, load
 from tinydiff.data import toys
+from tinydiff.learning import checkpoint
+from tinydiff.measures import vectors as quality
 from tinydiff.processes import FlowMatching
 
 N = 2000  # points in a sample

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 import tinydiff as td
-from tinydiff import text_quality
 from tinydiff.arrays import Floats, Ints
+from tinydiff.measures import texts
 
 V, BATCH = 103, 32
 TEXTS = 800
@@ -96,7 +96,7 @@ def orders(run: Path, counts: tuple[int, ...], given: Ints | None, what: str) ->
 
 def interval(a: Floats, b: Floats) -> str:
     """The difference of two means with its interval."""
-    middle, low, high = text_quality.difference(a, b, np.random.default_rng(0))
+    middle, low, high = texts.difference(a, b, np.random.default_rng(0))
     return f"{middle:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 

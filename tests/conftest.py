@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tinydiff import Options, Run, Transformer, data, kernels, train
-from tinydiff.training import new_process
+from tinydiff.processes.named import new_process
 
 os.environ["TINYDIFF_KERNELS"] = kernels.active()  # processes that tests start run what the tests run, and do not warn
 

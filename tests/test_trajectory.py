@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tinydiff import data
-from tinydiff.samplers import Frame
+from tinydiff.decoders import Frame
 from tinydiff.views import figures
 from tinydiff.views.gif import CELL_WIDTH, LEAST, MARGIN, REST, save_gif
 from tinydiff.views.html import player, save_html

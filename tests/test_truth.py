@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.test_samplers import rng
+from tests.decoders.test_decoders import rng
 from tinydiff import MaskedDiffusion, exact
 from tinydiff.data import laws
 

@@ -12,10 +12,10 @@ import pytest
 from test_cli import fails, tinydiff
 
 from tinydiff import FlowMatching, GaussianDiffusion, MaskedDiffusion, Options, Run, Transformer, data, load, train
-from tinydiff.checkpoint import CheckpointError
 from tinydiff.data import toys
 from tinydiff.data.vectors import Vectors, patches, pictures
-from tinydiff.quality import nearest
+from tinydiff.learning.checkpoint import CheckpointError
+from tinydiff.measures.vectors import nearest
 
 RNG = np.random.default_rng(0)
 SMALL = ["--steps=6", "--batch=8", "--d-model=8", "--layers=1", "--heads=2"]

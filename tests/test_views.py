@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from tinydiff import data, train
-from tinydiff.samplers import Frame
+from tinydiff.decoders import Frame
 from tinydiff.views.terminal import Smooth, show_race, show_sampling, show_training, state_text
 from tinydiff.views.trajectory import COLOURS, MASK, NEWLINE, REMASKED, Trajectory
 

@@ -1,8 +1,9 @@
 """Diffusion and non-autoregressive language models from scratch, in NumPy with a C++ hot loop."""
 
-from . import data, kernels, ops, quality, samplers, schedules, text_quality
-from .guidance import conditioned
-from .optim import EMA, AdamW
+from . import data, decoders, kernels, measures, ops, schedules
+from .decoders.guidance import conditioned
+from .learning import Options, Run, evaluate, load, train
+from .learning.optim import EMA, AdamW
 from .processes import (
     D3PM,
     Autoregressive,
@@ -13,7 +14,6 @@ from .processes import (
     ScoreEntropy,
 )
 from .tensor import Tensor, check_grads, no_grad
-from .training import Options, Run, evaluate, load, train
 from .transformer import Transformer
 
 __version__ = "0.1.0"
@@ -35,14 +35,13 @@ __all__ = [
     "check_grads",
     "conditioned",
     "data",
+    "decoders",
     "evaluate",
     "kernels",
     "load",
+    "measures",
     "no_grad",
     "ops",
-    "quality",
-    "samplers",
     "schedules",
-    "text_quality",
     "train",
 ]

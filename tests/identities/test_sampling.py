@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.identities.conftest import random_model
-from tinydiff import MaskedDiffusion, Tensor, exact, samplers
+from tinydiff import MaskedDiffusion, Tensor, decoders, exact
 from tinydiff.arrays import Floats, Ints
 from tinydiff.transformer import Model
 
@@ -58,7 +58,7 @@ def chain_law_by_bayes(process: MaskedDiffusion, model: Model, length: int, step
 
 @pytest.mark.parametrize("time", [False, True])
 def test_C1_ancestral_sampling_has_the_law_of_the_chain(schedule_name: str, time: bool) -> None:
-    """The law of `samplers.ancestral` is that of the chain defined by p_theta(x_s | x_t) and Bayes' rule.
+    """The law of `decoders.ancestral` is that of the chain defined by p_theta(x_s | x_t) and Bayes' rule.
 
     First the enumerated laws agree (total variation 0), then draws are compared with them by a G-test: two-sided, level
     0.2 % (the p-value is the rank of G among 2,000 simulations of it); seed fixed. Austin et al. 2021, eq. 4.
@@ -75,7 +75,7 @@ def test_C1_ancestral_sampling_has_the_law_of_the_chain(schedule_name: str, time
 
     rng = np.random.default_rng(3)
     start = np.full((draws, length), process.mask_id)
-    *_, last = samplers.ancestral(model, start, process.mask_id, process.schedule, steps=steps, rng=rng)
+    *_, last = decoders.ancestral(model, start, process.mask_id, process.schedule, steps=steps, rng=rng)
     assert_drawn_from(last.state, law, rng)
 
 
@@ -164,15 +164,15 @@ def test_C5_draws_are_right_far_in_the_tail() -> None:
     expected = 1 / (1 + math.exp(gap)) * 2**20
     slack = 4.5 * math.sqrt(expected / draws)
     with np.errstate(divide="ignore"):
-        tokens, _ = samplers.Draw()(logits, Tail(0))
+        tokens, _ = decoders.Draw()(logits, Tail(0))
         assert abs(tokens.mean() - expected) < slack
         assert abs(float32_gumbel(logits, Tail(0)).mean() - expected) > slack
     # Drawing by the cumulative law is held to the same: the last state of probability 1e-12 owns that much of [0, 1).
     law = np.array([[1.0, 1e-12]])
-    assert samplers.categorical(law, Constant(1 - 2e-12)) == 0
-    assert samplers.categorical(law, Constant(1 - 0.5e-12)) == 1
+    assert decoders.categorical(law, Constant(1 - 2e-12)) == 0
+    assert decoders.categorical(law, Constant(1 - 0.5e-12)) == 1
     for u in (0.0, np.nextafter(1.0, 0.0)):
-        assert samplers.categorical(np.array([[0.0, 0.3, 0.7, 0.0]]), Constant(u))[0] in (1, 2)  # never a zero
+        assert decoders.categorical(np.array([[0.0, 0.3, 0.7, 0.0]]), Constant(u))[0] in (1, 2)  # never a zero
 
 
 class Constant:
@@ -244,7 +244,7 @@ def test_C4_low_confidence_tilts_even_independent_positions() -> None:
 
 @pytest.mark.parametrize("order", ["random", "low_confidence", "entropy", "margin"])
 def test_C4_draws_have_the_enumerated_law(order: str) -> None:
-    """What `samplers.unmask` draws has the law that the oracle enumerates: G-test as in C1, seed fixed."""
+    """What `decoders.unmask` draws has the law that the oracle enumerates: G-test as in C1, seed fixed."""
     v, length = 2, 3
     process, model, rng = MaskedDiffusion(v), random_model(v, length), np.random.default_rng(1)
     *_, last = process.sample(model, length, 20_000, rng=rng, steps=2, remasking=order)

@@ -15,7 +15,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from ..samplers import CHOICE_TEMPERATURE
+from ..decoders import CHOICE_TEMPERATURE
 
 RUNS = Path("runs")
 TEMPERATURE = 0.7

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import typer
 
-from .. import data, training
+from .. import data, learning
 from ..arrays import Bools, Ints
-from ..checkpoint import refuse_existing
-from ..guidance import conditioned
+from ..decoders import CHOICE_TEMPERATURE, ORDERS
+from ..decoders.guidance import conditioned
+from ..learning.checkpoint import refuse_existing
 from ..processes import Autoregressive, Process
-from ..samplers import CHOICE_TEMPERATURE, ORDERS
 from ..transformer import Transformer
 from ..views import terminal
 from .common import (
@@ -103,7 +103,7 @@ def sample(
     gif: Gif = None,
 ) -> None:
     """Generate from a run and watch: text from all masks, points and pictures from noise."""
-    model, process, codec, config = training.load(run)
+    model, process, codec, config = learning.load(run)
     of_text = {
         "--length": length, "--remasking": remasking, "--temperature": temperature, "--top-k": top_k, "--top-p": top_p,
         "--block-length": block_length, "--choice-temperature": choice_temperature, "--sampler": sampler,
@@ -221,7 +221,7 @@ def infill(
     gif: Gif = None,
 ) -> None:
     """Fill the blanks of a text, leaving the rest as it is."""
-    model, process, codec, config = training.load(run)
+    model, process, codec, config = learning.load(run)
     if codec is None:
         raise ValueError(
             f"{run} is a run of {config['process']['process']}, which cannot fill in text; use a masked one"

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from .. import data, training
-from .. import race as racing
-from .. import sweep as sweeping
-from ..checkpoint import refuse_existing, write_atomically
+from .. import data, learning
+from ..learning.checkpoint import refuse_existing, write_atomically
+from ..measures import clock as racing
+from ..measures import dial as sweeping
 from ..processes import Autoregressive, Bert, MaskedDiffusion, Process
 from ..transformer import Transformer
 from ..views import figures, terminal
@@ -32,12 +32,12 @@ def evaluate(
     windows: Annotated[int, typer.Option(help="Random windows of held-out text.")] = 3840,
 ) -> None:
     """Held-out bits per character or dimension: exact for some models, an upper bound for diffusion."""
-    model, process, codec, config = training.load(run)
+    model, process, codec, config = learning.load(run)
     if text is not None and codec is None:
         raise ValueError(f"--text is {text}, but {run} is a run on vectors: leave it out")
-    corpus = data.load(str(text), codec) if text is not None else training.corpus_of(run, config)
-    windows = training.EVALUATION_BATCH * -(-windows // training.EVALUATION_BATCH)
-    mean, error = training.evaluate(model, process, corpus, windows=windows)
+    corpus = data.load(str(text), codec) if text is not None else learning.corpus_of(run, config)
+    windows = learning.EVALUATION_BATCH * -(-windows // learning.EVALUATION_BATCH)
+    mean, error = learning.evaluate(model, process, corpus, windows=windows)
     kind = KINDS.get(config["process"]["process"], "NELBO, an upper bound")
     print(f"{mean:.4f} +- {error:.4f} {corpus.unit} ({kind}; {corpus.name}, {windows} windows of {model.length})")
 
@@ -70,9 +70,9 @@ def sweep(
     seed: Seed = 0,
 ) -> None:
     """Measure quality against steps, order and temperature: a table, a figure and the knee of each curve."""
-    from .. import sweep_report as report
+    from ..measures import dial_report as report
 
-    model, process, codec, config = training.load(run)
+    model, process, codec, config = learning.load(run)
     if not isinstance(process, MaskedDiffusion) or isinstance(process, Bert) or codec is None:
         raise ValueError(f"{run} is a run of {config['process']['process']}; only masked ones have steps to sweep")
     generator(seed)
@@ -169,7 +169,7 @@ def race(
 
 def racer(run: Path, kind: type[Process], name: str) -> tuple[Transformer, data.Codec]:
     """The network of a run that may enter the race."""
-    model, process, codec, config = training.load(run)
+    model, process, codec, config = learning.load(run)
     if not isinstance(process, kind) or codec is None:
         raise ValueError(f"{run} is a run of {config['process']['process']}; expected one of {name}")
     return model, codec

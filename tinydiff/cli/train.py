@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import typer
 
-from .. import data, kernels, training
-from .. import demo as demonstration
+from .. import data, kernels, learning
 from ..processes import Bert, MaskedDiffusion
+from ..processes.named import new_process
 from ..transformer import Transformer
 from ..views import terminal
+from . import demo as demonstration
 from .common import RUNS, Seed, console, epilog
 
 app = typer.Typer()
@@ -33,7 +34,7 @@ def demo(
     if not (np.isfinite(seconds) and seconds > 0):
         raise ValueError(f"--seconds is {seconds}; it must be positive")
     known = (out / "config.json").exists()
-    run = training.Run.resume(out) if known else demonstration.new_run(out, seconds)
+    run = learning.Run.resume(out) if known else demonstration.new_run(out, seconds)
     if (
         not isinstance(run.process, MaskedDiffusion)
         or isinstance(run.process, Bert)
@@ -121,7 +122,7 @@ def train(
     if resume is not None:
         if out is not None or text is not None or data_name is not None:
             raise ValueError("--resume continues a run with its own text and folder; leave out --out, --text, --data")
-        run = training.Run.resume(resume)
+        run = learning.Run.resume(resume)
         if run.step >= run.options.steps:
             console.print(f"{resume} is trained to its {run.options.steps} steps already.")
             return
@@ -136,11 +137,11 @@ def train(
             "d_model": d_model, "layers": layers, "heads": heads, "lr": lr,
         }  # fmt: skip
         chosen = GENERAL | corpus.recipe | {name: value for name, value in given.items() if value is not None}
-        options = training.Options(
+        options = learning.Options(
             steps=chosen["steps"], batch=chosen["batch"], lr=chosen["lr"], seed=seed, warmup=min(100, chosen["steps"]),
             evaluate_every=min(chosen["evaluate_every"], chosen["steps"]),
         )  # fmt: skip
-        made = training.new_process(chosen["process"], corpus, schedule=schedule, predict=predict, pairing=pairing)
+        made = new_process(chosen["process"], corpus, schedule=schedule, predict=predict, pairing=pairing)
         corpus.check_length(chosen["length"])
         model = Transformer(
             getattr(corpus, "vocab_size", None), chosen["length"], features=getattr(corpus, "features", None),
@@ -148,11 +149,11 @@ def train(
             positions="rotary" if type(corpus) is data.Corpus else "learned",  # windows of a text begin anywhere
             d_model=chosen["d_model"], layers=chosen["layers"], heads=chosen["heads"], rng=np.random.default_rng(seed),
         )  # fmt: skip
-        run = training.Run(corpus, made, model, options, out)
+        run = learning.Run(corpus, made, model, options, out)
     follow(run)
 
 
-def follow(run: training.Run) -> float:
+def follow(run: learning.Run) -> float:
     """Train a run to its end while showing it, and return its speed in tokens/s; on Ctrl-C say how to go on."""
     folder = run.folder
     console.print(
@@ -161,7 +162,7 @@ def follow(run: training.Run) -> float:
     )
     held_out, speeds = None, []
     try:
-        with closing(training.train(run)) as frames:  # an interrupt between steps saves before it is announced
+        with closing(learning.train(run)) as frames:  # an interrupt between steps saves before it is announced
             for frame in terminal.show_training(
                 console, frames, start=run.step, steps=run.options.steps, unit=run.corpus.short_unit
             ):

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .. import data
-from ..checkpoint import refuse_existing
-from ..samplers import Frame
+from ..decoders import Frame
+from ..learning.checkpoint import refuse_existing
 from ..views import figures, terminal
 from ..views.gif import save_gif
 from ..views.html import save_html

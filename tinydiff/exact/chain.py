@@ -11,8 +11,8 @@ import itertools
 import numpy as np
 
 from ..arrays import Floats, Ints
+from ..decoders import Reverse
 from ..processes.discrete import DiscreteDiffusion, divergence
-from ..samplers import Reverse
 from ..transformer import Model
 from .states import all_sequences, product_law, state_index
 

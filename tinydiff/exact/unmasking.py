@@ -1,6 +1,6 @@
 """The law of decoders that commit several positions at once, by enumerating every draw of every step.
 
-How far it is from the law of committing one at a time is what the steps dial costs. No code of `tinydiff.samplers` is
+How far it is from the law of committing one at a time is what the steps dial costs. No code of `tinydiff.decoders` is
 used: orders are written out again from their definitions.
 """
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops, samplers
+from .. import decoders, ops
 from ..arrays import Bools, Floats, Ints
 from ..tensor import Tensor, no_grad
 from ..transformer import Model, Transformer
@@ -63,25 +63,25 @@ class Autoregressive:
         given: Ints | None = None,
         allowed: Bools | None = None,
         cache: bool = True,
-    ) -> Iterator[samplers.Frame]:
+    ) -> Iterator[decoders.Frame]:
         """Generate (batch, length) ids left to right, a frame per token.
 
         Parameters
         ----------
-        temperature, top_k, top_p : see `samplers.Draw`
+        temperature, top_k, top_p : see `decoders.Draw`
         given : (batch, length) or (length,) ids: a prompt, and from there on the special token; the prompts of a batch
             may differ in length
         allowed : (length, V) or (batch, length, V), True for the tokens that a position may hold
         cache : whether a Transformer keeps its keys and values; without, it reads the whole text again for every token
 
         """
-        draw = samplers.Draw(temperature, top_k, top_p)
+        draw = decoders.Draw(temperature, top_k, top_p)
         if length < 1 or batch < 1:
             raise ValueError(f"length is {length} and batch is {batch}; both must be at least 1")
         start = np.full((batch, length), self.start_id, np.int64)
         if given is not None:
             start = self._prompt(np.asarray(given), start.shape)
-        allowed = samplers.check_allowed(allowed, start, self.start_id)
+        allowed = decoders.check_allowed(allowed, start, self.start_id)
         return self._generate(model, start, draw, rng, allowed, cache)
 
     def _prompt(self, given: Ints, shape: tuple[int, ...]) -> Ints:
@@ -104,16 +104,16 @@ class Autoregressive:
         self,
         model: Model,
         start: Ints,
-        draw: samplers.Draw,
+        draw: decoders.Draw,
         rng: np.random.Generator,
         allowed: Bools | None,
         cache: bool,
-    ) -> Iterator[samplers.Frame]:
+    ) -> Iterator[decoders.Frame]:
         batch, length = start.shape
         blank = start == self.start_id
         first = length - int(blank.sum(axis=1).max())  # up to here every prompt reaches
         steps = length - first
-        frame = samplers.first_frame(start, self.start_id, steps)
+        frame = decoders.first_frame(start, self.start_id, steps)
         yield frame
         state, confidence = start, frame.confidence
         before = np.full((batch, length + 1), self.start_id, np.int64)  # what the network reads: shifted by one
@@ -139,7 +139,7 @@ class Autoregressive:
             state, confidence = np.where(chosen, tokens[:, None], state), np.where(chosen, sure[:, None], confidence)
             before[:, i + 1] = state[:, i]
             masked = state == self.start_id
-            yield samplers.Frame(
+            yield decoders.Frame(
                 i + 1 - first, steps, float(masked.mean()), state, chosen, np.zeros_like(chosen), confidence
             )
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import samplers
+from .. import decoders
 from ..arrays import Floats, Ints
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
@@ -53,9 +53,9 @@ class Bert(MaskedDiffusion):
         total: Tensor = self._weighted_nll(model, x0, self.corrupt(x0, t, rng), t, weight).sum() / x0.size
         return total
 
-    def refill(self, model: Model, xt: Ints, draw: samplers.Draw | None = None) -> Floats:
+    def refill(self, model: Model, xt: Ints, draw: decoders.Draw | None = None) -> Floats:
         """Laws of every position after filling the masks of x_t, (B, L) to (B, L, V); visible tokens stay."""
-        draw = draw or samplers.Draw()
+        draw = draw or decoders.Draw()
         with no_grad():
             logits = model(xt, (xt == self.mask_id).mean(axis=1)).data
         p = draw.probabilities(logits.reshape(-1, self.vocab_size)).reshape(logits.shape)
@@ -74,34 +74,34 @@ class Bert(MaskedDiffusion):
         top_k: int | None = None,
         top_p: float | None = None,
         given: Ints | None = None,
-    ) -> Iterator[samplers.Frame]:
+    ) -> Iterator[decoders.Frame]:
         """Fill all masks at once, then mask and fill again: (batch, length) ids, a frame per round.
 
         Parameters
         ----------
         steps : rounds, the first one included; default one per position
-        temperature, top_k, top_p : see `samplers.Draw`
+        temperature, top_k, top_p : see `decoders.Draw`
         given : (batch, length) or (length,) ids with MASK where something is to be filled in; other positions stay
 
         """
         steps = length if steps is None else steps
         if steps < 1:
             raise ValueError(f"steps is {steps}; it must be at least 1")
-        draw = samplers.Draw(temperature, top_k, top_p)
+        draw = decoders.Draw(temperature, top_k, top_p)
         return self._rounds(model, self._start(model, length, batch, given), steps, draw, rng)
 
     def _rounds(
-        self, model: Model, start: Ints, steps: int, draw: samplers.Draw, rng: np.random.Generator
-    ) -> Iterator[samplers.Frame]:
-        frame = samplers.first_frame(start, self.mask_id, steps)
+        self, model: Model, start: Ints, steps: int, draw: decoders.Draw, rng: np.random.Generator
+    ) -> Iterator[decoders.Frame]:
+        frame = decoders.first_frame(start, self.mask_id, steps)
         yield frame
         free, state, confidence = start == self.mask_id, start, frame.confidence
         for step in range(1, steps + 1):
             chosen = free & ((rng.random(start.shape) < self.rate) | (step == 1))
             law = self.refill(model, np.where(chosen, self.mask_id, state), draw)
-            drawn = samplers.categorical(law, rng)
+            drawn = decoders.categorical(law, rng)
             state = np.where(chosen, drawn, state)
             sure = np.take_along_axis(law, state[..., None], axis=-1)[..., 0]
             confidence = np.where(chosen, sure, confidence)
             again = chosen if step > 1 else np.zeros_like(chosen)
-            yield samplers.Frame(step, steps, 1 - step / steps, state, chosen, again, confidence)
+            yield decoders.Frame(step, steps, 1 - step / steps, state, chosen, again, confidence)

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .. import ops, samplers, schedules
+from .. import decoders, ops, schedules
 from ..arrays import Floats, Ints
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
@@ -161,7 +161,7 @@ class D3PM(DiscreteDiffusion):
         joint = reveal * _binomial(length, 1 - alpha)[:, 1:].T  # (L, steps): k = 1 .. L
         weight = length * joint.sum(axis=1)  # 0 for numbers of masks that a short chain never has: then any t will do
         k = 1 + np.floor(stratified(batch, rng) * length).astype(np.int64)
-        i = grid[1:][samplers.categorical(np.where(weight[:, None] > 0, joint, 1)[k - 1], rng)]
+        i = grid[1:][decoders.categorical(np.where(weight[:, None] > 0, joint, 1)[k - 1], rng)]
         rank = rng.random(x0.shape).argsort(axis=1).argsort(axis=1)
         masked = rank < k[:, None]
         nll = np.zeros(x0.shape)
@@ -182,17 +182,17 @@ class D3PM(DiscreteDiffusion):
         top_k: int | None = None,
         top_p: float | None = None,
         given: Ints | None = None,
-    ) -> Iterator[samplers.Frame]:
+    ) -> Iterator[decoders.Frame]:
         """Generate (batch, length) ids by ancestral sampling, yielding a frame per step.
 
         Parameters
         ----------
         steps : at most T, the default; fewer take strides
-        temperature, top_k, top_p : of the prediction of x_0, see `samplers.Draw`
+        temperature, top_k, top_p : of the prediction of x_0, see `decoders.Draw`
         given : (batch, length) or (length,) ids with V where something is to be filled in; other positions stay
 
         """
-        draw = samplers.Draw(temperature, top_k, top_p)
+        draw = decoders.Draw(temperature, top_k, top_p)
 
         def reverse(xt: Ints, t: float, s: float) -> Floats:
             return self.reverse(model, xt, t, s, draw)

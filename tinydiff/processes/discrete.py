@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .. import kernels, samplers
+from .. import decoders, kernels
 from ..arrays import Bools, Floats, Ints
 from ..schedules import Schedule
 from ..tensor import Tensor, no_grad
@@ -109,7 +109,7 @@ class DiscreteDiffusion:
 
     # --- reverse ------------------------------------------------------------------------------------------------------
 
-    def reverse(self, model: Model, xt: Ints, t: ArrayLike, s: ArrayLike, draw: samplers.Draw | None = None) -> Floats:
+    def reverse(self, model: Model, xt: Ints, t: ArrayLike, s: ArrayLike, draw: decoders.Draw | None = None) -> Floats:
         """p_theta(x_s^i | x_t) of every position, float64: (B, L) ids and times (B,) or scalars to (B, L, S).
 
         Parameters
@@ -120,7 +120,7 @@ class DiscreteDiffusion:
         t, s = (np.broadcast_to(np.asarray(time, np.float64), (len(xt),)) for time in (t, s))
         with no_grad():
             logits = model(xt, t).data
-            p = (draw or samplers.Draw()).probabilities(logits.reshape(-1, logits.shape[-1])).reshape(logits.shape)
+            p = (draw or decoders.Draw()).probabilities(logits.reshape(-1, logits.shape[-1])).reshape(logits.shape)
             return transitions.reverse(self.noise, Tensor(p), xt, self.level(s), self.level(t)).data
 
     def score(self, model: Model, xt: Ints, t: ArrayLike) -> Floats:
@@ -164,15 +164,15 @@ class DiscreteDiffusion:
     # --- sampling -----------------------------------------------------------------------------------------------------
 
     def _walk(
-        self, model: Model, reverse: samplers.Reverse, length: int, batch: int, steps: int, given: Ints | None,
+        self, model: Model, reverse: decoders.Reverse, length: int, batch: int, steps: int, given: Ints | None,
         rng: np.random.Generator,
-    ) -> Iterator[samplers.Frame]:  # fmt: skip
+    ) -> Iterator[decoders.Frame]:  # fmt: skip
         """Walk the reverse chain from the prior, positions of `given` that are not `mask_id` held fixed."""
         times = self.grid(steps)
         start = self._start(model, length, batch, given)
         fixed: Bools = start != self.mask_id
-        noise = samplers.categorical(np.broadcast_to(self.prior, (*start.shape, self.symbols)), rng)
-        return samplers.chain(reverse, np.where(fixed, start, noise), fixed, times, rng)
+        noise = decoders.categorical(np.broadcast_to(self.prior, (*start.shape, self.symbols)), rng)
+        return decoders.chain(reverse, np.where(fixed, start, noise), fixed, times, rng)
 
     def _start(self, model: Model, length: int, batch: int, given: Ints | None) -> Ints:
         self._suits(model)

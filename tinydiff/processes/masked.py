@@ -19,9 +19,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .. import ops, samplers
+from .. import decoders, ops
 from ..arrays import Bools, Floats, Ints
-from ..guidance import prompted
+from ..decoders.guidance import prompted
 from ..schedules import schedule as named_schedule
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
@@ -110,10 +110,10 @@ class MaskedDiffusion(DiscreteDiffusion):
         *,
         rng: np.random.Generator,
         steps: int | None = None,
-        remasking: samplers.Remasking | Literal["ancestral", "first_hitting"] = "low_confidence",
-        remask: samplers.Remdm | None = None,
+        remasking: decoders.Remasking | Literal["ancestral", "first_hitting"] = "low_confidence",
+        remask: decoders.Remdm | None = None,
         eta: float | None = None,
-        commits: samplers.Commits = "linear",
+        commits: decoders.Commits = "linear",
         threshold: float | None = None,
         block_length: int | None = None,
         choice_temperature: float = 0.0,
@@ -123,25 +123,25 @@ class MaskedDiffusion(DiscreteDiffusion):
         cfg_scale: float = 0.0,
         given: Ints | None = None,
         allowed: Bools | None = None,
-    ) -> Iterator[samplers.Frame]:
+    ) -> Iterator[decoders.Frame]:
         """Generate (batch, length) ids from all MASK, yielding a frame per step.
 
         Parameters
         ----------
         steps : number of denoising steps; default one per masked position
-        remasking : which draws a step keeps, see `samplers.Choice`; or "ancestral": each with the probability of the
+        remasking : which draws a step keeps, see `decoders.Choice`; or "ancestral": each with the probability of the
             reverse process; or "first_hitting": one per step, at the times that ancestral sampling in infinitely many
             steps would reveal them
-        remask, eta : ancestral sampling that masks committed tokens again: how, and how much, see `samplers.remask`
+        remask, eta : ancestral sampling that masks committed tokens again: how, and how much, see `decoders.remask`
         commits, threshold, block_length, choice_temperature : how many and which draws a step keeps, see
-            `samplers.Choice`
-        temperature, top_k, top_p : see `samplers.Draw`
+            `decoders.Choice`
+        temperature, top_k, top_p : see `decoders.Draw`
         cfg_scale : how much to exaggerate what is `given`, see `guidance.prompted`
         given : (batch, length) or (length,) ids with MASK where something is to be filled in; other positions stay
         allowed : (length, V) or (batch, length, V), True for the tokens that a position may hold
 
         """
-        draw = samplers.Draw(temperature, top_k, top_p)
+        draw = decoders.Draw(temperature, top_k, top_p)
         start = self._start(model, length, batch, given)
         model = prompted(model, start != self.mask_id, self.mask_id, cfg_scale)
         most = max(int((start == self.mask_id).sum(axis=1).max()), 1)
@@ -150,8 +150,8 @@ class MaskedDiffusion(DiscreteDiffusion):
         if eta is not None and remask is None:
             raise ValueError(f"eta is {eta}, but nothing is masked again; choose remask or leave eta out")
         if remask is None and remasking != "ancestral" and remasking != "first_hitting":
-            choice = samplers.Choice(remasking, commits, threshold, block_length, choice_temperature)
-            return samplers.unmask(
+            choice = decoders.Choice(remasking, commits, threshold, block_length, choice_temperature)
+            return decoders.unmask(
                 model, start, self.mask_id, self.schedule, steps=steps, rng=rng, draw=draw, choice=choice,
                 allowed=allowed,
             )  # fmt: skip
@@ -165,19 +165,19 @@ class MaskedDiffusion(DiscreteDiffusion):
         steps = most if steps is None else steps
         if steps < 1:
             raise ValueError(f"steps is {steps}; it must be at least 1")
-        allowed = samplers.check_allowed(allowed, start, self.mask_id)
+        allowed = decoders.check_allowed(allowed, start, self.mask_id)
         if remask is not None:
-            return samplers.remdm(
+            return decoders.remdm(
                 model, start, self.mask_id, self.schedule, steps=steps, rng=rng, how=remask, eta=eta, draw=draw,
                 allowed=allowed,
             )  # fmt: skip
         if remasking == "first_hitting":
             if steps != most:
                 raise ValueError(f"steps is {steps}; first-hitting sampling takes one step per masked position, {most}")
-            return samplers.first_hitting(
+            return decoders.first_hitting(
                 model, start, self.mask_id, self.schedule, rng=rng, draw=draw, allowed=allowed
             )
-        return samplers.ancestral(
+        return decoders.ancestral(
             model, start, self.mask_id, self.schedule, steps=steps, rng=rng, draw=draw, allowed=allowed
         )
 

@@ -30,7 +30,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .. import ops, samplers, schedules
+from .. import decoders, ops, schedules
 from ..arrays import Floats, Ints
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
@@ -169,7 +169,7 @@ class ScoreEntropy(DiscreteDiffusion):
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
-    def reverse(self, model: Model, xt: Ints, t: ArrayLike, s: ArrayLike, draw: samplers.Draw | None = None) -> Floats:
+    def reverse(self, model: Model, xt: Ints, t: ArrayLike, s: ArrayLike, draw: decoders.Draw | None = None) -> Floats:
         """Analytic step (Tweedie tau-leaping, theorem 4.2): p(x_s^i | x_t) as if the other positions stood still.
 
         For masks the theorem takes each value y with probability (alpha_s - alpha_t) / alpha_t s_y and leaves the rest
@@ -182,7 +182,7 @@ class ScoreEntropy(DiscreteDiffusion):
         t, s = (np.broadcast_to(np.asarray(time, np.float64), (len(xt),)) for time in (t, s))
         with no_grad():
             f = model(xt, t).data.astype(np.float64)
-        p = (draw or samplers.Draw()).probabilities(f.reshape(-1, self.vocab_size)).reshape(f.shape)
+        p = (draw or decoders.Draw()).probabilities(f.reshape(-1, self.vocab_size)).reshape(f.shape)
         p = p * np.exp(f).mean(axis=-1, keepdims=True)  # (1 - alpha) / alpha s, tempered
         reveal = -np.expm1(self.level(s) - self.level(t)) * self.alpha(s) / (1 - self.alpha(t))
         reveal = np.where(s == 0, 1.0, reveal)[:, None, None]  # exactly: rounding must not leave a mask behind
@@ -218,21 +218,21 @@ class ScoreEntropy(DiscreteDiffusion):
         top_k: int | None = None,
         top_p: float | None = None,
         given: Ints | None = None,
-    ) -> Iterator[samplers.Frame]:
+    ) -> Iterator[decoders.Frame]:
         """Generate (batch, length) ids, yielding a frame per step.
 
         Parameters
         ----------
         steps : default one per position
         sampler : "analytic" (`reverse`) or "euler"
-        temperature, top_k, top_p : of the denoiser behind the score, see `samplers.Draw`; for "analytic" only
+        temperature, top_k, top_p : of the denoiser behind the score, see `decoders.Draw`; for "analytic" only
         given : (batch, length) or (length,) ids with V where something is to be filled in; other positions stay
 
         """
-        draw = samplers.Draw(temperature, top_k, top_p)
+        draw = decoders.Draw(temperature, top_k, top_p)
         if sampler not in ("analytic", "euler"):
             raise ValueError(f"sampler is {sampler!r}; expected 'analytic' or 'euler'")
-        if sampler == "euler" and draw != samplers.Draw():
+        if sampler == "euler" and draw != decoders.Draw():
             raise ValueError("sampler is 'euler', which follows the rates as they are: leave out temperature and top_*")
 
         def reverse(xt: Ints, t: float, s: float) -> Floats:

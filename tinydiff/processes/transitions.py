@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .. import samplers
+from .. import decoders
 from ..arrays import Floats, Ints
 from ..tensor import Tensor
 
@@ -231,7 +231,7 @@ class Nearest:
         return law @ Tensor(matrices, dtype=law.dtype)
 
     def draw(self, level: ArrayLike, x: Ints, rng: np.random.Generator) -> Ints:
-        return samplers.categorical(self.rows(level, x), rng)
+        return decoders.categorical(self.rows(level, x), rng)
 
 
 def reverse(noise: Transition, p: Tensor, xt: Ints, before: Floats, now: Floats) -> Tensor:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arrays import Floats
-from ..checkpoint import refuse_existing, write_atomically
 from ..data.vectors import pictures
+from ..learning.checkpoint import refuse_existing, write_atomically
 from ..processes.paths import VectorFrame
 from .animation import REACH, grid
 from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, cells, evenly, legend
@@ -173,7 +173,7 @@ def dissolving(frames: Sequence[VectorFrame], patch: int, moments: int = 5) -> F
 
 
 def race(report: Mapping[str, Any]) -> Figure:
-    """What `tinydiff.race.race` reports: time over steps at every length, then over length; measured and predicted."""
+    """The report of `clock.race`: time over steps at every length, then over length; measured and predicted."""
     import matplotlib.pyplot as plt
 
     lengths = sorted({entry["length"] for entry in report["one"]})

@@ -20,8 +20,8 @@ from rich.text import Text
 from ..arrays import Floats
 from ..data import Codec
 from ..data.vectors import pictures
-from ..samplers import Frame
-from ..training import TrainFrame
+from ..decoders import Frame
+from ..learning import TrainFrame
 from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, caption, cells, legend, playback, status
 
 PLAIN_EVERY = 10.0  # seconds between lines of training without a terminal

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
 from ..data import Codec
-from ..samplers import Frame
+from ..decoders import Frame
 
 MASK, REMASKED = "\u2591", "\u2593"  # light and dark shade
 VISIBLE = {"\n": "\u21b5", "\t": "\u21e5"}

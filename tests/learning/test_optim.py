@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tinydiff import EMA, AdamW, Tensor
-from tinydiff.optim import learning_rate
+from tinydiff.learning.optim import learning_rate
 
 RNG = np.random.default_rng(0)
 

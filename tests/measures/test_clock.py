@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinydiff import Transformer, kernels, race
+from tinydiff import Transformer, kernels
+from tinydiff.measures import clock
 from tinydiff.views import figures
 
 LENGTH, STEPS = 6, 4
-KINDS: list[race.Kind] = ["cached", "uncached", "diffusion"]
+KINDS: list[clock.Kind] = ["cached", "uncached", "diffusion"]
 
 
 def network(time: bool = False) -> Transformer:
@@ -43,12 +44,12 @@ class Counter:
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_flops_are_those_of_the_kernels(kind: race.Kind, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flops_are_those_of_the_kernels(kind: clock.Kind, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A factor of two, the head on every position, the cache's keys not counted, a step more or less."""
     model, counter = network(), Counter(monkeypatch)
-    frames = list(race.sampler(kind, model, LENGTH, STEPS, batch, np.random.default_rng(0)))
-    made = race.calls(kind, LENGTH, STEPS, batch)
-    assert counter.flops == sum(race.flops(model, call) for call in made)
+    frames = list(clock.sampler(kind, model, LENGTH, STEPS, batch, np.random.default_rng(0)))
+    made = clock.calls(kind, LENGTH, STEPS, batch)
+    assert counter.flops == sum(clock.flops(model, call) for call in made)
     assert counter.calls == model.layers * len(made)
     assert len(frames) == len(made) + 1
 
@@ -57,29 +58,29 @@ def test_flops_of_a_network_that_is_told_the_time(monkeypatch: pytest.MonkeyPatc
     """The two layers that read the time left out."""
     model, counter = network(time=True), Counter(monkeypatch)
     model(np.zeros((2, 4), np.int64), np.zeros(2))
-    assert counter.flops == race.flops(model, race.Call(2, 4, 0, 8, False))
+    assert counter.flops == clock.flops(model, clock.Call(2, 4, 0, 8, False))
 
 
 def test_draws_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Diffusion draws for every mask at every step, left to right one token per step and sequence."""
     drawn: list[int] = []
-    draw = race.Draw.tokens
+    draw = clock.Draw.tokens
 
-    def counted(self: race.Draw, logits: Any, *rest: Any) -> Any:
+    def counted(self: clock.Draw, logits: Any, *rest: Any) -> Any:
         drawn.append(len(logits))
         return draw(self, logits, *rest)
 
-    monkeypatch.setattr(race.Draw, "tokens", counted)
+    monkeypatch.setattr(clock.Draw, "tokens", counted)
     for kind in KINDS:
         drawn.clear()
-        list(race.sampler(kind, network(), LENGTH, STEPS, 2, np.random.default_rng(0)))
-        assert sum(drawn) == race.drawn(kind, LENGTH, STEPS, 2)
+        list(clock.sampler(kind, network(), LENGTH, STEPS, 2, np.random.default_rng(0)))
+        assert sum(drawn) == clock.drawn(kind, LENGTH, STEPS, 2)
 
 
 def test_without_a_cache_the_same_text_comes() -> None:
     """A racer that is slower because it does something else."""
     with_cache, without = (
-        [frame.state for frame in race.sampler(kind, network(), LENGTH, 0, 2, np.random.default_rng(1))]
+        [frame.state for frame in clock.sampler(kind, network(), LENGTH, 0, 2, np.random.default_rng(1))]
         for kind in ("cached", "uncached")
     )
     np.testing.assert_array_equal(with_cache, without)
@@ -88,22 +89,22 @@ def test_without_a_cache_the_same_text_comes() -> None:
 def test_costs_are_recovered() -> None:
     """Times made of known costs give these back, and predict a sampler from its calls, FLOPs and draws."""
     model, call, rate, draw = network(), 3e-3, 2e9, 5e-6
-    one = race.flops(model, race.Call(1, 1, 0, 1, True))
-    seconds: dict[Any, float] = {("one token",): race.SHORT * (call / 3 + one / rate)}
+    one = clock.flops(model, clock.Call(1, 1, 0, 1, True))
+    seconds: dict[Any, float] = {("one token",): clock.SHORT * (call / 3 + one / rate)}
     for n in (2, 3, 5):
-        seconds["forward", n] = call / 3 + race.flops(model, race.Call(1, n, 0, n, False)) / rate
+        seconds["forward", n] = call / 3 + clock.flops(model, clock.Call(1, n, 0, n, False)) / rate
     for rows in (1, 5):
-        seconds["draw", rows] = race.SHORT * (call * 2 / 3 + rows * draw)
-    costs = race.fit(model, seconds)
+        seconds["draw", rows] = clock.SHORT * (call * 2 / 3 + rows * draw)
+    costs = clock.fit(model, seconds)
     assert (costs.call, costs.rate, costs.draw) == pytest.approx((call, rate, draw), rel=1e-9)
-    work = sum(race.flops(model, made) for made in race.calls("diffusion", LENGTH, STEPS, 2))
+    work = sum(clock.flops(model, made) for made in clock.calls("diffusion", LENGTH, STEPS, 2))
     expected = STEPS * call + work / rate + 2 * (6 + 5 + 3 + 2) * draw
     assert costs.seconds(model, "diffusion", LENGTH, STEPS, 2) == pytest.approx(expected, rel=1e-9)
 
 
 def test_calibration_runs_none_of_the_lengths_of_the_race() -> None:
     """A prediction of what was measured."""
-    jobs = race.calibration(network(), [5, LENGTH], np.random.default_rng(0))
+    jobs = clock.calibration(network(), [5, LENGTH], np.random.default_rng(0))
     assert {job[1] for job in jobs if job[0] == "forward"} == {2, 4}
     for job in jobs.values():
         job()
@@ -123,7 +124,7 @@ def test_calibration_runs_none_of_the_lengths_of_the_race() -> None:
 )
 def test_crossing(difference: list[float], expected: float | None) -> None:
     """The wrong pair of places, a step that is not straight, or a crossing invented where there is none."""
-    assert race.crossing([1, 2, 4, 8], difference) == expected
+    assert clock.crossing([1, 2, 4, 8], difference) == expected
 
 
 def test_report(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,13 +133,13 @@ def test_report(monkeypatch: pytest.MonkeyPatch) -> None:
     call = Transformer.__call__
 
     def slow(self: Transformer, x: Any, *rest: Any, **options: Any) -> Any:
-        now[0] += 1.0 + race.flops(self, race.Call(1, np.shape(x)[1], 0, 1, False)) * 1e-9
+        now[0] += 1.0 + clock.flops(self, clock.Call(1, np.shape(x)[1], 0, 1, False)) * 1e-9
         return call(self, x, *rest, **options)
 
     monkeypatch.setattr(Transformer, "__call__", slow)
-    monkeypatch.setattr(race.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
     said: list[str] = []
-    report = race.race(
+    report = clock.race(
         model, model, lengths=[3, 6], steps=2, batch=2, repeats=3, rng=np.random.default_rng(0), progress=said.append
     )
     assert said[-1] == "batch of 2: 3/3"
@@ -159,7 +160,7 @@ def test_report(monkeypatch: pytest.MonkeyPatch) -> None:
         assert e["predicted"] == pytest.approx(e["seconds"], rel=1e-3)
     for c in report["crossover_steps"]:
         assert c["measured"] is None or c["measured"] == pytest.approx(c["length"], rel=1e-3)
-    lines = race.table(report).splitlines()
+    lines = clock.table(report).splitlines()
     assert sum(line.startswith("diffusion, ") for line in lines) == 3 + 4 + 1
     figure = figures.race(report)
     assert [axes.get_title() for axes in figure.axes] == ["3 tokens", "6 tokens", "diffusion in 2 steps"]
@@ -185,4 +186,4 @@ def test_report(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_input(options: dict[str, Any], words: str) -> None:
     """Each says what was expected, before anything is run."""
     with pytest.raises(ValueError, match=words):
-        race.race(network(), network(), rng=np.random.default_rng(0), **options)
+        clock.race(network(), network(), rng=np.random.default_rng(0), **options)

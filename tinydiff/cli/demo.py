@@ -11,20 +11,20 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from . import data, training
-from .processes import MaskedDiffusion
-from .samplers import CHOICE_TEMPERATURE, Frame
-from .transformer import Transformer
-from .views import terminal
+from .. import data, learning
+from ..decoders import CHOICE_TEMPERATURE, Frame
+from ..processes import MaskedDiffusion
+from ..transformer import Transformer
+from ..views import terminal
 
 LENGTH, D_MODEL, LAYERS, HEADS = 128, 96, 3, 4
-OPTIONS = training.Options(batch=16, evaluate_every=500)
+OPTIONS = learning.Options(batch=16, evaluate_every=500)
 SEED = 0
 TRIAL_STEPS = 30
 COMMAND_FOLDER = "" if shutil.which("tinydiff") else ".venv/bin/"  # `make demo` does not put the command on the path
 
 
-def new_run(folder: Path, seconds: float) -> training.Run:
+def new_run(folder: Path, seconds: float) -> learning.Run:
     """A run of as many steps as this machine does in about that time."""
     corpus = data.load("python_docs")
     process = MaskedDiffusion(corpus.vocab_size)
@@ -34,20 +34,20 @@ def new_run(folder: Path, seconds: float) -> training.Run:
             corpus.vocab_size, LENGTH, d_model=D_MODEL, layers=LAYERS, heads=HEADS, rng=np.random.default_rng(SEED)
         )
 
-    trial = training.Run(corpus, process, model(), OPTIONS)
-    frames = training.train(trial)
+    trial = learning.Run(corpus, process, model(), OPTIONS)
+    frames = learning.train(trial)
     times = []
     for _ in range(TRIAL_STEPS):
         start = time.perf_counter()
         next(frames)
         times.append(time.perf_counter() - start)
     steps = max(OPTIONS.warmup, round(seconds / float(np.median(times))))
-    return training.Run(corpus, process, model(), replace(OPTIONS, steps=steps), folder)
+    return learning.Run(corpus, process, model(), replace(OPTIONS, steps=steps), folder)
 
 
 def show(console: Console, folder: Path, corpus: data.Corpus, training_speed: float | None) -> None:
     """Sample from the run in `folder`, then print its figures and what to try next."""
-    model, process, codec, _ = training.load(folder)
+    model, process, codec, _ = learning.load(folder)
     assert isinstance(process, MaskedDiffusion)
     assert codec is not None
     console.print("\nNow the other way: from nothing but masks to text, the most confident characters first.\n")
@@ -68,7 +68,7 @@ def show(console: Console, folder: Path, corpus: data.Corpus, training_speed: fl
     last = terminal.show_sampling(console, codec, timed(), title="masked diffusion", delay=0.05)
     for ids in last.state:
         print(codec.decode(ids), end="\n\n")
-    mean, error = training.evaluate(model, process, corpus, windows=1024)
+    mean, error = learning.evaluate(model, process, corpus, windows=1024)
     print(f"held-out: {mean:.3f} +- {error:.3f} bits per character (an upper bound, 1,024 windows)")
     speed = f"{last.state.size / sum(seconds):.0f} characters/s sampling in {last.steps} steps"
     print(f"speed: {'' if training_speed is None else f'{training_speed:.0f} characters/s training, '}{speed}")

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from . import kernels
-from .arrays import Floats
-from .tensor import Tensor
+from .. import kernels
+from ..arrays import Floats
+from ..tensor import Tensor
 
 
 class Flat:

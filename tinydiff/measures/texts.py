@@ -19,10 +19,10 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from .arrays import Floats, Ints
-from .data.laws import Law, Listed
-from .processes import Autoregressive
-from .transformer import Model
+from ..arrays import Floats, Ints
+from ..data.laws import Law, Listed
+from ..processes import Autoregressive
+from ..transformer import Model
 
 RESAMPLES = 2_000
 LEVEL = 0.95

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.identities.conftest import random_model
-from tinydiff import Autoregressive, MaskedDiffusion, Tensor, exact, guidance, samplers
+from tinydiff import Autoregressive, MaskedDiffusion, Tensor, decoders, exact
 from tinydiff.arrays import Bools, Floats, Ints
 from tinydiff.data import laws
 
@@ -37,7 +37,7 @@ class Sure:
 
 def frequencies(probabilities: list[float], draws: int = 200_000, **options) -> Floats:
     logits = np.log(np.tile(probabilities, (draws, 1)))
-    tokens, _ = samplers.Draw(**options)(logits, rng())
+    tokens, _ = decoders.Draw(**options)(logits, rng())
     return np.bincount(tokens, minlength=len(probabilities)) / draws
 
 
@@ -72,7 +72,7 @@ def test_confidence_is_untempered() -> None:
     """Tempered confidence would rank positions by the temperature, not by what the model knows."""
     p = [0.6, 0.3, 0.1]
     for options in ({"temperature": 0}, {"temperature": 0.2}, {"top_k": 1}, {"top_p": 0.3}):
-        tokens, confidence = samplers.Draw(**options)(np.log([p]), rng())
+        tokens, confidence = decoders.Draw(**options)(np.log([p]), rng())
         assert confidence == pytest.approx([p[tokens[0]]])
 
 
@@ -80,7 +80,7 @@ def test_broken_logits_are_refused() -> None:
     """NaN would otherwise be the argmax and become text."""
     for value in (np.nan, np.inf):
         with pytest.raises(ValueError, match="NaN or inf"):
-            samplers.Draw()(np.array([[0.0, value]]), rng())
+            decoders.Draw()(np.array([[0.0, value]]), rng())
 
 
 # --- choosing positions ---------------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ def test_strength_zero_is_ancestral_sampling() -> None:
 def test_confidence_masks_the_least_sure_again() -> None:
     """Of two visible tokens, exp(-confidence) decides how often each is masked again."""
     visible = np.array([[True, True, False], [False, False, False]])
-    p = samplers.remask.least_sure(visible, np.array([[0.9, 0.2, 0.0], [0.0, 0.0, 0.0]]))
+    p = decoders.remask.least_sure(visible, np.array([[0.9, 0.2, 0.0], [0.0, 0.0, 0.0]]))
     e = np.exp([-0.9, -0.2])
     np.testing.assert_allclose(p, [[*(e / e.sum()), 0], [0, 0, 0]])
 
@@ -319,7 +319,7 @@ def test_guidance_exaggerates_the_prompt() -> None:
     t, select = np.full(3, 0.5), x == MASK
     told, untold = model(x, t, select=select).data, model(np.where(prompt, MASK, x), t, select=select).data
     for scale in (0.0, 0.7, -1.0):
-        guided = guidance.prompted(model, prompt, MASK, scale)(x, t, select=select).data
+        guided = decoders.prompted(model, prompt, MASK, scale)(x, t, select=select).data
         np.testing.assert_allclose(guided, told + scale * (told - untold), atol=1e-12)
     assert np.abs(told - untold).max() > 0.1
 

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from tests.test_cli import fails, tinydiff
-from tinydiff import MaskedDiffusion, Options, Run, Transformer, data, load, sweep, sweep_report, train
-from tinydiff.text_quality import ByLaw
+from tinydiff import MaskedDiffusion, Options, Run, Transformer, data, load, train
+from tinydiff.measures import dial, dial_report
+from tinydiff.measures.texts import ByLaw
 
 
-def cell(steps: int, scores: list[float], order: str = "random", temperature: float = 1.0) -> sweep.Cell:
+def cell(steps: int, scores: list[float], order: str = "random", temperature: float = 1.0) -> dial.Cell:
     columns = {"entropy": 1.0, "entropy_real": 2.0}
-    return sweep.Cell(order, steps, temperature, np.array(scores), 0.1, columns, np.zeros(3, int))
+    return dial.Cell(order, steps, temperature, np.array(scores), 0.1, columns, np.zeros(3, int))
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +37,20 @@ def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_knee_is_the_fewest_steps_that_make_90_percent_of_the_gain() -> None:
     """Not the best point, not the first rise; a flat or falling curve has its knee at the fewest steps."""
     steps = [1, 2, 4, 8]
-    assert sweep.knee_of(steps, np.array([0.1, 0.5, 0.92, 1.0])) == 4  # 0.1 + 0.9 * 0.9 = 0.91
-    assert sweep.knee_of(steps, np.array([0.1, 0.5, 0.90, 1.0])) == 8
-    assert sweep.knee_of(steps, np.array([0.0, 1.0, 0.2, 0.9])) == 2
-    assert sweep.knee_of(steps, np.array([0.5, 0.5, 0.5, 0.5])) == 1
-    assert sweep.knee_of(steps, np.array([0.9, 0.5, 0.4, 0.2])) == 1
+    assert dial.knee_of(steps, np.array([0.1, 0.5, 0.92, 1.0])) == 4  # 0.1 + 0.9 * 0.9 = 0.91
+    assert dial.knee_of(steps, np.array([0.1, 0.5, 0.90, 1.0])) == 8
+    assert dial.knee_of(steps, np.array([0.0, 1.0, 0.2, 0.9])) == 2
+    assert dial.knee_of(steps, np.array([0.5, 0.5, 0.5, 0.5])) == 1
+    assert dial.knee_of(steps, np.array([0.9, 0.5, 0.4, 0.2])) == 1
 
 
 def test_knee_interval_tells_sure_from_unsure() -> None:
     """Many texts that agree give a point; a few that do not give a range around it."""
     sure = [cell(1, [0.0] * 500), cell(2, [0.0] * 500), cell(4, [1.0] * 500), cell(8, [1.0] * 500)]
-    assert sweep.knee(sure, np.random.default_rng(0)) == (4, 4, 4)
+    assert dial.knee(sure, np.random.default_rng(0)) == (4, 4, 4)
     rng = np.random.default_rng(0)
     unsure = [cell(s, (rng.random(40) < p).astype(float)) for s, p in ((1, 0.0), (2, 0.8), (4, 0.85), (8, 0.9))]
-    at, low, high = sweep.knee(unsure, np.random.default_rng(0))
+    at, low, high = dial.knee(unsure, np.random.default_rng(0))
     assert low <= at <= high
     assert low < high
 
@@ -57,13 +58,13 @@ def test_knee_interval_tells_sure_from_unsure() -> None:
 def test_ends_of_a_knee_are_numbers_of_steps() -> None:
     """Between two knees lies nothing that was measured."""
     unsure = [cell(4, [0.0] * 30), cell(8, [0.0] * 3 + [1.0] * 27), cell(16, [1.0] * 30)]
-    assert set(sweep.knee(unsure, np.random.default_rng(0))[1:]) <= {4, 8, 16}
+    assert set(dial.knee(unsure, np.random.default_rng(0))[1:]) <= {4, 8, 16}
 
 
 def test_table_of_texts_without_a_valid_one(tmp_path: Path) -> None:
     """JSON knows no NaN."""
     unknown = dataclasses.replace(cell(1, [0.0, 0.0]), columns={"nll": float("nan"), "entropy": 0.0})
-    sweep_report.write_table(tmp_path / "table.json", [unknown])
+    dial_report.write_table(tmp_path / "table.json", [unknown])
     (row,) = json.loads((tmp_path / "table.json").read_text(), parse_constant=pytest.fail)
     assert row["nll"] is None
     assert row["entropy"] == 0
@@ -71,10 +72,10 @@ def test_table_of_texts_without_a_valid_one(tmp_path: Path) -> None:
 
 def test_plan_leaves_out_what_cannot_be() -> None:
     """Orders that commit for good stop at one step per position; those that mask again go on."""
-    cells = sweep.plan(9, [1, 9, 18], ["random", "remask_cap"], [1.0])
+    cells = dial.plan(9, [1, 9, 18], ["random", "remask_cap"], [1.0])
     assert cells == [("random", 1.0, 1), ("random", 1.0, 9), *[("remask_cap", 1.0, s) for s in (1, 9, 18)]]
-    assert sweep.default_steps(9) == [1, 2, 4, 8, 9]
-    assert sweep.default_steps(16) == [1, 2, 4, 8, 16]
+    assert dial.default_steps(9) == [1, 2, 4, 8, 9]
+    assert dial.default_steps(16) == [1, 2, 4, 8, 16]
     for arguments, words in (
         ((9, [0], ["random"], [1.0]), "steps is 0"),
         ((9, [10], ["random"], [1.0]), "steps is 10, but random takes at most one step per position, 9"),
@@ -83,7 +84,7 @@ def test_plan_leaves_out_what_cannot_be() -> None:
         ((9, [1], ["random"], [-1.0]), "temperature is -1.0"),
     ):
         with pytest.raises(ValueError, match=words):
-            sweep.plan(*arguments)
+            dial.plan(*arguments)
 
 
 def test_cells_are_independent_of_each_other(sums: Path) -> None:
@@ -91,8 +92,8 @@ def test_cells_are_independent_of_each_other(sums: Path) -> None:
     model, process, _, _ = load(sums)
     measure = ByLaw(data.LAWS["sums"]())
 
-    def measured(cells: list) -> sweep.Cell:
-        *_, last = sweep.sweep(model, process, 9, measure, cells, texts=70)
+    def measured(cells: list) -> dial.Cell:
+        *_, last = dial.sweep(model, process, 9, measure, cells, texts=70)
         return last
 
     alone = measured([("random", 1.0, 3)])
@@ -108,7 +109,7 @@ def test_cells_are_independent_of_each_other(sums: Path) -> None:
 
 def test_sweep_writes_table_figure_and_knees(sums: Path, tmp_path: Path) -> None:
     """The command a user runs."""
-    out = tmp_path / "dial.csv"
+    out = tmp_path / "sweep.csv"
     done = tinydiff("sweep", sums, "--steps", "1,3", "--texts", 20, "--temperature", "1,0", "--out", out)
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(out.read_text().splitlines()))
@@ -147,8 +148,8 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
         yield cell(2, [1.0, 1.0])
         raise KeyboardInterrupt
 
-    out = tmp_path / "dial.csv"
-    done, stopped = sweep_report.follow(Console(quiet=True), cells(), 5, out)
+    out = tmp_path / "sweep.csv"
+    done, stopped = dial_report.follow(Console(quiet=True), cells(), 5, out)
     assert stopped
     assert [c.steps for c in done] == [1, 2]
     assert [row["steps"] for row in csv.DictReader(out.read_text().splitlines())] == ["1", "2"]
@@ -172,7 +173,7 @@ def test_sweep_refuses(
 ) -> None:  # fmt: skip
     """Options that measure nothing."""
     monkeypatch.setenv("COLUMNS", "1000")
-    out = [] if "--out" in options else ["--out", tmp_path / "dial.csv"]
+    out = [] if "--out" in options else ["--out", tmp_path / "sweep.csv"]
     code, error = fails(capsys, monkeypatch, "sweep", sums, *out, *options)
     assert message in error
     assert code == 2

@@ -19,9 +19,9 @@ import pytest
 import typer
 
 from tinydiff import Options, Run, cli, data, evaluate, load, train
-from tinydiff.checkpoint import CheckpointError, read_log
-from tinydiff.optim import learning_rate
-from tinydiff.training import VARIANTS, new_process
+from tinydiff.learning.checkpoint import CheckpointError, read_log
+from tinydiff.learning.optim import learning_rate
+from tinydiff.processes.named import VARIANTS, new_process
 from tinydiff.views import terminal
 
 if TYPE_CHECKING:

@@ -24,12 +24,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from . import kernels
-from .arrays import Floats
-from .processes import Autoregressive, MaskedDiffusion
-from .samplers import CHOICE_TEMPERATURE, Draw, Frame
-from .tensor import no_grad
-from .transformer import Transformer
+from .. import kernels
+from ..arrays import Floats
+from ..decoders import CHOICE_TEMPERATURE, Draw, Frame
+from ..processes import Autoregressive, MaskedDiffusion
+from ..tensor import no_grad
+from ..transformer import Transformer
 
 SIZES = {"S": (64, 2, 4), "M": (128, 4, 4)}  # d_model, layers, heads
 CALIBRATION_LENGTHS = (0.2, 0.35, 0.6, 0.85)  # of the longest of the race, none of which it runs

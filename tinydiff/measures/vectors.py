@@ -16,10 +16,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from . import ops
-from .arrays import Floats, Ints
-from .optim import AdamW, learning_rate
-from .tensor import Tensor, no_grad
+from .. import ops
+from ..arrays import Floats, Ints
+from ..learning.optim import AdamW, learning_rate
+from ..tensor import Tensor, no_grad
 
 BLOCK = 2_000  # rows of the matrix of distances that are held at a time
 

@@ -21,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from .arrays import Floats
+from ..arrays import Floats
 
 FORMAT = 1
 """Version of the layout above; a run written by a newer version is refused, not misread."""

@@ -13,10 +13,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .checkpoint import write_atomically
-from .data import Codec
-from .sweep import WAYS, Cell, curves, knee
-from .text_quality import interval, resampled_means
+from ..data import Codec
+from ..learning.checkpoint import write_atomically
+from .dial import WAYS, Cell, curves, knee
+from .texts import interval, resampled_means
 
 COLOURS = ["#0072b2", "#009e73", "#cc79a7", "#d55e00", "#e69f00", "#56b4e9", "#000000", "#777777"]  # Okabe and Ito
 MARKERS = "osD^vPX*"

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Bools, Floats, Ints
-from .tensor import Tensor
-from .transformer import Model
+from ..arrays import Bools, Floats, Ints
+from ..tensor import Tensor
+from ..transformer import Model
 
 
 def conditioned(model: Callable[..., Tensor], label: Ints | None, cfg_scale: float = 0.0) -> Callable[..., Tensor]:

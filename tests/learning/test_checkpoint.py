@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tinydiff import Run, load
-from tinydiff.checkpoint import FORMAT, CheckpointError, read_config, write_atomically
+from tinydiff.learning.checkpoint import FORMAT, CheckpointError, read_config, write_atomically
 
 if TYPE_CHECKING:
     from conftest import Runs
@@ -45,7 +45,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from tinydiff import Run, train
-from tinydiff.checkpoint import CheckpointError
+from tinydiff.learning.checkpoint import CheckpointError
 frames = train(Run.resume(Path(sys.argv[1])))
 next(frames)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.getrlimit(resource.RLIMIT_FSIZE)[1]))

@@ -20,12 +20,12 @@ from typing import Any, TypeVar, get_args
 
 import numpy as np
 
-from . import data, training
-from .arrays import Floats, Ints
-from .processes import Autoregressive, MaskedDiffusion
-from .samplers import ORDERS, Remdm
-from .text_quality import ByJudge, ByLaw, Measure, interval, resampled_means
-from .transformer import Model
+from .. import data, learning
+from ..arrays import Floats, Ints
+from ..decoders import ORDERS, Remdm
+from ..processes import Autoregressive, MaskedDiffusion
+from ..transformer import Model
+from .texts import ByJudge, ByLaw, Measure, interval, resampled_means
 
 Number = TypeVar("Number", int, float)
 
@@ -45,7 +45,7 @@ class Cell:
     order, steps, temperature : the setting
     scores : (n,) of each text, more is better
     seconds : of processor time per text
-    columns : further figures of the texts as a whole, see `text_quality`
+    columns : further figures of the texts as a whole, see `texts`
     example : the first text, (L,)
 
     """
@@ -108,14 +108,14 @@ def measure_of(run: Path, config: dict[str, Any], judge: Path | None, length: in
             f"judge is missing: the law of {name} is not known, so its texts need an autoregressive judge; train one "
             "with the same data and --process autoregressive"
         )
-    model, process, codec, _ = training.load(judge)
+    model, process, codec, _ = learning.load(judge)
     if not isinstance(process, Autoregressive) or codec is None:
         raise ValueError(f"judge is {judge}, a run of {process.config['process']}; expected an autoregressive one")
     if codec.alphabet != config["data"]["alphabet"]:
         raise ValueError(f"judge is {judge}, whose alphabet is not that of {run}; train it on the same data")
     if model.length < length:
         raise ValueError(f"judge is {judge}, which reads {model.length} characters; {run} writes {length}")
-    corpus = training.corpus_of(run, config)
+    corpus = learning.corpus_of(run, config)
     assert isinstance(corpus, data.Corpus)
     return ByJudge(process, model, corpus.batch(length, texts, np.random.default_rng(1), held_out=True))
 

@@ -1,0 +1,43 @@
+"""The house has floors: a module imports from its own floor or from one below, never from above."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1] / "tinydiff"
+FLOORS = [
+    {"arrays", "kernels", "schedules"},
+    {"data"},
+    {"tensor", "ops"},
+    {"transformer"},
+    {"decoders"},
+    {"processes"},
+    {"learning", "exact"},
+    {"measures", "views"},
+    {"cli", "__main__"},
+]
+FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms of tinydiff that a module imports, wherever in it."""
+    package = path.relative_to(ROOT).parent.parts
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            whole = (*base, *(node.module.split(".") if node.module else ()))
+            found |= {whole[0]} if whole else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tinydiff":
+            parts = (node.module or "").split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+    return found - {"__version__"}
+
+
+def test_no_import_runs_upstairs() -> None:
+    """Whoever reads upwards from the kernels never meets a name that is explained later."""
+    files = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]
+    assert len(files) > 50
+    for path in files:
+        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        for other in imports(path):
+            assert FLOOR[other] <= FLOOR[room], f"{path.relative_to(ROOT)} imports {other}, which is above it"

@@ -1,0 +1,25 @@
+"""From a corpus, a process and a network to a trained run.
+
+- options.py: how to train.
+- run.py: a run in memory and in its folder; `load`.
+- training.py: the loop, and the held-out figure.
+- optim.py: AdamW, clipping, moving average, learning rate.
+- checkpoint.py: files that are whole or not there. interrupts.py: Ctrl-C waits for the end of a step.
+"""
+
+from .checkpoint import CheckpointError
+from .options import Options
+from .run import Run, corpus_of, load
+from .training import EVALUATION_BATCH, TrainFrame, evaluate, train
+
+__all__ = [
+    "EVALUATION_BATCH",
+    "CheckpointError",
+    "Options",
+    "Run",
+    "TrainFrame",
+    "corpus_of",
+    "evaluate",
+    "load",
+    "train",
+]

@@ -1,0 +1,11 @@
+"""How good, how fast: what is measured of trained models and of what they write.
+
+- vectors.py: energy distance and other measures of points and pictures.
+- texts.py: validity, likelihood, entropy and variety of texts.
+- dial.py: quality against steps, and the knee; dial_report.py: its table and figure.
+- clock.py: left to right against diffusion, measured and predicted from counted work.
+"""
+
+from . import clock, dial, texts, vectors
+
+__all__ = ["clock", "dial", "texts", "vectors"]

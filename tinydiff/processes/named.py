@@ -1,0 +1,62 @@
+"""Processes by the names of the command line, made for the data that they are to learn."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any
+
+from .. import data
+from . import (
+    D3PM,
+    AnyProcess,
+    Autoregressive,
+    Bert,
+    FlowMatching,
+    GaussianDiffusion,
+    MaskedDiffusion,
+    Process,
+    ScoreEntropy,
+)
+
+VARIANTS: dict[str, tuple[type[AnyProcess], dict[str, Any]]] = {
+    "autoregressive": (Autoregressive, {}),
+    "masked": (MaskedDiffusion, {}),
+    "bert": (Bert, {}),
+    "d3pm_absorbing": (D3PM, {"matrix": "absorbing"}),
+    "d3pm_uniform": (D3PM, {"matrix": "uniform"}),
+    "d3pm_nearest": (D3PM, {"matrix": "nearest"}),
+    "sedd_absorbing": (ScoreEntropy, {"graph": "absorbing"}),
+    "sedd_uniform": (ScoreEntropy, {"graph": "uniform"}),
+    "ddpm": (GaussianDiffusion, {}),
+    "flow": (FlowMatching, {}),
+}
+"""Processes by the names of the command line."""
+
+
+def new_process(name: str, corpus: data.Dataset, **options: Any) -> Process:
+    """The process of that name for a corpus or vectors.
+
+    Parameters
+    ----------
+    options : `schedule`, `predict`, `pairing`, for processes that have them; None for the default
+
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"process is {name!r}; expected one of {', '.join(VARIANTS)}")
+    kind, fixed = VARIANTS[name]
+    chosen = dict(fixed)
+    for option, value in options.items():
+        if value is not None:
+            argument = "noise" if (kind, option) == (ScoreEntropy, "schedule") else option
+            if argument not in signature(kind).parameters:
+                raise ValueError(f"{option} is {value!r}, but process {name!r} has no such option; leave it out")
+            chosen[argument] = value
+    of_vectors = [variant for variant, (other, _) in VARIANTS.items() if other in (GaussianDiffusion, FlowMatching)]
+    suited = [variant for variant in VARIANTS if (variant in of_vectors) == isinstance(corpus, data.Vectors)]
+    if name not in suited:
+        raise ValueError(f"process is {name!r}, which does not suit {corpus.name}; choose one of {', '.join(suited)}")
+    if isinstance(corpus, data.Vectors):
+        return kind(corpus.features, **chosen)
+    if name == "d3pm_nearest":
+        chosen["embeddings"] = data.embeddings(corpus.train, corpus.vocab_size)
+    return kind(corpus.vocab_size, **chosen)
