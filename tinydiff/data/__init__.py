@@ -16,6 +16,7 @@ import numpy as np
 
 from ..arrays import Floats, Ints
 from . import examples, glyphs, laws, toys
+from .batch import Batch
 from .codec import Codec
 from .corpus import Corpus
 from .examples import Examples
@@ -26,6 +27,7 @@ __all__ = [
     "CORPORA",
     "LAWS",
     "VECTORS",
+    "Batch",
     "Codec",
     "Corpus",
     "Dataset",
