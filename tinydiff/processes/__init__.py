@@ -61,10 +61,13 @@ class Process(Protocol):
         """(B,) nats per sequence: an unbiased estimate of an upper bound of each -log p(x0)."""
         ...
 
-    def sample(self, model: Model, length: int, batch: int = 1, *args: Any, **options: Any) -> Iterator[Any]:
+    def sample(
+        self, model: Model, length: int, batch: int = 1, *, decoder: Any = None, rng: np.random.Generator
+    ) -> Iterator[Any]:
         """Generate `batch` sequences of that length, yielding a frame per step.
 
-        All take `rng`, a random generator, by name; each process has options of its own besides.
+        `decoder` is one of those made for the process, see `tinydiff.decoders`. Processes on tokens also take `x0` and
+        `given`, what is known beforehand and where, and `allowed`, the tokens that each position may hold.
         """
         ...
 
