@@ -21,7 +21,7 @@ never sampled.
 """
 
 from .canvas import Canvas
-from .chains import Chain, Euler, Tweedie
+from .chains import Chain, Euler, Reverse, Tweedie
 from .decoder import Decoder, suited
 from .draws import Draw, categorical, constrained
 from .frames import Frame
@@ -60,6 +60,7 @@ __all__ = [
     "RemaskCap",
     "RemaskConfidence",
     "RemaskRescale",
+    "Reverse",
     "Solver",
     "Threshold",
     "Tweedie",

@@ -63,7 +63,7 @@ class Canvas:
             known, ids = _given(np.asarray(given), shape), np.asarray(x0)
             if ids.shape not in ((length,), shape) or ids.dtype.kind not in "iu":
                 raise ValueError(
-                    f"x0 has shape {ids.shape} and dtype {ids.dtype}; expected token ids of shape ({length},) or {shape}"
+                    f"x0 has shape {ids.shape} and dtype {ids.dtype}; expected ({length},) or {shape} token ids"
                 )
             start = np.where(known, ids, mask_id).astype(np.int64)
             wrong = np.argwhere(known & ((start < 0) | (start >= mask_id)))

@@ -33,7 +33,7 @@ class Masks(Protocol):
 
 
 def suited(decoder: Value | None, kinds: tuple[type[Value], ...], process: str) -> Value:
-    """The decoder, by default the first kind with its default options, or ValueError if it is of none of these kinds."""
+    """The decoder, by default the first kind with its default options; ValueError for one of another kind."""
     if decoder is None:
         return kinds[0]()
     if not isinstance(decoder, kinds):

@@ -30,7 +30,7 @@ class NextToken:
     cache: bool = True
 
     def __call__(self, process: Any, model: Model, canvas: Canvas, rng: np.random.Generator) -> Iterator[Frame]:
-        """A frame per token; ValueError unless what is given is a prompt. The prompts of a batch may differ in length."""
+        """A frame per token; ValueError unless what is given is a prompt, in each sequence one of its own length."""
         broken = np.argwhere(canvas.free[:, :-1] & canvas.given[:, 1:])
         if len(broken):
             b, i = broken[0]

@@ -5,7 +5,7 @@ text is no longer drawn from the law of the process, but a good order loses litt
 
 | order | ranks the masked positions by | its law |
 |---|---|---|
-| `LowConfidence` | log probability of the token drawn there (MaskGIT, Chang et al. 2022; LLaDA, Nie et al. 2025) | bent |
+| `LowConfidence` | log probability of the token drawn there (Chang et al. 2022; Nie et al. 2025) | bent |
 | `MostLikely` | log probability of the most likely token there (Kim et al. 2025, "top probability") | exact |
 | `Entropy` | minus the entropy of the law there (Dream, Ye et al. 2025) | exact |
 | `Margin` | log of how far the most likely token is ahead of the second (Kim et al. 2025) | exact |
@@ -256,7 +256,7 @@ class Margin(Ranked):
 def ask(
     model: Model, state: Ints, hidden: Bools, t: Floats, draw: Draw, rng: np.random.Generator
 ) -> tuple[Ints, Floats, Floats]:
-    """Draw at the n positions `hidden`: tokens and confidence, (B, L), 0 elsewhere, and the model's laws there, (n, V)."""
+    """Draw at the n positions `hidden`: tokens and confidence, (B, L), 0 elsewhere, and the laws there, (n, V)."""
     tokens, sure = np.zeros_like(state), np.zeros(state.shape)
     logits = logits_at(model, state, hidden, t)
     p = untempered(logits)

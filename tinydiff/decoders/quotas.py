@@ -52,7 +52,7 @@ def blocks_of(canvas: Canvas, block_length: int | None) -> Ints:
     if block_length > length:
         raise ValueError(f"block_length is {block_length}; expected 1 <= block_length <= {length}")
     prompt = canvas.free.argmax(axis=1)  # where the first free position is
-    return np.maximum((np.arange(length) - prompt[:, None]) // block_length, -1)
+    return np.asarray(np.maximum((np.arange(length) - prompt[:, None]) // block_length, -1))
 
 
 def masks_in_blocks(masked: Bools, blocks: Ints) -> Ints:

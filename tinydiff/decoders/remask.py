@@ -19,8 +19,9 @@ sigma is a choice within that:
     RemaskConfidence   eta most_t times the softmax, over the visible tokens, of minus the confidence that they were
                        committed with
 
-`RemaskConfidence` bends the argument: sigma differs between tokens and is 0 for masked ones, so that nothing is revealed in
-exchange, more stays masked than 1 - alpha_t says, and the last step, where sigma is 0, reveals all that is left.
+`RemaskConfidence` bends the argument: sigma differs between tokens and is 0 for masked ones, so that nothing is
+revealed in exchange, more stays masked than 1 - alpha_t says, and the last step, where sigma is 0, reveals all that is
+left.
 
 More steps mean more chances to mend, so quality goes on rising beyond one step per token: compute at inference time.
 """

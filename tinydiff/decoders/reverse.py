@@ -57,7 +57,8 @@ class FirstHitting:
 
     Each of the n positions masked at time t stays so until s with probability (1 - alpha_s) / (1 - alpha_t), so the
     first of them is revealed when 1 - alpha_s = (1 - alpha_t) u^(1/n), u uniform, and it is equally likely to be any.
-    As many steps as masks, and exactly the law of ancestral sampling in infinitely many (`tinydiff.exact.continuous_law`).
+    As many steps as masks, and exactly the law of ancestral sampling in infinitely many,
+    `tinydiff.exact.continuous_law`.
 
     Attributes
     ----------

@@ -114,7 +114,7 @@ def write_figure(path: Path, cells: Sequence[Cell], label: str, title: str) -> N
     )
     for (order, temperature), curve in groups.items():
         top, bottom = axes[:, temperatures.index(temperature)]
-        place = WAYS.index(order)
+        place = list(WAYS).index(order)
         colour, marker = COLOURS[place], MARKERS[place]
         steps = [cell.steps for cell in curve]
         quality = [cell.scores.mean() for cell in curve]

@@ -49,6 +49,11 @@ class Process(Protocol):
         """The arguments that build this process again, for checkpoints, and its name under "process"."""
         ...
 
+    @property
+    def decoded_by(self) -> tuple[type[Any], ...]:
+        """The kinds of decoder that `sample` takes; the first is the default."""
+        ...
+
     def corrupt(self, x0: Any, t: Floats, rng: np.random.Generator) -> Any:
         """Draw x_t given x_0 and (B,) times in [0, 1]."""
         ...

@@ -24,6 +24,7 @@ class Autoregressive:
     """Left-to-right language model over `vocab_size` tokens."""
 
     needs_time = False
+    decoded_by: tuple[type[decoders.Decoder], ...] = (decoders.NextToken,)
 
     def __init__(self, vocab_size: int) -> None:
         if vocab_size < 1:
@@ -73,7 +74,7 @@ class Autoregressive:
         allowed : (L, V) or (B, L, V), True for the tokens that a position may hold
 
         """
-        chosen = decoders.suited(decoder, (decoders.NextToken,), type(self).__name__)
+        chosen = decoders.suited(decoder, self.decoded_by, type(self).__name__)
         canvas = decoders.Canvas.of(length, batch, self.start_id, x0=x0, given=given, allowed=allowed)
         return chosen(self, model, canvas, rng)
 

@@ -5,8 +5,8 @@ The loss at rate u is the integrand of the NELBO at the time when a fraction u i
     NELBO(x_0) = integral_0^1 1/u E[sum of masked cross-entropies at rate u] du
 
 A network that has seen one rate only was never asked about the others, so its NELBO (`bound`) is loose, and it does not
-say how to start from nothing. `decoders.Refill` does what can be done with it: mask some tokens, fill them in, over and over.
-Filling several tokens at once from their separate laws breaks what ties them together, so even with the true
+say how to start from nothing. `decoders.Refill` does what can be done with it: mask some tokens, fill them in, over and
+over. Filling several tokens at once from their separate laws breaks what ties them together, so even with the true
 conditionals the chain settles on another law than the data's (unless it masks one token at a time, Gibbs sampling).
 """
 
@@ -33,7 +33,7 @@ class Bert(MaskedDiffusion):
 
     """
 
-    decoded_by = (decoders.Refill,)
+    decoded_by: tuple[type[decoders.Decoder], ...] = (decoders.Refill,)
 
     def __init__(self, vocab_size: int, rate: float = 0.15) -> None:
         if not 0 < rate <= 1:

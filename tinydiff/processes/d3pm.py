@@ -47,7 +47,7 @@ class D3PM(DiscreteDiffusion):
     """
 
     steps: int
-    decoded_by = (decoders.Chain,)
+    decoded_by: tuple[type[decoders.Decoder], ...] = (decoders.Chain,)
 
     def __init__(
         self,

@@ -56,9 +56,7 @@ class DiscreteDiffusion:
             )
         self.noise, self.schedule = noise, schedule
         self.vocab_size, self.symbols = noise.vocab_size, noise.symbols
-        self.mask_id = (
-            noise.vocab_size
-        )  # MASK where the noise has one, and for decoders the mark of what is to be filled
+        self.mask_id = noise.vocab_size  # MASK where there is one, and for decoders whatever is to be filled
 
     @property
     def needs_time(self) -> bool:

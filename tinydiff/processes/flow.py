@@ -70,6 +70,7 @@ class FlowMatching:
     """
 
     needs_time = True
+    decoded_by: tuple[type[ODE], ...] = (ODE,)
 
     def __init__(self, features: int, pairing: Literal["independent", "optimal"] = "independent") -> None:
         check_sizes(features=features)
@@ -145,7 +146,7 @@ class FlowMatching:
 
         """
         check_sizes(length=length, batch=batch)
-        how = suited(decoder, (ODE,), type(self).__name__)
+        how = suited(decoder, self.decoded_by, type(self).__name__)
         x = rng.standard_normal((batch, length, self.features))
         return self._generate(model, x, how.steps, SOLVERS[how.solver])
 

@@ -62,6 +62,7 @@ class GaussianDiffusion:
     """
 
     needs_time = True
+    decoded_by: tuple[type[DDIM], ...] = (DDIM,)
 
     def __init__(
         self,
@@ -239,7 +240,7 @@ class GaussianDiffusion:
 
         """
         check_sizes(length=length, batch=batch)
-        chosen = suited(decoder, (DDIM,), type(self).__name__)
+        chosen = suited(decoder, self.decoded_by, type(self).__name__)
         steps = self.T if chosen.steps is None else chosen.steps
         if steps > self.T:
             raise ValueError(f"steps is {steps}; expected 1 <= steps <= {self.T}, the number of noising steps")

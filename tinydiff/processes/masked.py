@@ -38,7 +38,7 @@ class MaskedDiffusion(DiscreteDiffusion):
     """
 
     any_order = True
-    decoded_by = (
+    decoded_by: tuple[type[decoders.Decoder], ...] = (
         decoders.LowConfidence, decoders.MostLikely, decoders.Entropy, decoders.Margin, decoders.Random,
         decoders.LeftToRight, decoders.Threshold, decoders.Ancestral, decoders.FirstHitting, decoders.RemaskCap,
         decoders.RemaskRescale, decoders.RemaskConfidence,

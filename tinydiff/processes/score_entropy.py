@@ -50,7 +50,7 @@ class ScoreEntropy(DiscreteDiffusion):
 
     """
 
-    decoded_by = (decoders.Tweedie, decoders.Euler)
+    decoded_by: tuple[type[decoders.Decoder], ...] = (decoders.Tweedie, decoders.Euler)
 
     def __init__(
         self,
