@@ -314,7 +314,7 @@ def test_train_refuses_folders(
         (["sample", "RUN", "--threshold", 0.5, "--choice-temperature", 1], "Threshold has no such option"),
         (
             ["sample", "RUN", "--threshold", 0.5, "--remasking", "entropy"],
-            "--remasking is entropy and --threshold is 0.5, but each of them chooses the decoder: leave all but one out",
+            "--remasking is entropy and --threshold is 0.5, but each of them chooses the decoder",
         ),
         (["infill", "RUN", "_", "--remask", "cap", "--remasking", "random"], "--remasking is random and --remask is"),
         (["sample", "RUN", "--eta", 0.5], "LowConfidence has no such option: leave --eta out"),

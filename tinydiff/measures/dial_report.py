@@ -18,7 +18,18 @@ from ..learning.checkpoint import write_atomically
 from .dial import WAYS, Cell, curves, knee
 from .texts import interval, resampled_means
 
-COLOURS = ["#0072b2", "#009e73", "#cc79a7", "#d55e00", "#e69f00", "#56b4e9", "#000000", "#777777", "#8b4513", "#332288"]  # Okabe and Ito, and two more
+COLOURS = [
+    "#0072b2",
+    "#009e73",
+    "#cc79a7",
+    "#d55e00",
+    "#e69f00",
+    "#56b4e9",
+    "#000000",
+    "#777777",
+    "#8b4513",
+    "#332288",
+]  # Okabe and Ito, and two more
 MARKERS = "osD^vPX*h<"
 
 
