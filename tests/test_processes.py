@@ -206,7 +206,6 @@ def test_bayes_denoiser_gives_the_conditionals_of_its_law() -> None:
         (lambda: MaskedDiffusion(V).bound(random_model(V - 1, L), batch(2), np.random.default_rng(0)), "for the model"),
         (lambda: MaskedDiffusion(V).sample(random_model(V + 1, L), L, rng=np.random.default_rng(0)), "room for MASK"),
         (lambda: Bert(V, 0.0), "rate is 0"),
-        (lambda: Bert(V).sample(random_model(V, L), L, rng=np.random.default_rng(0), steps=0), "steps is 0"),
         (lambda: from_config({"process": "magic"}), "'magic'"),
         (lambda: exact.all_sequences(4, 11), "at most 9"),
         (lambda: exact.BayesDenoiser(np.ones(3), V, L), r"expected \(81,\)"),

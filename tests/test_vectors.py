@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 from test_cli import fails, tinydiff
 
-from tinydiff import FlowMatching, GaussianDiffusion, MaskedDiffusion, Options, Run, Transformer, data, load, train
+from tinydiff import (
+    FlowMatching,
+    GaussianDiffusion,
+    MaskedDiffusion,
+    Options,
+    Run,
+    Transformer,
+    data,
+    decoders,
+    load,
+    train,
+)
 from tinydiff.data import toys
 from tinydiff.data.vectors import Vectors, patches, pictures
 from tinydiff.learning.checkpoint import CheckpointError
@@ -221,7 +232,7 @@ def test_sample_prints_points_and_writes_a_gif(spiral: Path, tmp_path: Path) -> 
     done = tinydiff("sample", spiral, "--batch", 5, "--steps", 3, "--seed", 3, "--gif", tmp_path / "out.gif")
     assert done.returncode == 0, done.stderr
     model, process, _, _ = load(spiral)
-    *_, last = process.sample(model, 2, 5, rng=np.random.default_rng(3), steps=3)
+    *_, last = process.sample(model, 2, 5, decoder=decoders.ODE(3), rng=np.random.default_rng(3))
     assert done.stdout == "".join(f"{x:.4f} {y:.4f}\n" for x, y in last.state[:, :, 0])
     with Image.open(tmp_path / "out.gif") as picture:
         assert picture.n_frames == 4
@@ -273,14 +284,14 @@ def test_evaluate_says_what_the_figure_is(spiral: Path, glyphs: Path) -> None:
         ),
         (["train", "--data", "star"], "no file and no corpus is called 'star'"),
         (["sample", "SPIRAL", "--temperature", 1], "--temperature is 1.0, but"),
-        (["sample", "SPIRAL", "--eta", 1], "--eta is given, but"),
+        (["sample", "SPIRAL", "--eta", 1], "--eta is 1.0, but"),
         (["sample", "SPIRAL", "--label", "A"], "--label is 'A'; expected none"),
         (["sample", "SPIRAL", "--cfg-scale", 1], "has no classes"),
         (["sample", "SPIRAL", "--batch", 0], "--batch is 0"),
         (["sample", "SPIRAL", "--steps", 0], "steps is 0"),
         (["sample", "GLYPHS", "--steps", 1001], "steps is 1001; expected 1 <= steps <= 1000"),
         (["sample", "GLYPHS", "--eta", 2], "eta is 2.0; expected 0"),
-        (["sample", "GLYPHS", "--solver", "heun"], "--solver is given, but"),
+        (["sample", "GLYPHS", "--solver", "heun"], "--solver is heun, but"),
         (["sample", "GLYPHS", "--label", "O"], "--label is 'O'; expected one of 0123"),
         (["infill", "SPIRAL", "a_b"], "is a run of flow, which cannot fill in"),
         (["evaluate", "SPIRAL", "--text", "x.txt"], "is a run on vectors: leave it out"),

@@ -8,7 +8,7 @@ import pytest
 
 import tinydiff as td
 from tests.identities.conftest import random_law, random_model
-from tinydiff import D3PM, MaskedDiffusion, exact, ops, schedules
+from tinydiff import D3PM, MaskedDiffusion, decoders, exact, ops, schedules
 from tinydiff.arrays import Bools, Floats, Ints
 from tinydiff.processes import transitions
 from tinydiff.processes.discrete import DiscreteDiffusion
@@ -312,12 +312,14 @@ def test_one_step_per_sequence(matrix: str) -> None:
 def test_last_step_leaves_no_mask_and_given_stays(matrix: str, steps: int) -> None:
     """Off by one in the last step leaves masks; C6: given positions never change, in every frame."""
     process, model = d3pm(matrix, 8), random_model(V, L, time=True)
-    given = np.array([[1, V, V], [V, V, 2]])
-    frames = list(process.sample(model, L, 2, rng=np.random.default_rng(0), steps=steps, given=given))
+    x0, given = np.array([[1, 0, 0], [0, 0, 2]]), np.array([[True, False, False], [False, False, True]])
+    decoder = decoders.Chain(steps)
+    frames = list(process.sample(model, L, 2, decoder=decoder, x0=x0, given=given, rng=np.random.default_rng(0)))
     assert len(frames) == steps + 1
     for frame in frames:
         assert frame.state[0, 0] == 1
         assert frame.state[1, 2] == 2
+        np.testing.assert_array_equal(frame.given, given)
     assert (frames[-1].state < V).all()
 
 
@@ -367,7 +369,10 @@ class Leaky(Uniform):
         ),
         (lambda: D3PM(V).grid(2000), "T = 1000"),
         (lambda: D3PM(V).level(1.5), "t contains 1.5"),
-        (lambda: D3PM(V).sample(random_model(V, L), L, rng=np.random.default_rng(0), steps=2000), "T = 1000"),
+        (
+            lambda: D3PM(V).sample(random_model(V, L), L, decoder=decoders.Chain(2000), rng=np.random.default_rng(0)),
+            "T = 1000",
+        ),
         (lambda: exact.check_elbo(D3PM(20, "uniform", steps=2), random_model(20, 5), 5), "at most 4"),
     ],
 )

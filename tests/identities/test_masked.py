@@ -8,7 +8,7 @@ import pytest
 
 import tinydiff as td
 from tests.identities.conftest import random_law, random_model
-from tinydiff import Bert, MaskedDiffusion, exact, schedules
+from tinydiff import Bert, MaskedDiffusion, decoders, exact, schedules
 from tinydiff.arrays import Bools, Floats, Ints
 from tinydiff.processes.discrete import uniforms
 from tinydiff.transformer import Model
@@ -371,11 +371,11 @@ def test_M10_masking_and_filling_does_not_generate_the_law() -> None:
         [exact.product_law(process.refill(model, np.where(np.arange(2) == i, V, states))) for i in range(2)], axis=0
     )
     np.testing.assert_allclose(law @ gibbs, law, rtol=1e-9)
-    # The draws of `sample` do as the matrix says: 4.5 standard errors, two-sided, seed fixed.
+    # The draws of `decoders.Refill` do as the matrix says: 4.5 standard errors, two-sided, seed fixed.
     draws, rounds = 20_000, 6
     start = exact.product_law(process.refill(model, np.full((1, length), V)))[0]
     expected = start @ np.linalg.matrix_power(kernel, rounds - 1)
-    *_, last = process.sample(model, length, draws, rng=np.random.default_rng(0), steps=rounds)
+    *_, last = process.sample(model, length, draws, decoder=decoders.Refill(rounds), rng=np.random.default_rng(0))
     found = np.bincount(exact.state_index(last.state, V), minlength=V**2) / draws
     assert (np.abs(found - expected) <= 4.5 * np.sqrt(expected * (1 - expected) / draws)).all()
 
@@ -424,10 +424,9 @@ def test_M11_visible_positions_contribute_nothing_and_mask_has_no_probability() 
     assert p.shape == (len(states), L, V)
     np.testing.assert_allclose(p.sum(axis=-1), 1, rtol=1e-12)
 
-    for remasking in ("low_confidence", "random", "ancestral"):
-        options = {"steps": 3, "remasking": remasking}
-        honest = list(process.sample(model, L, 50, rng=rng(), **options))
-        meddled = list(process.sample(meddler, L, 50, rng=rng(), **options))
+    for decoder in (decoders.LowConfidence(3), decoders.Random(3), decoders.Ancestral(3)):
+        honest = list(process.sample(model, L, 50, decoder=decoder, rng=rng()))
+        meddled = list(process.sample(meddler, L, 50, decoder=decoder, rng=rng()))
         for before, frame, other in zip(honest, honest[1:], meddled[1:], strict=False):
             visible = before.state != process.mask_id
             assert (frame.state[visible] == before.state[visible]).all()  # carried over

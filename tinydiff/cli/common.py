@@ -2,7 +2,7 @@
 
 A command is a function under `@app.command`; typer reads its options off the annotations of its parameters. An
 annotation that several commands use has a name here, so that an option is explained in one place. Most are None if not
-given: the process's sampler has the default, and not every sampler has every option.
+given: the decoder has the default, and not every decoder has every option (`cli.decoding`).
 """
 
 from __future__ import annotations
@@ -34,18 +34,21 @@ CfgScale = Annotated[
 Seed = Annotated[int, typer.Option(help="Same seed, same machine: same result.")]
 
 Remasking = Annotated[
-    Literal["low_confidence", "entropy", "margin", "random", "ancestral", "first_hitting"] | None,
+    Literal[
+        "low_confidence", "most_likely", "entropy", "margin", "random", "left_to_right", "ancestral", "first_hitting"
+    ]
+    | None,
     typer.Option(
         metavar="ORDER",
-        help="Which drawn tokens a step keeps: low_confidence (default), entropy, margin, random, ancestral or "
-        "first_hitting.",
+        help="Which drawn tokens a step keeps: low_confidence (default), most_likely, entropy, margin, random, "
+        "left_to_right, ancestral or first_hitting.",
         rich_help_panel=DECODING,
     ),
 ]
 ChoiceTemperature = Annotated[
     float | None,
     typer.Option(
-        help=f"Noise in the order of low_confidence; default {CHOICE_TEMPERATURE:g} of sample and 0 of infill, which "
+        help=f"Noise in the orders that ask the model; default {CHOICE_TEMPERATURE:g} of sample and 0 of infill, which "
         "is the surest first.",
         rich_help_panel=DECODING,
     ),
@@ -61,7 +64,10 @@ Threshold = Annotated[
     ),
 ]
 BlockLength = Annotated[
-    int | None, typer.Option(help="Fill blocks of this length left to right.", rich_help_panel=DECODING)
+    int | None,
+    typer.Option(
+        help="Fill blocks of this length left to right, counted from the end of the prompt.", rich_help_panel=DECODING
+    ),
 ]
 Remask = Annotated[
     Literal["cap", "rescale", "confidence"] | None,

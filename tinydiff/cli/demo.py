@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from .. import data, learning
-from ..decoders import CHOICE_TEMPERATURE, Frame
+from ..decoders import CHOICE_TEMPERATURE, Draw, Frame, LowConfidence
 from ..processes import MaskedDiffusion
 from ..transformer import Transformer
 from ..views import terminal
@@ -51,9 +51,8 @@ def show(console: Console, folder: Path, corpus: data.Corpus, training_speed: fl
     assert isinstance(process, MaskedDiffusion)
     assert codec is not None
     console.print("\nNow the other way: from nothing but masks to text, the most confident characters first.\n")
-    frames = process.sample(
-        model, model.length, 2, rng=np.random.default_rng(SEED), temperature=0.7, choice_temperature=CHOICE_TEMPERATURE
-    )
+    decoder = LowConfidence(draw=Draw(0.7), choice_temperature=CHOICE_TEMPERATURE)
+    frames = process.sample(model, model.length, 2, decoder=decoder, rng=np.random.default_rng(SEED))
     seconds = []
 
     def timed() -> Iterator[Frame]:

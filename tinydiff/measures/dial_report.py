@@ -18,8 +18,19 @@ from ..learning.checkpoint import write_atomically
 from .dial import WAYS, Cell, curves, knee
 from .texts import interval, resampled_means
 
-COLOURS = ["#0072b2", "#009e73", "#cc79a7", "#d55e00", "#e69f00", "#56b4e9", "#000000", "#777777"]  # Okabe and Ito
-MARKERS = "osD^vPX*"
+COLOURS = [
+    "#0072b2",
+    "#009e73",
+    "#cc79a7",
+    "#d55e00",
+    "#e69f00",
+    "#56b4e9",
+    "#000000",
+    "#777777",
+    "#8b4513",
+    "#332288",
+]  # Okabe and Ito, and two more
+MARKERS = "osD^vPX*h<"
 
 
 def follow(console: Console, cells: Iterable[Cell], total: int, out: Path) -> tuple[list[Cell], bool]:
@@ -114,7 +125,7 @@ def write_figure(path: Path, cells: Sequence[Cell], label: str, title: str) -> N
     )
     for (order, temperature), curve in groups.items():
         top, bottom = axes[:, temperatures.index(temperature)]
-        place = WAYS.index(order)
+        place = list(WAYS).index(order)
         colour, marker = COLOURS[place], MARKERS[place]
         steps = [cell.steps for cell in curve]
         quality = [cell.scores.mean() for cell in curve]

@@ -49,6 +49,11 @@ class Process(Protocol):
         """The arguments that build this process again, for checkpoints, and its name under "process"."""
         ...
 
+    @property
+    def decoded_by(self) -> tuple[type[Any], ...]:
+        """The kinds of decoder that `sample` takes; the first is the default."""
+        ...
+
     def corrupt(self, x0: Any, t: Floats, rng: np.random.Generator) -> Any:
         """Draw x_t given x_0 and (B,) times in [0, 1]."""
         ...
@@ -61,10 +66,13 @@ class Process(Protocol):
         """(B,) nats per sequence: an unbiased estimate of an upper bound of each -log p(x0)."""
         ...
 
-    def sample(self, model: Model, length: int, batch: int = 1, *args: Any, **options: Any) -> Iterator[Any]:
+    def sample(
+        self, model: Model, length: int, batch: int = 1, *, decoder: Any = None, rng: np.random.Generator
+    ) -> Iterator[Any]:
         """Generate `batch` sequences of that length, yielding a frame per step.
 
-        All take `rng`, a random generator, by name; each process has options of its own besides.
+        `decoder` is one of those made for the process, see `tinydiff.decoders`. Processes on tokens also take `x0` and
+        `given`, what is known beforehand and where, and `allowed`, the tokens that each position may hold.
         """
         ...
 

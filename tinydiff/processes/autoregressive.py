@@ -12,17 +12,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .. import decoders, ops
 from ..arrays import Bools, Floats, Ints
 from ..tensor import Tensor, no_grad
-from ..transformer import Model, Transformer
+from ..transformer import Model
 
 
 class Autoregressive:
     """Left-to-right language model over `vocab_size` tokens."""
 
     needs_time = False
+    decoded_by: tuple[type[decoders.Decoder], ...] = (decoders.NextToken,)
 
     def __init__(self, vocab_size: int) -> None:
         if vocab_size < 1:
@@ -38,7 +40,7 @@ class Autoregressive:
     def corrupt(self, x0: Ints, t: Floats, rng: np.random.Generator) -> Ints:
         """Replace the last round(t L) tokens by the special one: (B, L) ids and (B,) times to (B, L) ids."""
         length = x0.shape[1]
-        kept = length - np.round(np.asarray(t) * length)
+        kept = length - np.floor(np.asarray(t) * length + 0.5)  # halves up, for every length
         return np.where(np.arange(length) < kept[:, None], x0, self.start_id)
 
     def loss(self, model: Model, x0: Ints, rng: np.random.Generator) -> Tensor:
@@ -56,92 +58,25 @@ class Autoregressive:
         length: int,
         batch: int = 1,
         *,
-        rng: np.random.Generator,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        given: Ints | None = None,
+        decoder: decoders.Decoder | None = None,
+        x0: ArrayLike | None = None,
+        given: ArrayLike | None = None,
         allowed: Bools | None = None,
-        cache: bool = True,
+        rng: np.random.Generator,
     ) -> Iterator[decoders.Frame]:
         """Generate (batch, length) ids left to right, a frame per token.
 
         Parameters
         ----------
-        temperature, top_k, top_p : see `decoders.Draw`
-        given : (batch, length) or (length,) ids: a prompt, and from there on the special token; the prompts of a batch
-            may differ in length
-        allowed : (length, V) or (batch, length, V), True for the tokens that a position may hold
-        cache : whether a Transformer keeps its keys and values; without, it reads the whole text again for every token
+        decoder : a `decoders.NextToken`
+        x0, given : (L,) or (B, L) token ids, and where they are known beforehand: a prompt, whose length may differ
+            from row to row
+        allowed : (L, V) or (B, L, V), True for the tokens that a position may hold
 
         """
-        draw = decoders.Draw(temperature, top_k, top_p)
-        if length < 1 or batch < 1:
-            raise ValueError(f"length is {length} and batch is {batch}; both must be at least 1")
-        start = np.full((batch, length), self.start_id, np.int64)
-        if given is not None:
-            start = self._prompt(np.asarray(given), start.shape)
-        allowed = decoders.check_allowed(allowed, start, self.start_id)
-        return self._generate(model, start, draw, rng, allowed, cache)
-
-    def _prompt(self, given: Ints, shape: tuple[int, ...]) -> Ints:
-        """A prompt of the shape that is asked for, or ValueError."""
-        if given.shape not in (shape[1:], shape):
-            raise ValueError(f"given has shape {given.shape}; expected {shape[1:]} or {shape}")
-        if not (given.min() >= 0 and given.max() <= self.start_id):
-            raise ValueError(f"given contains ids outside 0..{self.start_id} ({self.start_id} is the special token)")
-        start = np.broadcast_to(given, shape).astype(np.int64)
-        blank = start == self.start_id
-        broken = np.argwhere(blank[:, :-1] & ~blank[:, 1:])
-        if len(broken):
-            raise ValueError(
-                f"given has the special token {self.start_id} at position {broken[0, 1]}, inside the prompt; this "
-                "model goes left to right and cannot see what follows a blank: fill it in, or use a masked model"
-            )
-        return start
-
-    def _generate(
-        self,
-        model: Model,
-        start: Ints,
-        draw: decoders.Draw,
-        rng: np.random.Generator,
-        allowed: Bools | None,
-        cache: bool,
-    ) -> Iterator[decoders.Frame]:
-        batch, length = start.shape
-        blank = start == self.start_id
-        first = length - int(blank.sum(axis=1).max())  # up to here every prompt reaches
-        steps = length - first
-        frame = decoders.first_frame(start, self.start_id, steps)
-        yield frame
-        state, confidence = start, frame.confidence
-        before = np.full((batch, length + 1), self.start_id, np.int64)  # what the network reads: shifted by one
-        before[:, 1:] = start
-        kept = model.new_cache(batch) if cache and isinstance(model, Transformer) else None
-        read = 0  # positions whose keys and values are kept
-        for i in range(first, length):
-            with no_grad():
-                if kept is not None and isinstance(model, Transformer):
-                    last = np.arange(i + 1 - read) == i - read  # only the last position needs an answer
-                    logits = model(
-                        before[:, read : i + 1], causal=True, cache=kept, select=np.tile(last, (batch, 1))
-                    ).data  # (B, V)
-                    read = i + 1
-                else:
-                    last = np.arange(i + 1) == i
-                    logits = model(before[:, : i + 1], causal=True, select=np.tile(last, (batch, 1))).data
-            if allowed is not None:
-                logits = np.where(allowed[:, i], logits, -np.inf)
-            tokens, sure = draw(logits, rng)
-            chosen = np.zeros(start.shape, bool)
-            chosen[:, i] = blank[:, i]  # a longer prompt goes on
-            state, confidence = np.where(chosen, tokens[:, None], state), np.where(chosen, sure[:, None], confidence)
-            before[:, i + 1] = state[:, i]
-            masked = state == self.start_id
-            yield decoders.Frame(
-                i + 1 - first, steps, float(masked.mean()), state, chosen, np.zeros_like(chosen), confidence
-            )
+        chosen = decoders.suited(decoder, self.decoded_by, type(self).__name__)
+        canvas = decoders.Canvas.of(length, batch, self.start_id, x0=x0, given=given, allowed=allowed)
+        return chosen(self, model, canvas, rng)
 
     def _nll(self, model: Model, x0: Ints) -> Tensor:
         """-log p of every token given those before it, (B * L,)."""

@@ -5,14 +5,13 @@ The loss at rate u is the integrand of the NELBO at the time when a fraction u i
     NELBO(x_0) = integral_0^1 1/u E[sum of masked cross-entropies at rate u] du
 
 A network that has seen one rate only was never asked about the others, so its NELBO (`bound`) is loose, and it does not
-say how to start from nothing. `sample` does what can be done with it: mask some tokens, fill them in, over and over.
-Filling several tokens at once from their separate laws breaks what ties them together, so even with the true
+say how to start from nothing. `decoders.Refill` does what can be done with it: mask some tokens, fill them in, over and
+over. Filling several tokens at once from their separate laws breaks what ties them together, so even with the true
 conditionals the chain settles on another law than the data's (unless it masks one token at a time, Gibbs sampling).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,8 @@ class Bert(MaskedDiffusion):
     rate : probability that a token is masked, in training and in each round of sampling
 
     """
+
+    decoded_by: tuple[type[decoders.Decoder], ...] = (decoders.Refill,)
 
     def __init__(self, vocab_size: int, rate: float = 0.15) -> None:
         if not 0 < rate <= 1:
@@ -61,47 +62,3 @@ class Bert(MaskedDiffusion):
         p = draw.probabilities(logits.reshape(-1, self.vocab_size)).reshape(logits.shape)
         seen = np.eye(self.symbols)[xt][..., : self.vocab_size]
         return np.where((xt == self.mask_id)[..., None], p, seen)
-
-    def sample(  # type: ignore[override]  # other options than masked diffusion
-        self,
-        model: Model,
-        length: int,
-        batch: int = 1,
-        *,
-        rng: np.random.Generator,
-        steps: int | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        given: Ints | None = None,
-    ) -> Iterator[decoders.Frame]:
-        """Fill all masks at once, then mask and fill again: (batch, length) ids, a frame per round.
-
-        Parameters
-        ----------
-        steps : rounds, the first one included; default one per position
-        temperature, top_k, top_p : see `decoders.Draw`
-        given : (batch, length) or (length,) ids with MASK where something is to be filled in; other positions stay
-
-        """
-        steps = length if steps is None else steps
-        if steps < 1:
-            raise ValueError(f"steps is {steps}; it must be at least 1")
-        draw = decoders.Draw(temperature, top_k, top_p)
-        return self._rounds(model, self._start(model, length, batch, given), steps, draw, rng)
-
-    def _rounds(
-        self, model: Model, start: Ints, steps: int, draw: decoders.Draw, rng: np.random.Generator
-    ) -> Iterator[decoders.Frame]:
-        frame = decoders.first_frame(start, self.mask_id, steps)
-        yield frame
-        free, state, confidence = start == self.mask_id, start, frame.confidence
-        for step in range(1, steps + 1):
-            chosen = free & ((rng.random(start.shape) < self.rate) | (step == 1))
-            law = self.refill(model, np.where(chosen, self.mask_id, state), draw)
-            drawn = decoders.categorical(law, rng)
-            state = np.where(chosen, drawn, state)
-            sure = np.take_along_axis(law, state[..., None], axis=-1)[..., 0]
-            confidence = np.where(chosen, sure, confidence)
-            again = chosen if step > 1 else np.zeros_like(chosen)
-            yield decoders.Frame(step, steps, 1 - step / steps, state, chosen, again, confidence)

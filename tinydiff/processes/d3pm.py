@@ -18,7 +18,6 @@ told the time (`Transformer(..., time=True)`); masks can be counted, so absorbin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -48,6 +47,7 @@ class D3PM(DiscreteDiffusion):
     """
 
     steps: int
+    decoded_by: tuple[type[decoders.Decoder], ...] = (decoders.Chain,)
 
     def __init__(
         self,
@@ -169,35 +169,6 @@ class D3PM(DiscreteDiffusion):
             logits = model(np.where(masked, self.mask_id, x0), i / self.steps, select=masked)
             nll[masked] = ops.cross_entropy(logits, x0[masked]).data
         return np.asarray(weight[k - 1] * nll.sum(axis=1))
-
-    def sample(
-        self,
-        model: Model,
-        length: int,
-        batch: int = 1,
-        *,
-        rng: np.random.Generator,
-        steps: int | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        given: Ints | None = None,
-    ) -> Iterator[decoders.Frame]:
-        """Generate (batch, length) ids by ancestral sampling, yielding a frame per step.
-
-        Parameters
-        ----------
-        steps : at most T, the default; fewer take strides
-        temperature, top_k, top_p : of the prediction of x_0, see `decoders.Draw`
-        given : (batch, length) or (length,) ids with V where something is to be filled in; other positions stay
-
-        """
-        draw = decoders.Draw(temperature, top_k, top_p)
-
-        def reverse(xt: Ints, t: float, s: float) -> Floats:
-            return self.reverse(model, xt, t, s, draw)
-
-        return self._walk(model, reverse, length, batch, self.steps if steps is None else steps, given, rng)
 
 
 def _binomial(trials: int, p: Floats) -> Floats:

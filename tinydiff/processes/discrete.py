@@ -42,6 +42,7 @@ class DiscreteDiffusion:
     """
 
     steps: int | None = None  # of the process itself; None for continuous time
+    decoded_by: tuple[type[decoders.Decoder], ...]  # the first is the default
     any_order: bool = False  # whether it reveals positions one at a time in random order, whatever the schedule
 
     def __init__(self, noise: Transition, schedule: Schedule) -> None:
@@ -55,7 +56,7 @@ class DiscreteDiffusion:
             )
         self.noise, self.schedule = noise, schedule
         self.vocab_size, self.symbols = noise.vocab_size, noise.symbols
-        self.mask_id = noise.vocab_size  # MASK where the noise has one, and in `given` the mark of what is to be filled
+        self.mask_id = noise.vocab_size  # MASK where there is one, and for decoders whatever is to be filled
 
     @property
     def needs_time(self) -> bool:
@@ -163,29 +164,31 @@ class DiscreteDiffusion:
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
-    def _walk(
-        self, model: Model, reverse: decoders.Reverse, length: int, batch: int, steps: int, given: Ints | None,
+    def sample(
+        self,
+        model: Model,
+        length: int,
+        batch: int = 1,
+        *,
+        decoder: decoders.Decoder | None = None,
+        x0: ArrayLike | None = None,
+        given: ArrayLike | None = None,
+        allowed: Bools | None = None,
         rng: np.random.Generator,
-    ) -> Iterator[decoders.Frame]:  # fmt: skip
-        """Walk the reverse chain from the prior, positions of `given` that are not `mask_id` held fixed."""
-        times = self.grid(steps)
-        start = self._start(model, length, batch, given)
-        fixed: Bools = start != self.mask_id
-        noise = decoders.categorical(np.broadcast_to(self.prior, (*start.shape, self.symbols)), rng)
-        return decoders.chain(reverse, np.where(fixed, start, noise), fixed, times, rng)
+    ) -> Iterator[decoders.Frame]:
+        """Generate (batch, length) ids, yielding a frame per step.
 
-    def _start(self, model: Model, length: int, batch: int, given: Ints | None) -> Ints:
+        Parameters
+        ----------
+        decoder : one of `decoded_by`, see `tinydiff.decoders`; by default the first of them with its default options
+        x0, given : (L,) or (B, L) token ids, and where they are known beforehand: those positions stay as they are
+        allowed : (L, V) or (B, L, V), True for the tokens that a position may hold
+
+        """
         self._suits(model)
-        if length < 1 or batch < 1:
-            raise ValueError(f"length is {length} and batch is {batch}; both must be at least 1")
-        if given is None:
-            return np.full((batch, length), self.mask_id, np.int64)
-        start = np.asarray(given)
-        if start.shape not in ((length,), (batch, length)):
-            raise ValueError(f"given has shape {start.shape}; expected ({length},) or ({batch}, {length})")
-        if start.size and not (start.min() >= 0 and start.max() <= self.mask_id):
-            raise ValueError(f"given contains ids outside 0..{self.mask_id} ({self.mask_id} is MASK)")
-        return np.broadcast_to(start, (batch, length)).astype(np.int64)
+        chosen = decoders.suited(decoder, self.decoded_by, type(self).__name__)
+        canvas = decoders.Canvas.of(length, batch, self.mask_id, x0=x0, given=given, allowed=allowed)
+        return chosen(self, decoders.constrained(model, canvas.allowed), canvas, rng)
 
     def _suits(self, model: Model) -> None:
         """A model of another vocabulary would take a token for MASK, or MASK for a token, and say nothing."""

@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from ..arrays import Floats, Ints
+from ..decoders import ODE, Solver, suited
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
 from .paths import VectorFrame, check_sizes, checked, split
@@ -54,8 +55,7 @@ def rk4(slope: Slope, x: Floats, t: float, h: float) -> Floats:
     return np.asarray(x + h / 6 * (a + 2 * b + 2 * c + slope(x + h * c, t + h)))
 
 
-SOLVERS = {"euler": euler, "heun": heun, "rk4": rk4}
-Solver = Literal["euler", "heun", "rk4"]
+SOLVERS: dict[Solver, Callable[[Slope, Floats, float, float], Floats]] = {"euler": euler, "heun": heun, "rk4": rk4}
 
 
 class FlowMatching:
@@ -70,6 +70,7 @@ class FlowMatching:
     """
 
     needs_time = True
+    decoded_by: tuple[type[ODE], ...] = (ODE,)
 
     def __init__(self, features: int, pairing: Literal["independent", "optimal"] = "independent") -> None:
         check_sizes(features=features)
@@ -134,20 +135,20 @@ class FlowMatching:
         length: int,
         batch: int = 1,
         *,
+        decoder: ODE | None = None,
         rng: np.random.Generator,
-        steps: int = 10,
-        solver: Solver = "heun",
     ) -> Iterator[VectorFrame]:
         """Generate (batch, length, F) vectors from pure noise, yielding a frame per step.
 
         Parameters
         ----------
-        steps : number of equal steps from t = 1 to 0
-        solver : "euler", "heun" or "rk4": 1, 2 or 4 evaluations of the network per step
+        decoder : a `decoders.ODE`, by default 10 steps of Heun's method
 
         """
-        check_sizes(length=length, batch=batch, steps=steps)
-        return self._generate(model, rng.standard_normal((batch, length, self.features)), steps, _solver(solver))
+        check_sizes(length=length, batch=batch)
+        how = suited(decoder, self.decoded_by, type(self).__name__)
+        x = rng.standard_normal((batch, length, self.features))
+        return self._generate(model, x, how.steps, SOLVERS[how.solver])
 
     def _generate(
         self, model: Model, x: Floats, steps: int, solver: Callable[[Slope, Floats, float, float], Floats]
@@ -186,7 +187,7 @@ class FlowMatching:
         """
         x0 = checked(x0, self.features)
         check_sizes(steps=steps)
-        step = _solver(solver)
+        step = SOLVERS[ODE(steps, solver).solver]
         size = x0[0].size
         if rng is None:
             probes = [np.broadcast_to(one.reshape(x0[0].shape), x0.shape) for one in np.eye(size)]
@@ -211,12 +212,6 @@ class FlowMatching:
     def bound(self, model: Model, x0: Floats, rng: np.random.Generator) -> Floats:
         """-log p(x_0) itself, see `nll`: (B, L, F) to (B,) nats per sequence."""
         return self.nll(model, x0, rng=None if checked(x0, self.features)[0].size <= EXACT_TRACE else rng)
-
-
-def _solver(name: str) -> Callable[[Slope, Floats, float, float], Floats]:
-    if name not in SOLVERS:
-        raise ValueError(f"solver is {name!r}; expected one of {', '.join(SOLVERS)}")
-    return SOLVERS[name]
 
 
 def uncross(x: Floats, y: Floats, sweeps: int = 2) -> Ints:

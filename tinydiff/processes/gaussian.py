@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..arrays import Floats, Ints
+from ..decoders import DDIM, suited
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
 from .paths import Prediction, VectorFrame, check_sizes, checked, join, split
@@ -61,6 +62,7 @@ class GaussianDiffusion:
     """
 
     needs_time = True
+    decoded_by: tuple[type[DDIM], ...] = (DDIM,)
 
     def __init__(
         self,
@@ -224,55 +226,43 @@ class GaussianDiffusion:
         length: int,
         batch: int = 1,
         *,
+        decoder: DDIM | None = None,
         rng: np.random.Generator,
-        steps: int | None = None,
-        eta: float = 1.0,
-        langevin: int = 0,
-        snr: float = 0.16,
     ) -> Iterator[VectorFrame]:
         """Generate (batch, length, F) vectors from pure noise, yielding a frame per step.
 
         A step from k to j < k guesses (x_0, eps) and goes to sqrt(alpha_bar_j) x_0 + sqrt(1 - alpha_bar_j - sigma^2)
-        eps plus fresh noise of variance sigma^2 (Song, Meng and Ermon 2020, eq. 12).
+        eps plus fresh noise of variance sigma^2 = eta^2 Var(x_j | x_k, x_0) (Song, Meng and Ermon 2020, eq. 12).
 
         Parameters
         ----------
-        steps : number of steps, spread evenly over 1..T; default T
-        eta : sigma^2 is eta^2 times the variance of q(x_j | x_k, x_0): 1 is ancestral sampling (DDPM), 0 adds no noise
-            (DDIM) and follows the probability-flow ODE
-        langevin : correction steps along the score after each step but the last (Song et al. 2021, algorithm 5)
-        snr : size of those, the ratio of score to noise in them
+        decoder : a `decoders.DDIM`; by default all T steps with eta = 1, ancestral sampling
 
         """
         check_sizes(length=length, batch=batch)
-        steps = self.T if steps is None else steps
-        if not 1 <= steps <= self.T:
+        chosen = suited(decoder, self.decoded_by, type(self).__name__)
+        steps = self.T if chosen.steps is None else chosen.steps
+        if steps > self.T:
             raise ValueError(f"steps is {steps}; expected 1 <= steps <= {self.T}, the number of noising steps")
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta is {eta}; expected 0 (no noise) to 1 (ancestral)")
-        if langevin < 0 or not (math.isfinite(snr) and snr > 0):
-            raise ValueError(f"langevin is {langevin} and snr is {snr}; expected 0 or more, and a positive number")
-        return self._generate(model, (batch, length, self.features), steps, eta, langevin, snr, rng)
+        return self._generate(model, (batch, length, self.features), self.grid(steps), chosen, rng)
+
+    def grid(self, steps: int) -> Ints:
+        """The steps k of a chain that takes that many of the T, evenly spread, from T down to 0: (steps + 1,)."""
+        return np.round(np.linspace(self.T, 0, steps + 1)).astype(np.int64)
 
     def _generate(
-        self,
-        model: Model,
-        shape: tuple[int, ...],
-        steps: int,
-        eta: float,
-        langevin: int,
-        snr: float,
-        rng: np.random.Generator,
+        self, model: Model, shape: tuple[int, ...], grid: Ints, how: DDIM, rng: np.random.Generator
     ) -> Iterator[VectorFrame]:
-        grid = np.round(np.linspace(self.T, 0, steps + 1)).astype(np.int64)
+        steps = len(grid) - 1
         x = rng.standard_normal(shape)
         yield VectorFrame(0, steps, 1.0, x, np.zeros(shape))
         for step in range(1, steps + 1):
             k, j = int(grid[step - 1]), int(grid[step])
             x0, eps = self.guess(model, x, k)
-            x = self.step(x0, eps, j, k, eta, rng)
-            for _ in range(langevin if j > 0 else 0):
-                x = langevin_step(x, self.score(model, x, j), snr, rng)
+            x = self.step(x0, eps, j, k, how.eta, rng)
+            if how.corrector is not None and j > 0:
+                for _ in range(how.corrector.steps):
+                    x = langevin_step(x, self.score(model, x, j), how.corrector.snr, rng)
             yield VectorFrame(step, steps, j / self.T, x, x0)
 
     def step(self, x0: Floats, eps: Floats, j: int, k: int, eta: float, rng: np.random.Generator) -> Floats:

@@ -24,7 +24,6 @@ How the last layer is read. A score is positive, so the network's V outputs f ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -50,6 +49,8 @@ class ScoreEntropy(DiscreteDiffusion):
     noise : schedule, "loglinear" or "geometric"
 
     """
+
+    decoded_by: tuple[type[decoders.Decoder], ...] = (decoders.Tweedie, decoders.Euler)
 
     def __init__(
         self,
@@ -204,38 +205,3 @@ class ScoreEntropy(DiscreteDiffusion):
         stays = np.maximum(1 - law.sum(axis=-1, keepdims=True), 0)  # jumps that exceed 1 share it
         np.put_along_axis(law, xt[..., None], stays, axis=-1)
         return np.asarray(law / law.sum(axis=-1, keepdims=True))
-
-    def sample(
-        self,
-        model: Model,
-        length: int,
-        batch: int = 1,
-        *,
-        rng: np.random.Generator,
-        steps: int | None = None,
-        sampler: Literal["analytic", "euler"] = "analytic",
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        given: Ints | None = None,
-    ) -> Iterator[decoders.Frame]:
-        """Generate (batch, length) ids, yielding a frame per step.
-
-        Parameters
-        ----------
-        steps : default one per position
-        sampler : "analytic" (`reverse`) or "euler"
-        temperature, top_k, top_p : of the denoiser behind the score, see `decoders.Draw`; for "analytic" only
-        given : (batch, length) or (length,) ids with V where something is to be filled in; other positions stay
-
-        """
-        draw = decoders.Draw(temperature, top_k, top_p)
-        if sampler not in ("analytic", "euler"):
-            raise ValueError(f"sampler is {sampler!r}; expected 'analytic' or 'euler'")
-        if sampler == "euler" and draw != decoders.Draw():
-            raise ValueError("sampler is 'euler', which follows the rates as they are: leave out temperature and top_*")
-
-        def reverse(xt: Ints, t: float, s: float) -> Floats:
-            return self.euler(model, xt, t, s) if sampler == "euler" else self.reverse(model, xt, t, s, draw)
-
-        return self._walk(model, reverse, length, batch, length if steps is None else steps, given, rng)
