@@ -100,10 +100,13 @@ def test_patches_and_pictures_are_inverse() -> None:
 def test_training_hides_some_labels_and_evaluation_none() -> None:
     """Guidance needs a network that has also learnt without labels; a tenth, two-sided at 4.5 standard errors."""
     points = labelled_points()
-    _, labels = points.examples(2, 10_000, RNG)
+    labels = points.examples(2, 10_000, RNG).label
+    assert labels is not None
     assert set(labels.tolist()) == {0, 1, 2}
     assert abs((labels == 2).mean() - 0.1) < 4.5 * math.sqrt(0.09 / 10_000)
-    x, labels = points.examples(2, 1000, RNG, held_out=True)
+    drawn = points.examples(2, 1000, RNG, held_out=True)
+    x, labels = drawn.x0, drawn.label
+    assert labels is not None
     assert set(labels.tolist()) == {0, 1}
     assert x[labels == 1].mean() > 2.5
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import data
-from ..decoders.guidance import conditioned
 from ..processes import Process
 from ..transformer import Model, Transformer
 from . import checkpoint
@@ -72,14 +71,14 @@ def train(run: Run) -> Generator[TrainFrame, None, None]:
         while run.step < options.steps:
             with interrupts_wait():
                 start = time.perf_counter()
-                x0, label = corpus.examples(model.length, options.batch, run.rng)
-                loss = run.process.loss(conditioned(model, label), x0, run.rng)
+                batch = corpus.examples(model.length, options.batch, run.rng)
+                loss = run.process.loss(model, batch, run.rng)
                 loss.backward()
                 lr = learning_rate(run.step, options.steps, options.lr, options.warmup)
                 norm = run.optimiser.step(lr)
                 run.step += 1
                 run.ema.update(run.step)
-                speed = len(x0) * model.length / (time.perf_counter() - start)
+                speed = len(batch.x0) * model.length / (time.perf_counter() - start)
                 last = run.step == options.steps
                 held_out = None
                 if run.step % options.evaluate_every == 0 or last:
@@ -122,7 +121,8 @@ def evaluate(
     rng = np.random.default_rng(EVALUATION_SEED)
     bits = []
     for _ in range(-(-windows // EVALUATION_BATCH)):
-        x0, label = corpus.examples(length, EVALUATION_BATCH, rng, held_out=True)
-        bits.append(process.bound(conditioned(model, label), x0, rng) / x0[0].size / math.log(2))
+        batch = corpus.examples(length, EVALUATION_BATCH, rng, held_out=True)
+        free = batch.x0[0].size if batch.given is None else (~batch.given).sum(axis=1)
+        bits.append(process.bound(model, batch, rng) / free / math.log(2))
     per_window = np.concatenate(bits)
     return float(per_window.mean()), float(per_window.std(ddof=1) / math.sqrt(len(per_window)))

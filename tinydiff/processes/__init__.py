@@ -55,15 +55,15 @@ class Process(Protocol):
         ...
 
     def corrupt(self, x0: Any, t: Floats, rng: np.random.Generator) -> Any:
-        """Draw x_t given x_0 and (B,) times in [0, 1]."""
+        """Draw x_t given x_0 and (B,) times in [0, 1]; on tokens also `given`, positions that stay as they are."""
         ...
 
-    def loss(self, model: Model, x0: Any, rng: np.random.Generator) -> Tensor:
-        """Training loss of a batch: a scalar, in nats per token for tokens, a mean square for vectors."""
+    def loss(self, model: Model, batch: Any, rng: np.random.Generator) -> Tensor:
+        """Training loss of a batch: a scalar, in nats per free token for tokens, a mean square for vectors."""
         ...
 
-    def bound(self, model: Model, x0: Any, rng: np.random.Generator) -> Floats:
-        """(B,) nats per sequence: an unbiased estimate of an upper bound of each -log p(x0)."""
+    def bound(self, model: Model, batch: Any, rng: np.random.Generator) -> Floats:
+        """(B,) nats per sequence: an unbiased estimate of an upper bound of each -log p(free | given)."""
         ...
 
     def sample(

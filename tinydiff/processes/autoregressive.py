@@ -16,8 +16,10 @@ from numpy.typing import ArrayLike
 
 from .. import decoders, ops
 from ..arrays import Bools, Floats, Ints
+from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
+from .discrete import share
 
 
 class Autoregressive:
@@ -37,20 +39,33 @@ class Autoregressive:
         """The arguments that build this process again."""
         return {"process": "autoregressive", "vocab_size": self.vocab_size}
 
-    def corrupt(self, x0: Ints, t: Floats, rng: np.random.Generator) -> Ints:
-        """Replace the last round(t L) tokens by the special one: (B, L) ids and (B,) times to (B, L) ids."""
+    def corrupt(self, x0: Ints, t: Floats, rng: np.random.Generator, given: Bools | None = None) -> Ints:
+        """Replace the last round(t A) of the A free tokens by the special one: (B, L) ids and (B,) times to (B, L)."""
         length = x0.shape[1]
-        kept = length - np.floor(np.asarray(t) * length + 0.5)  # halves up, for every length
+        kept = length - np.floor(np.asarray(t) * _prefix_left(given, x0).sum(axis=1) + 0.5)  # halves up
         return np.where(np.arange(length) < kept[:, None], x0, self.start_id)
 
-    def loss(self, model: Model, x0: Ints, rng: np.random.Generator) -> Tensor:
-        """Cross-entropy of every token given those before it: a scalar in nats per token."""
-        return self._nll(model, x0).mean()
+    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
+        """Cross-entropy of every free token given those before it: a scalar in nats per free token.
 
-    def bound(self, model: Model, x0: Ints, rng: np.random.Generator) -> Floats:
-        """Exact -log p(x0): (B, L) ids to (B,) nats per sequence."""
+        What is `given` must be a prefix of each sequence; each has the mean of its own free tokens.
+        """
+        model, x0, free = self.unpacked(model, batch)
+        nll = self._nll(model, x0)  # (B * L,)
+        return nll.mean() if free.all() else (nll * (free * share(free)[:, None]).ravel()).mean()
+
+    def bound(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Floats:
+        """Exact -log p(free | given), where what is given is a prefix of each sequence: (B,) nats per sequence."""
+        model, x0, free = self.unpacked(model, batch)
         with no_grad():
-            return np.asarray(self._nll(model, x0).data.astype(np.float64).reshape(x0.shape).sum(axis=1))
+            nll = self._nll(model, x0).data.astype(np.float64).reshape(x0.shape)
+        return np.asarray(np.where(free, nll, 0).sum(axis=1))
+
+    def unpacked(self, model: Model, batch: Batch | Ints) -> tuple[Model, Ints, Bools]:
+        """The model, told the labels of the batch; its ids; and which of them are free, that is not given: (B, L)."""
+        batch = Batch.of(batch)
+        x0 = np.asarray(batch.x0)
+        return decoders.conditioned(model, batch.label), x0, _prefix_left(batch.given, x0)
 
     def sample(
         self,
@@ -83,3 +98,16 @@ class Autoregressive:
         start = np.full((len(x0), 1), self.start_id, np.int64)
         logits = model(np.concatenate([start, x0[:, :-1]], axis=1), causal=True)  # (B, L, V)
         return ops.cross_entropy(logits.reshape(-1, logits.shape[-1]), np.ascontiguousarray(x0).reshape(-1))
+
+
+def _prefix_left(given: Bools | None, x0: Ints) -> Bools:
+    """Which positions a prompt leaves free, (B, L), or ValueError if what is given is no prefix."""
+    free = np.ones(x0.shape, bool) if given is None else ~np.asarray(given)
+    broken = np.argwhere(free[:, :-1] & ~free[:, 1:])
+    if len(broken):
+        row, i = broken[0]
+        raise ValueError(
+            f"given is True at position {i + 1} of sequence {row}, behind position {i}, which is free; an "
+            "autoregressive model scores what follows a prefix: give a prefix, or use a masked model"
+        )
+    return free

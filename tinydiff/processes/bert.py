@@ -18,8 +18,10 @@ import numpy as np
 
 from .. import decoders
 from ..arrays import Floats, Ints
+from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
+from .discrete import share
 from .masked import MaskedDiffusion
 
 
@@ -46,12 +48,12 @@ class Bert(MaskedDiffusion):
         """The arguments that build this process again."""
         return {"process": "bert", "vocab_size": self.vocab_size, "rate": self.rate}
 
-    def loss(self, model: Model, x0: Ints, rng: np.random.Generator) -> Tensor:
-        """Cross-entropy of the masked tokens over the number expected, rate * B * L: a scalar in nats per token."""
-        x0 = self._checked(x0, model)
+    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
+        """Cross-entropy of the masked tokens over the number expected, rate * A: a scalar in nats per free token."""
+        model, x0, free = self.unpacked(model, batch)
         t = np.full(len(x0), self.rate)  # the linear schedule: the time is the rate
-        weight = np.full(x0.shape, 1 / self.rate)
-        total: Tensor = self._weighted_nll(model, x0, self.corrupt(x0, t, rng), t, weight).sum() / x0.size
+        weight = np.broadcast_to((1 / self.rate * share(free))[:, None], x0.shape)
+        total: Tensor = self._weighted_nll(model, x0, self.corrupt(x0, t, rng, ~free), t, weight).sum() / x0.size
         return total
 
     def refill(self, model: Model, xt: Ints, draw: decoders.Draw | None = None) -> Floats:

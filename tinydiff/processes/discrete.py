@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from .. import decoders, kernels
 from ..arrays import Bools, Floats, Ints
+from ..data import Batch
 from ..schedules import Schedule
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
@@ -101,12 +102,13 @@ class DiscreteDiffusion:
         """
         return np.asarray(self.forward(0.0, 1.0)[: self.vocab_size].mean(axis=0))
 
-    def corrupt(self, x0: Ints, t: Floats, rng: np.random.Generator) -> Ints:
-        """Draw x_t given x_0: (B, L) ids and (B,) times in [0, 1] to (B, L) ids."""
+    def corrupt(self, x0: Ints, t: Floats, rng: np.random.Generator, given: Bools | None = None) -> Ints:
+        """Draw x_t given x_0: (B, L) ids and (B,) times in [0, 1] to (B, L) ids; `given` positions stay clean."""
         x0 = self._checked(x0)
         if np.shape(t) != (len(x0),):
             raise ValueError(f"t has shape {np.shape(t)}; expected ({len(x0)},), one time per sequence")
-        return self.noise.draw(self.level(t)[:, None], x0, rng)
+        xt = self.noise.draw(self.level(t)[:, None], x0, rng)
+        return xt if given is None else np.where(given, x0, xt)
 
     # --- reverse ------------------------------------------------------------------------------------------------------
 
@@ -142,25 +144,26 @@ class DiscreteDiffusion:
         np.put_along_axis(rates, xt[..., None], 0, axis=-1)
         return np.asarray(rates)
 
-    def chain_bound(self, model: Model, x0: Ints, rng: np.random.Generator, steps: int) -> Floats:
-        """One unbiased estimate of the bound of the chain of that many steps: (B, L) ids to (B,) nats per sequence.
+    def chain_bound(self, model: Model, batch: Batch | Ints, rng: np.random.Generator, steps: int) -> Floats:
+        """One unbiased estimate of the bound of the chain of that many steps: (B,) nats per sequence.
 
         One of its terms is computed for each sequence, drawn uniformly, stratified over the batch, and multiplied by
         `steps`.
         """
-        x0 = self._checked(x0, model)
+        model, x0, free = self.unpacked(model, batch)
         times = self.grid(steps)
         i = 1 + np.floor(stratified(len(x0), rng) * steps).astype(np.int64)
         t, s = times[i], times[i - 1]
-        xt = self.corrupt(x0, t, rng)
-        q = transitions.posterior(self.noise, x0, xt, self.level(s)[:, None], self.level(t)[:, None])
-        terms = divergence(q, self.reverse(model, xt, t, s)).sum(axis=1)
-        return np.asarray(steps * terms + self.prior_term(x0))
+        noised = self.corrupt(x0, t, rng)
+        xt = np.where(free, noised, x0)
+        q = transitions.posterior(self.noise, x0, noised, self.level(s)[:, None], self.level(t)[:, None])
+        terms = np.where(free, divergence(q, self.reverse(model, xt, t, s)), 0).sum(axis=1)
+        return np.asarray(steps * terms + self.prior_term(x0, free))
 
-    def prior_term(self, x0: Ints) -> Floats:
-        """L_T = KL(q(x_1 | x_0) || prior) in nats: (B, L) ids to (B,)."""
+    def prior_term(self, x0: Ints, free: Bools | None = None) -> Floats:
+        """L_T = KL(q(x_1 | x_0) || prior) in nats, of the positions that are free: (B, L) ids to (B,)."""
         per_token = divergence(self.forward(0.0, 1.0), self.prior)
-        return np.asarray(per_token[x0].sum(axis=1))
+        return np.asarray(np.where(True if free is None else free, per_token[x0], 0).sum(axis=1))
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
@@ -189,6 +192,13 @@ class DiscreteDiffusion:
         chosen = decoders.suited(decoder, self.decoded_by, type(self).__name__)
         canvas = decoders.Canvas.of(length, batch, self.mask_id, x0=x0, given=given, allowed=allowed)
         return chosen(self, decoders.constrained(model, canvas.allowed), canvas, rng)
+
+    def unpacked(self, model: Model, batch: Batch | Ints) -> tuple[Model, Ints, Bools]:
+        """The model, told the labels of the batch; its ids; and which of them are free, that is not given: (B, L)."""
+        batch = Batch.of(batch)
+        x0 = self._checked(batch.x0, model)
+        free = np.ones(x0.shape, bool) if batch.given is None else ~batch.given
+        return decoders.conditioned(model, batch.label), x0, free
 
     def _suits(self, model: Model) -> None:
         """A model of another vocabulary would take a token for MASK, or MASK for a token, and say nothing."""
@@ -235,6 +245,17 @@ def uniforms(batch: int, rng: np.random.Generator, spread: Spread) -> Floats:
 def stratified(batch: int, rng: np.random.Generator) -> Floats:
     """Uniform numbers in [0, 1), one in each of `batch` equal parts, shuffled: each place on its own is uniform."""
     return rng.permutation((np.arange(batch) + rng.random(batch)) / batch)
+
+
+def share(free: Bools) -> Floats:
+    """L / A of each sequence with A of its L positions free, (B,): makes a mean over positions one over free ones."""
+    return np.asarray(free.shape[1] / free.sum(axis=1))
+
+
+def ranks(free: Bools, rng: np.random.Generator) -> Ints:
+    """A random order of the free positions of each sequence, as the rank of each position, the given ones last."""
+    order = np.where(free, rng.random(free.shape), 1.0)  # a draw is below 1
+    return np.asarray(order.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable"))
 
 
 def divergence(q: Floats, p: Floats) -> Floats:

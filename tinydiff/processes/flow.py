@@ -24,10 +24,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from ..arrays import Floats, Ints
+from ..data import Batch
 from ..decoders import ODE, Solver, suited
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
-from .paths import VectorFrame, check_sizes, checked, split
+from .paths import VectorFrame, check_sizes, checked, split, unpacked
 
 Slope: TypeAlias = Callable[[Floats, float], Floats]
 """(x, t) -> dx/dt, of the shape of x."""
@@ -95,17 +96,16 @@ class FlowMatching:
         t = t[:, None, None]
         return np.asarray((1 - t) * x0 + t * noise)
 
-    def loss(self, model: Model, x0: Floats, rng: np.random.Generator) -> Tensor:
+    def loss(self, model: Model, batch: Batch | Floats, rng: np.random.Generator) -> Tensor:
         """Mean square error of the velocity, a scalar (Lipman et al. 2023, eq. 23, with no noise left at t = 0).
 
         Each example has its own time, stratified over the batch.
         """
-        x0 = checked(x0, self.features)
-        batch = len(x0)
-        t = (np.arange(batch) + rng.random()) / batch
+        model, x0 = unpacked(model, batch, self.features)
+        t = (np.arange(len(x0)) + rng.random()) / len(x0)
         noise = rng.standard_normal(x0.shape)
         if self.pairing == "optimal":
-            noise = noise[uncross(x0.reshape(batch, -1), noise.reshape(batch, -1))]
+            noise = noise[uncross(x0.reshape(len(x0), -1), noise.reshape(len(x0), -1))]
         error = model(self.q_sample(x0, t, noise), t) - (noise - x0)
         return (error * error).mean()
 
@@ -209,9 +209,10 @@ class FlowMatching:
         noise, integral = state[:, :-1], state[:, -1]
         return np.asarray(0.5 * (noise**2).sum(axis=1) + 0.5 * size * math.log(2 * math.pi) - integral)
 
-    def bound(self, model: Model, x0: Floats, rng: np.random.Generator) -> Floats:
+    def bound(self, model: Model, batch: Batch | Floats, rng: np.random.Generator) -> Floats:
         """-log p(x_0) itself, see `nll`: (B, L, F) to (B,) nats per sequence."""
-        return self.nll(model, x0, rng=None if checked(x0, self.features)[0].size <= EXACT_TRACE else rng)
+        model, x0 = unpacked(model, batch, self.features)
+        return self.nll(model, x0, rng=None if x0[0].size <= EXACT_TRACE else rng)
 
 
 def uncross(x: Floats, y: Floats, sweeps: int = 2) -> Ints:

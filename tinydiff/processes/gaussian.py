@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..arrays import Floats, Ints
+from ..data import Batch
 from ..decoders import DDIM, suited
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
-from .paths import Prediction, VectorFrame, check_sizes, checked, join, split
+from .paths import Prediction, VectorFrame, check_sizes, checked, join, split, unpacked
 
 REACHED = 0.01
 """A schedule reaches noise if at most this share of the data's variance is left at its end."""
@@ -153,14 +154,13 @@ class GaussianDiffusion:
         """The network's grad log p_k(x_k) = -eps / sqrt(1 - alpha_bar_k), (B, L, F) (Song et al. 2021)."""
         return np.asarray(-self.guess(model, xk, k)[1] / self.scales(np.broadcast_to(k, (len(xk),)))[1])
 
-    def loss(self, model: Model, x0: Floats, rng: np.random.Generator) -> Tensor:
+    def loss(self, model: Model, batch: Batch | Floats, rng: np.random.Generator) -> Tensor:
         """Mean square error of the prediction, a scalar (Ho et al. 2020, eq. 14, for "eps").
 
         Each example has its own step. Those of a batch are stratified, one in each of B equal parts of 1..T.
         """
-        x0 = checked(x0, self.features)
-        batch = len(x0)
-        k = 1 + np.floor((np.arange(batch) + rng.random()) / batch * self.T).astype(np.int64)
+        model, x0 = unpacked(model, batch, self.features)
+        k = 1 + np.floor((np.arange(len(x0)) + rng.random()) / len(x0) * self.T).astype(np.int64)
         noise = rng.standard_normal(x0.shape)
         target = join(x0, noise, *self.scales(k), self.predict)
         error = model(self.q_sample(x0, k, noise), k / self.T) - target
@@ -201,19 +201,18 @@ class GaussianDiffusion:
         of_last = 0.5 * np.log(2 * math.pi * self.beta[1:2])
         return np.concatenate([[0.0], of_last, 0.5 * (ratio - 1 - np.log(ratio))])
 
-    def bound(self, model: Model, x0: Floats, rng: np.random.Generator) -> Floats:
+    def bound(self, model: Model, batch: Batch | Floats, rng: np.random.Generator) -> Floats:
         """An unbiased estimate of each example's bound of -log p(x_0): (B, L, F) to (B,) nats per sequence.
 
         L_T, all constants, and what is left of one term, L_{k-1} / p(k). The step k is drawn with p(k) in proportion to
         eps_weight * alpha_bar, roughly what the terms are of a network that has learnt: uniform k would have a much
         larger variance.
         """
-        x0 = checked(x0, self.features)
-        batch = len(x0)
+        model, x0 = unpacked(model, batch, self.features)
         p = (self.eps_weight * self.alpha_bar)[1:]
         p = p / p.sum()
         # Stratified over the batch and shuffled, so that each example on its own still sees a uniform variable.
-        uniform = rng.permutation((np.arange(batch) + rng.random(batch)) / batch)
+        uniform = rng.permutation((np.arange(len(x0)) + rng.random(len(x0))) / len(x0))
         k = 1 + np.minimum(np.searchsorted(p.cumsum(), uniform, side="right"), self.T - 1)
         of_guess = self.term(model, x0, k, rng.standard_normal(x0.shape)) - x0[0].size * self.constant[k]
         return np.asarray(self.prior_term(x0) + x0[0].size * self.constant.sum() + of_guess / p[k - 1])

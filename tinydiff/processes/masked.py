@@ -20,11 +20,12 @@ import numpy as np
 
 from .. import decoders, ops
 from ..arrays import Bools, Floats, Ints
+from ..data import Batch
 from ..schedules import schedule as named_schedule
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
 from . import transitions
-from .discrete import T_MIN, DiscreteDiffusion, Spread, uniforms
+from .discrete import T_MIN, DiscreteDiffusion, Spread, ranks, share, uniforms
 
 
 class MaskedDiffusion(DiscreteDiffusion):
@@ -52,49 +53,50 @@ class MaskedDiffusion(DiscreteDiffusion):
         """The arguments that build this process again."""
         return {"process": "masked", "vocab_size": self.vocab_size, "schedule": self.schedule.name}
 
-    def loss(self, model: Model, x0: Ints, rng: np.random.Generator) -> Tensor:
-        """Weighted masked cross-entropy, a scalar in nats per token: an estimate of NELBO / L.
+    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
+        """Weighted masked cross-entropy, a scalar in nats per free token: an estimate of NELBO / A, averaged.
+
+        A is the number of free positions of a sequence, all L without a prompt (LLaDA's fine-tuning loss, eq. 5).
 
         Each sequence has its own time. The times of a batch are stratified, one in each of B equal parts of the unit
         interval, which lowers the variance (Kingma et al. 2021, appendix I).
         """
-        x0 = self._checked(x0, model)
-        batch = len(x0)
-        t = T_MIN + (1 - T_MIN) * (np.arange(batch) + rng.random()) / batch
-        xt = self.corrupt(x0, t, rng)
-        weight = np.broadcast_to(self.schedule.weight(t)[:, None], x0.shape)
+        model, x0, free = self.unpacked(model, batch)
+        t = T_MIN + (1 - T_MIN) * (np.arange(len(x0)) + rng.random()) / len(x0)
+        xt = self.corrupt(x0, t, rng, ~free)
+        weight = np.broadcast_to((self.schedule.weight(t) * share(free))[:, None], x0.shape)
         nll = self._weighted_nll(model, x0, xt, t, weight)  # (n,)
         return nll.sum() / x0.size
 
     def bound(
         self,
         model: Model,
-        x0: Ints,
+        batch: Batch | Ints,
         rng: np.random.Generator,
         *,
         estimator: Literal["count", "time"] = "count",
         spread: Spread = "stratified",
     ) -> Floats:
-        """One unbiased estimate of each sequence's NELBO: (B, L) ids to (B,) nats per sequence.
+        """One unbiased estimate of each sequence's NELBO(free | given): (B,) nats per sequence.
 
         Parameters
         ----------
-        estimator : "count" masks exactly k positions, k uniform on 1..L, with weight L / k (LLaDA, eq. 6): less
-            variance, and the same mean for every schedule. "time" draws a time and masks independently, weight w(t).
+        estimator : "count" masks exactly k of the A free positions, k uniform on 1..A, with weight A / k (LLaDA, eq.
+            6): less variance, and the same mean for every schedule. "time" draws a time and masks independently,
+            weight w(t).
         spread : how the uniform numbers behind k or t are spread over the batch, see `discrete.uniforms`
 
         """
-        x0 = self._checked(x0, model)
-        batch, length = x0.shape
-        uniform = uniforms(batch, rng, spread)
+        model, x0, free = self.unpacked(model, batch)
+        uniform = uniforms(len(x0), rng, spread)
         if estimator == "count":
-            k = 1 + np.floor(uniform * length).astype(np.int64)
-            order = rng.random(x0.shape).argsort(axis=1).argsort(axis=1)  # a random rank for every position
-            xt = np.where(order < k[:, None], self.mask_id, x0)
-            t, weight = self.schedule.inverse(1 - k / length), length / k
+            most = free.sum(axis=1)  # A
+            k = 1 + np.floor(uniform * most).astype(np.int64)
+            xt = np.where(ranks(free, rng) < k[:, None], self.mask_id, x0)
+            t, weight = self.schedule.inverse(1 - k / most), most / k
         elif estimator == "time":
             t = 1 - uniform  # in (0, 1]
-            xt = self.corrupt(x0, t, rng)
+            xt = self.corrupt(x0, t, rng, ~free)
             weight = self.schedule.weight(t)
         else:
             raise ValueError(f"estimator is {estimator!r}; expected 'count' or 'time'")

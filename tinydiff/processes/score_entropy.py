@@ -31,10 +31,11 @@ from numpy.typing import ArrayLike
 
 from .. import decoders, ops, schedules
 from ..arrays import Floats, Ints
+from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
 from . import transitions
-from .discrete import T_MIN, DiscreteDiffusion, stratified
+from .discrete import T_MIN, DiscreteDiffusion, ranks, share, stratified
 
 NOISES = ("loglinear", "geometric")  # schedules whose total noise -log(alpha(1)) is finite, as Euler steps need
 
@@ -112,11 +113,15 @@ class ScoreEntropy(DiscreteDiffusion):
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
-    def loss(self, model: Model, x0: Ints, rng: np.random.Generator) -> Tensor:
-        """Denoising score entropy with the weights of the bound, without its prior term: a scalar in nats per token."""
-        x0 = self._checked(x0, model)
+    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
+        """Denoising score entropy with the weights of the bound, without its prior term: nats per free token."""
+        model, x0, free = self.unpacked(model, batch)
         t = T_MIN + (1 - T_MIN) * stratified(len(x0), rng)
-        total: Tensor = self.integrand(model, x0, self.corrupt(x0, t, rng), t).sum() / x0.size
+        xt = self.corrupt(x0, t, rng, ~free)
+        counts = free * share(free)[:, None]
+        if self.graph == "absorbing":
+            counts = counts[xt == self.mask_id]
+        total: Tensor = (self.integrand(model, x0, xt, t) * counts).sum() / x0.size
         return total
 
     def integrand(self, model: Model, x0: Ints, xt: Ints, t: Floats) -> Tensor:
@@ -137,8 +142,8 @@ class ScoreEntropy(DiscreteDiffusion):
         ratio = q / np.take_along_axis(q, xt[..., None], axis=-1)
         return ops.score_entropy(log_score, ratio, (1 - here) * (self.speed(t) / self.vocab_size)[:, None, None])
 
-    def bound(self, model: Model, x0: Ints, rng: np.random.Generator, *, steps: int | None = None) -> Floats:
-        """One unbiased estimate of each sequence's NELBO: (B, L) ids to (B,) nats per sequence.
+    def bound(self, model: Model, batch: Batch | Ints, rng: np.random.Generator, *, steps: int | None = None) -> Floats:
+        """One unbiased estimate of each sequence's NELBO(free | given): (B,) nats per sequence.
 
         Parameters
         ----------
@@ -146,27 +151,26 @@ class ScoreEntropy(DiscreteDiffusion):
 
         """
         if steps is not None:
-            return self.chain_bound(model, x0, rng, steps)
-        x0 = self._checked(x0, model)
-        batch, length = x0.shape
-        uniform = stratified(batch, rng)
+            return self.chain_bound(model, batch, rng, steps)
+        model, x0, free = self.unpacked(model, batch)
+        uniform = stratified(len(x0), rng)
         total = np.zeros(x0.shape)
         if self.graph == "uniform":
             t = 1 - uniform  # in (0, 1]
             with no_grad():
-                total = self.integrand(model, x0, self.corrupt(x0, t, rng), t).data.astype(np.float64)
-            return np.asarray(total.sum(axis=1) + self.prior_term(x0))
+                total = self.integrand(model, x0, self.corrupt(x0, t, rng, ~free), t).data.astype(np.float64)
+            return np.asarray(np.where(free, total, 0).sum(axis=1) + self.prior_term(x0, free))
         # Exactly k masks, k uniform, then a time given k: the masked fraction 1 - alpha has a beta law. Less variance
         # than the other way round. Fractions that the schedule does not reach do not count.
-        k = 1 + np.floor(uniform * length).astype(np.int64)
-        fraction = rng.beta(k, length - k + 1)
+        most = free.sum(axis=1)  # A
+        k = 1 + np.floor(uniform * most).astype(np.int64)
+        fraction = rng.beta(k, most - k + 1)
         t = np.maximum(self.schedule.inverse(1 - fraction), 1e-12)
-        rank = rng.random(x0.shape).argsort(axis=1).argsort(axis=1)
-        xt = np.where(rank < k[:, None], self.mask_id, x0)
+        xt = np.where(ranks(free, rng) < k[:, None], self.mask_id, x0)
         with no_grad():
             total[xt == self.mask_id] = self.integrand(model, x0, xt, t).data
-        weight = np.where(fraction <= 1 - self.alpha(1.0), length / k, 0) / self.schedule.weight(t)
-        return np.asarray(weight * total.sum(axis=1) + self.prior_term(x0))
+        weight = np.where(fraction <= 1 - self.alpha(1.0), most / k, 0) / self.schedule.weight(t)
+        return np.asarray(weight * total.sum(axis=1) + self.prior_term(x0, free))
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
