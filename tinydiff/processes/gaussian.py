@@ -160,7 +160,8 @@ class GaussianDiffusion:
         """
         x0 = checked(x0, self.features)
         batch = len(x0)
-        k = 1 + np.floor((np.arange(batch) + rng.random()) / batch * self.T).astype(np.int64)
+        u = np.minimum((np.arange(batch) + rng.random()) / batch, np.nextafter(1.0, 0.0))  # not rounded up to 1
+        k = 1 + np.floor(u * self.T).astype(np.int64)
         noise = rng.standard_normal(x0.shape)
         target = join(x0, noise, *self.scales(k), self.predict)
         error = model(self.q_sample(x0, k, noise), k / self.T) - target
