@@ -266,6 +266,17 @@ def test_orders_that_judge_the_law_not_the_draw() -> None:
         np.testing.assert_array_equal(order, np.tile(expected, (500, 1)))
 
 
+def test_most_likely_is_low_confidence_where_draws_are_greedy() -> None:
+    """Then the token drawn is the most likely one; as it is, the orders part."""
+
+    def text(kind: type[Order], draw: decoders.Draw) -> Ints:
+        *_, last = PROCESS.sample(random_model(V, L), L, 8, decoder=kind(draw=draw), rng=rng())
+        return last.state
+
+    np.testing.assert_array_equal(text(decoders.MostLikely, GREEDY), text(decoders.LowConfidence, GREEDY))
+    assert (text(decoders.MostLikely, decoders.Draw()) != text(decoders.LowConfidence, decoders.Draw())).any()
+
+
 def test_cosine_commits_few_at_first() -> None:
     """The share still masked after i of S steps is cos(pi i / 2 S), rounded up; no step is idle; short rows keep up."""
     decoder = decoders.LowConfidence(5, commits="cosine")
