@@ -8,14 +8,29 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from typer.main import get_command
 
-from tinydiff import cli, data, decoders, evaluate, kernels, load
+from tinydiff import (
+    D3PM,
+    Autoregressive,
+    Bert,
+    FlowMatching,
+    GaussianDiffusion,
+    MaskedDiffusion,
+    ScoreEntropy,
+    cli,
+    data,
+    decoders,
+    evaluate,
+    kernels,
+    load,
+)
+from tinydiff.cli.decoding import decoder_of
 
 if TYPE_CHECKING:
     from conftest import Runs
@@ -128,6 +143,74 @@ def test_every_way_of_decoding(
     text = [str(trained)] + (["the cat_________"] if command == "infill" else [])
     cli.app([command, *text, *options, "--allow", "st ", "--seed", "5"], standalone_mode=False)
     assert re.fullmatch(r"the cat[st ]{9}\n", capsys.readouterr().out)
+
+
+DRAW = {"temperature": 0.3, "top_k": 2, "top_p": 0.9}
+DRAWN = decoders.Draw(0.3, 2, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("process", "options", "expected"),
+    [
+        *(
+            (MaskedDiffusion(3), {"remasking": name, "steps": 4, "commits": "cosine", "block_length": 2,
+                                  "choice_temperature": 0.5, **DRAW}, kind(4, DRAWN, "cosine", 2, 0.5))
+            for name, kind in (("low_confidence", decoders.LowConfidence), ("most_likely", decoders.MostLikely),
+                               ("entropy", decoders.Entropy), ("margin", decoders.Margin))
+        ),
+        (MaskedDiffusion(3), {"remasking": "random", "steps": 4, **DRAW}, decoders.Random(4, DRAWN)),
+        (MaskedDiffusion(3), {"remasking": "left_to_right", "steps": 4}, decoders.LeftToRight(4, decoders.Draw(0.7))),
+        (MaskedDiffusion(3), {"remasking": "ancestral", "steps": 4, **DRAW}, decoders.Ancestral(4, DRAWN)),
+        (MaskedDiffusion(3), {"remasking": "first_hitting", **DRAW}, decoders.FirstHitting(DRAWN)),
+        (MaskedDiffusion(3), {"threshold": 0.4, "block_length": 2, **DRAW}, decoders.Threshold(0.4, DRAWN, 2)),
+        (MaskedDiffusion(3), {"remask": "cap", "eta": 0.5, "steps": 4, **DRAW}, decoders.RemaskCap(4, 0.5, DRAWN)),
+        (MaskedDiffusion(3), {"remask": "rescale", **DRAW}, decoders.RemaskRescale(None, 0.1, DRAWN)),
+        (MaskedDiffusion(3), {"remask": "confidence", **DRAW}, decoders.RemaskConfidence(None, 1.0, DRAWN)),
+        (MaskedDiffusion(3), {}, decoders.LowConfidence(None, decoders.Draw(0.7), choice_temperature=8.0)),
+        (ScoreEntropy(3), {"sampler": "euler", "steps": 4}, decoders.Euler(4)),
+        (ScoreEntropy(3), {"sampler": "analytic", "steps": 4, **DRAW}, decoders.Tweedie(4, DRAWN)),
+        (D3PM(3), {"steps": 4, **DRAW}, decoders.Chain(4, DRAWN)),
+        (Bert(3), {"steps": 4, **DRAW}, decoders.Refill(4, DRAWN)),
+        (Autoregressive(3), {"cache": False, **DRAW}, decoders.NextToken(DRAWN, cache=False)),
+        (GaussianDiffusion(1), {"steps": 4, "eta": 0.5}, decoders.DDIM(4, 0.5)),
+        (FlowMatching(1), {"steps": 4, "solver": "rk4"}, decoders.ODE(4, "rk4")),
+    ],
+)  # fmt: skip
+def test_flat_options_make_a_decoder(process: Any, options: dict[str, object], expected: object) -> None:
+    """An option that is dropped on the way, or arrives in the place of another."""
+    assert decoder_of(process, Path("run"), {"choice_temperature": 8.0}, **options) == expected
+
+
+@pytest.mark.parametrize("command", ["sample", "infill"])
+def test_every_option_is_passed_on(command: str, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option that the command reads and forgets: each is there, in `decoder_of`, under its own name."""
+    seen: dict[str, object] = {}
+
+    def spy(*_: object, **options: object) -> object:
+        seen.update(options)
+        raise ValueError("seen enough")
+
+    monkeypatch.setattr(cli.generate, "decoder_of", spy)
+    values = {
+        "steps": 3, "remasking": "margin", "remask": "cap", "eta": 0.25, "commits": "cosine", "threshold": 0.5,
+        "temperature": 0.75, "top_k": 4, "top_p": 0.875, "block_length": 5, "choice_temperature": 1.5,
+    }  # fmt: skip
+    values |= {"sampler": "euler", "solver": "rk4"} if command == "sample" else {}
+    flags = [part for name, value in values.items() for part in ("--" + name.replace("_", "-"), str(value))]
+    text = ["the c_t"] if command == "infill" else ["--no-cache"]
+    with pytest.raises(ValueError, match="seen enough"):
+        cli.app([command, str(trained), *text, *flags], standalone_mode=False)
+    assert seen == values | ({"cache": False} if command == "sample" else {})
+
+
+def test_guidance_reaches_the_sampler(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--cfg-scale` changes the texts that the same seed gives."""
+    texts = []
+    for scale in ("0", "5"):
+        options = ["--prompt", "the c", "--cfg-scale", scale, "--steps", "2", "--batch", "4", "--temperature", "1"]
+        cli.app(["sample", str(trained), *options], standalone_mode=False)
+        texts.append(capsys.readouterr().out)
+    assert texts[0] != texts[1]
 
 
 def test_a_prompt_for_the_rival(autoregressive: Path, capsys: pytest.CaptureFixture[str]) -> None:

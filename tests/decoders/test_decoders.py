@@ -266,6 +266,17 @@ def test_orders_that_judge_the_law_not_the_draw() -> None:
         np.testing.assert_array_equal(order, np.tile(expected, (500, 1)))
 
 
+def test_most_likely_is_low_confidence_where_draws_are_greedy() -> None:
+    """Then the token drawn is the most likely one; as it is, the orders part."""
+
+    def text(kind: type[Order], draw: decoders.Draw) -> Ints:
+        *_, last = PROCESS.sample(random_model(V, L), L, 8, decoder=kind(draw=draw), rng=rng())
+        return last.state
+
+    np.testing.assert_array_equal(text(decoders.MostLikely, GREEDY), text(decoders.LowConfidence, GREEDY))
+    assert (text(decoders.MostLikely, decoders.Draw()) != text(decoders.LowConfidence, decoders.Draw())).any()
+
+
 def test_cosine_commits_few_at_first() -> None:
     """The share still masked after i of S steps is cos(pi i / 2 S), rounded up; no step is idle; short rows keep up."""
     decoder = decoders.LowConfidence(5, commits="cosine")
@@ -432,7 +443,7 @@ def test_guidance_leaves_the_impossible_alone() -> None:
         (ScoreEntropy(V, "absorbing"), decoders.Tweedie()),
         (ScoreEntropy(V, "uniform"), decoders.Euler()),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_constraints_hold(process: DiscreteDiffusion, decoder: decoders.Decoder) -> None:
     """Every position holds one of its own tokens, whatever chooses it; alike for (L, V) and (B, L, V)."""
@@ -443,6 +454,48 @@ def test_constraints_hold(process: DiscreteDiffusion, decoder: decoders.Decoder)
     assert np.take_along_axis(allowed, last.state[..., None], axis=-1).all()
     *_, last = process.sample(model, L, 4, decoder=decoder, rng=rng(), allowed=allowed[0])
     assert allowed[0][np.arange(L), last.state].all()
+
+
+EVERY_DRAW: list[tuple[DiscreteDiffusion, type]] = [
+    *((PROCESS, kind) for kind in PROCESS.decoded_by),
+    (Autoregressive(V), decoders.NextToken),
+    (Bert(V), decoders.Refill),
+    (D3PM(V, "absorbing", steps=8), decoders.Chain),
+    (D3PM(V, "uniform", steps=8), decoders.Chain),
+    (ScoreEntropy(V, "absorbing"), decoders.Tweedie),
+    (ScoreEntropy(V, "uniform"), decoders.Tweedie),
+]
+
+
+@pytest.mark.parametrize(("process", "kind"), EVERY_DRAW, ids=lambda x: getattr(x, "__name__", type(x).__name__))
+def test_the_draw_reaches_every_decoder(process: DiscreteDiffusion, kind: type) -> None:
+    """Greedily nothing but the likeliest token; as it is, others too."""
+    model = Fixed([[0.1, 0.5, 0.2, 0.1, 0.1]])
+    for draw, alone in ((GREEDY, True), (decoders.Draw(top_k=1), True), (decoders.Draw(), False)):
+        *_, last = process.sample(model, L, 8, decoder=kind(draw=draw), rng=rng())
+        assert (last.state == 1).all() == alone
+
+
+@pytest.mark.parametrize(
+    ("kinds", "options"),
+    [
+        (ORDERS, {"commits": "cosine"}),
+        (ORDERS[:5], {"block_length": 4}),
+        (ORDERS[:4], {"choice_temperature": 50.0}),
+        ([decoders.RemaskCap, decoders.RemaskRescale, decoders.RemaskConfidence], {"eta": 0.9}),
+        ([decoders.Threshold], {"threshold": 0.25}),
+        ([decoders.Threshold], {"block_length": 4}),
+    ],
+)
+def test_options_reach_every_decoder_that_has_them(kinds: list[type], options: dict) -> None:
+    """Two values of an option, the same seed: other positions at other times."""
+    for kind in kinds:
+        fixed = {} if kind is decoders.Threshold else {"steps": 6}
+        ways = []
+        for more in ({}, options):
+            frames = PROCESS.sample(random_model(V, L), L, 4, decoder=kind(**fixed, **more), rng=rng())
+            ways.append([frame.committed for frame in frames])
+        assert len(ways[0]) != len(ways[1]) or (np.array(ways[0]) != np.array(ways[1])).any(), kind
 
 
 def test_a_constraint_is_a_condition() -> None:

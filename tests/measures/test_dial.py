@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.test_cli import fails, tinydiff
-from tinydiff import MaskedDiffusion, Options, Run, Transformer, data, load, train
+from tinydiff import MaskedDiffusion, Options, Run, Transformer, data, decoders, load, train
 from tinydiff.measures import dial, dial_report
 from tinydiff.measures.texts import ByLaw
 
@@ -68,6 +68,16 @@ def test_table_of_texts_without_a_valid_one(tmp_path: Path) -> None:
     (row,) = json.loads((tmp_path / "table.json").read_text(), parse_constant=pytest.fail)
     assert row["nll"] is None
     assert row["entropy"] == 0
+
+
+def test_every_order_has_its_own_decoder_and_look() -> None:
+    """An order drawn like another, or swept as another; options that are lost on the way."""
+    assert len(set(dial_report.COLOURS)) >= len(dial.WAYS) <= len(set(dial_report.MARKERS))
+    assert len(set(dial.WAYS.values())) == len(dial.WAYS)
+    made = dial.decoder_of("most_likely", 3, 0.5, 2.0)
+    assert made == decoders.MostLikely(3, decoders.Draw(0.5), choice_temperature=2.0)
+    assert dial.decoder_of("left_to_right", 3, 0.5, 2.0) == decoders.LeftToRight(3, decoders.Draw(0.5))
+    assert dial.decoder_of("remask_cap", 30, 0.5) == decoders.RemaskCap(30, draw=decoders.Draw(0.5))
 
 
 def test_plan_leaves_out_what_cannot_be() -> None:

@@ -19,17 +19,9 @@ from .dial import WAYS, Cell, curves, knee
 from .texts import interval, resampled_means
 
 COLOURS = [
-    "#0072b2",
-    "#009e73",
-    "#cc79a7",
-    "#d55e00",
-    "#e69f00",
-    "#56b4e9",
-    "#000000",
-    "#777777",
-    "#8b4513",
-    "#332288",
-]  # Okabe and Ito, and two more
+    "#0072b2", "#009e73", "#cc79a7", "#d55e00", "#e69f00", "#56b4e9", "#000000", "#777777",  # Okabe and Ito
+    "#8b4513", "#332288",
+]  # fmt: skip
 MARKERS = "osD^vPX*h<"
 
 

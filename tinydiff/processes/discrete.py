@@ -244,7 +244,8 @@ def uniforms(batch: int, rng: np.random.Generator, spread: Spread) -> Floats:
 
 def stratified(batch: int, rng: np.random.Generator) -> Floats:
     """Uniform numbers in [0, 1), one in each of `batch` equal parts, shuffled: each place on its own is uniform."""
-    return rng.permutation((np.arange(batch) + rng.random(batch)) / batch)
+    u = (np.arange(batch) + rng.random(batch)) / batch
+    return rng.permutation(np.minimum(u, np.nextafter(1.0, 0.0)))  # the last one may be rounded up to 1
 
 
 def share(free: Bools) -> Floats:

@@ -160,7 +160,8 @@ class GaussianDiffusion:
         Each example has its own step. Those of a batch are stratified, one in each of B equal parts of 1..T.
         """
         model, x0 = unpacked(model, batch, self.features)
-        k = 1 + np.floor((np.arange(len(x0)) + rng.random()) / len(x0) * self.T).astype(np.int64)
+        u = np.minimum((np.arange(len(x0)) + rng.random()) / len(x0), np.nextafter(1.0, 0.0))  # not rounded up to 1
+        k = 1 + np.floor(u * self.T).astype(np.int64)
         noise = rng.standard_normal(x0.shape)
         target = join(x0, noise, *self.scales(k), self.predict)
         error = model(self.q_sample(x0, k, noise), k / self.T) - target
