@@ -14,7 +14,7 @@ from test_cli import fails, tinydiff
 from tinydiff import FlowMatching, GaussianDiffusion, MaskedDiffusion, Options, Run, Transformer, data, load, train
 from tinydiff.data import toys
 from tinydiff.data.vectors import Vectors, patches, pictures
-from tinydiff.learning.checkpoint import CheckpointError
+from tinydiff.learning import CheckpointError
 from tinydiff.measures.vectors import nearest
 
 RNG = np.random.default_rng(0)

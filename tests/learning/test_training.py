@@ -19,7 +19,8 @@ import pytest
 import typer
 
 from tinydiff import Options, Run, cli, data, evaluate, load, train
-from tinydiff.learning.checkpoint import CheckpointError, read_log
+from tinydiff.learning import CheckpointError
+from tinydiff.learning.checkpoint import read_log
 from tinydiff.learning.optim import learning_rate
 from tinydiff.processes.named import VARIANTS, new_process
 from tinydiff.views import terminal

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import typer
 
-from ..learning.checkpoint import CheckpointError
+from ..learning.files import CheckpointError
 from . import generate, info, measure, train
 from .common import console
 

@@ -13,7 +13,7 @@ from .. import data, learning
 from ..arrays import Bools, Ints
 from ..decoders import CHOICE_TEMPERATURE, ORDERS
 from ..decoders.guidance import conditioned
-from ..learning.checkpoint import refuse_existing
+from ..learning.files import refuse_existing
 from ..processes import Autoregressive, Process
 from ..transformer import Transformer
 from ..views import terminal

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from .. import data, learning
-from ..learning.checkpoint import refuse_existing, write_atomically
+from ..learning.files import refuse_existing, write_atomically
 from ..measures import clock as racing
 from ..measures import dial as sweeping
 from ..processes import Autoregressive, Bert, MaskedDiffusion, Process

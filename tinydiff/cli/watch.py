@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import data
 from ..decoders import Frame
-from ..learning.checkpoint import refuse_existing
+from ..learning.files import refuse_existing
 from ..views import figures, terminal
 from ..views.gif import save_gif
 from ..views.html import save_html

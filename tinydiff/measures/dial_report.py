@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..data import Codec
-from ..learning.checkpoint import write_atomically
+from ..learning.files import write_atomically
 from .dial import WAYS, Cell, curves, knee
 from .texts import interval, resampled_means
 

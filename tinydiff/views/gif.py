@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..learning.checkpoint import refuse_existing, write_atomically
+from ..learning.files import refuse_existing, write_atomically
 from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Moment, Trajectory, caption, cells, legend, playback
 from .trajectory import status as status_line
 
