@@ -11,14 +11,24 @@ Every error that a user can cause ends in `main`.
 
 from __future__ import annotations
 
+import io
+import os
+import re
+import signal
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import NoReturn
 
 import typer
 
+from .. import _start
 from ..learning.files import CheckpointError
+from ..learning.interrupts import STOPS
 from . import generate, info, measure, train
-from .common import console
+from .common import CLOSED, console
 
 app = typer.Typer(
     help="Diffusion and non-autoregressive language models from scratch.",
@@ -32,17 +42,97 @@ for commands in (train.app, generate.app, measure.app, info.app):  # the order o
 
 
 def main() -> NoReturn:
-    """Run the command; every expected error becomes one line and an exit code, 2 for usage and 1 otherwise."""
+    """Run the command; every expected error becomes one line and an exit code.
+
+    0 done; 1 it failed, 2 it was asked for something impossible; 128 and the number of the signal that stopped it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what cannot be encoded is shown escaped, not lost
+    with warnings.catch_warnings(), _stoppable():
+        warnings.showwarning = lambda message, *_: _report("warning", str(message), "yellow")
+        code = _run()
+        sys.exit(_flushed(code))
+
+
+def _run() -> int:
+    """Run the command; its exit code."""
     try:
         app()
+    except SystemExit as end:
+        # typer makes exits of what it catches: what was it?
+        if isinstance(end.__context__, BrokenPipeError):
+            return CLOSED
+        stop = getattr(end.__context__, "__cause__", None)
+        if isinstance(stop, KeyboardInterrupt):
+            return _stopped(stop)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt as stop:
+        return _stopped(stop)
+    except BrokenPipeError:
+        return CLOSED
     except (ValueError, FileNotFoundError) as error:
-        _fail(error, 2)
+        return _failed(error, 2)
     except (CheckpointError, FloatingPointError, OSError, MemoryError) as error:
-        _fail(error, 1)
-    sys.exit(0)
+        return _failed(error, 1)
+    return 0
 
 
-def _fail(error: BaseException, code: int) -> NoReturn:
-    console.print("error:", style="bold red", end=" ")
-    console.print(" ".join(str(error).split()) or type(error).__name__)
-    sys.exit(code)
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM and SIGHUP do what Ctrl-C does, so that all is tidied up; what the caller has set is left alone."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt(number)
+
+    before = {}
+    for number in STOPS:
+        handler = signal.getsignal(number)
+        if handler in (signal.SIG_DFL, signal.default_int_handler, _start.stopped):
+            with suppress(ValueError):  # another thread than the main one
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.default_int_handler if handler is _start.stopped else handler)
+
+
+def _stopped(stop: KeyboardInterrupt) -> int:
+    _report("Stopped.", "", "bold")
+    return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+
+
+def _failed(error: BaseException, code: int) -> int:
+    _report("error", str(error) or type(error).__name__, "bold red")
+    return code
+
+
+def _report(kind: str, message: str, style: str) -> None:
+    """One line on standard error, if there still is somebody to read it."""
+    with suppress(OSError, SystemExit):
+        if message:
+            console.print(f"{kind}:", style=style, end=" ")
+            console.print(re.sub(r"\s*\n\s*", " ", message))
+        else:
+            console.print(kind)
+
+
+def _flushed(code: int) -> int:
+    """The exit code once everything is written, or could not be; after this the interpreter finds nothing to flush."""
+    for stream in (sys.stderr, sys.stdout):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                code = code or CLOSED
+            elif stream is sys.stdout:
+                code = _failed(OSError(f"cannot write to standard output: {error.strerror}"), 1)
+            else:
+                code = code or 1
+            with suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
+    return code

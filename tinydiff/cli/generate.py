@@ -13,7 +13,6 @@ from .. import data, learning
 from ..arrays import Bools, Ints
 from ..decoders import CHOICE_TEMPERATURE, ORDERS
 from ..decoders.guidance import conditioned
-from ..learning.files import refuse_existing
 from ..processes import Autoregressive, Process
 from ..transformer import Transformer
 from ..views import terminal
@@ -39,11 +38,13 @@ from .common import (
     Threshold,
     TopK,
     TopP,
+    check_views,
     console,
     epilog,
     generator,
+    say,
 )
-from .watch import watch
+from .watch import check_watching, watch, write_views
 
 app = typer.Typer()
 DDPM_STEPS = 100
@@ -142,9 +143,11 @@ def sample(
         options.setdefault("choice_temperature", CHOICE_TEMPERATURE)
     if options.get("sampler") != "euler":
         options |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    frames = process.sample(model, length, batch, rng=rng, **options)
-    for ids in watch(frames, codec, run, delay, strip, html, gif).state:
-        print(codec.decode(ids))
+    check_watching(batch, delay, strip, html, gif)
+    shown = watch(process.sample(model, length, batch, rng=rng, **options), codec, run, delay)
+    for ids in shown.frames[-1].state:
+        say(codec.decode(ids))
+    write_views(strip, html, gif, shown)
 
 
 def sample_vectors(
@@ -160,7 +163,7 @@ def sample_vectors(
     gif: Path | None,
 ) -> None:
     """Generate points, printed as numbers, or pictures, printed in shades; `own` are options of the process."""
-    refuse_existing(gif)
+    check_views(gif)
     kind, patch, names = config["process"]["process"], config["data"].get("patch", 0), config["data"].get("classes", "")
     for option in {"ddpm": ["solver"], "flow": ["eta"]}[kind]:
         if own.pop(option) is not None:
@@ -180,14 +183,16 @@ def sample_vectors(
         labels = np.full(batch, names.index(label)) if label is not None else np.arange(batch) % len(names)
     told = conditioned(model, labels, cfg_scale or 0.0)
     options = {name: value for name, value in own.items() if value is not None}
-    frames = list(process.sample(told, model.length, batch, rng=generator(seed), **options))
     if gif is not None:
         from ..views import animation  # needs Pillow
 
+        animation.check_gif(batch, patch, model.length)
+    frames = list(process.sample(told, model.length, batch, rng=generator(seed), **options))
+    for vectors in frames[-1].state:
+        say(terminal.picture_text(vectors, patch) if patch else " ".join(f"{x:.4f}" for x in vectors.ravel()))
+    if gif is not None:
         animation.save_gif(gif, frames, patch=patch)
         console.print(f"{gif}: {len(frames)} frames")
-    for vectors in frames[-1].state:
-        print(terminal.picture_text(vectors, patch) if patch else " ".join(f"{x:.4f}" for x in vectors.ravel()))
 
 
 @app.command(
@@ -238,6 +243,7 @@ def infill(
         text = text.ljust(model.length)  # its texts are padded with spaces
     blanks = np.array([character == blank for character in text])
     given = np.where(blanks, codec.vocab_size, codec.encode(text.replace(blank, codec.alphabet[0])))
+    check_watching(1, delay, strip, html, gif)
     frames = process.sample(
         model, len(text), rng=generator(seed), temperature=TEMPERATURE if temperature is None else temperature,
         top_k=top_k, top_p=top_p, given=given, **known_options(
@@ -246,7 +252,9 @@ def infill(
             allowed=None if allow is None else allowed_there(codec, allow, given),
         ),
     )  # fmt: skip
-    print(codec.decode(watch(frames, codec, run, delay, strip, html, gif).state[0]))
+    shown = watch(frames, codec, run, delay)
+    say(codec.decode(shown.frames[-1].state[0]))
+    write_views(strip, html, gif, shown)
 
 
 def known_options(process: Process, run: Path, **options: Any) -> dict[str, Any]:
