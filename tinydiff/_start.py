@@ -1,9 +1,11 @@
-"""Ctrl-C while the command is still being imported: one line, no traceback. Other programs are let be."""
+"""Ctrl-C while the command is still being imported: one line, no traceback. Other programs are let be.
+
+It imports next to nothing: until it is through, there is a traceback.
+"""
 
 import os
 import signal
 import sys
-from pathlib import Path
 from types import FrameType
 
 
@@ -13,7 +15,8 @@ def stopped(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
 
 
-_program = sys.argv[0] if sys.argv else ""
-_command = "-m tinydiff" in " ".join(sys.orig_argv) if _program == "-m" else Path(_program).stem == "tinydiff"
-if _command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+_program = os.path.basename(sys.argv[0]) if sys.argv else ""
+_module = _program == "-m" and "-m tinydiff" in " ".join(sys.orig_argv)
+_ignored = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+if (_module or _program in ("tinydiff", "tinydiff.exe")) and not _ignored:
     signal.signal(signal.SIGINT, stopped)

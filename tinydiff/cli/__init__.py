@@ -20,17 +20,42 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from .. import _start
 from ..learning.files import CheckpointError
 from ..learning.interrupts import STOPS
 from . import generate, info, measure, train
-from .common import CLOSED, console
+from .common import CLOSED, console, tame
+
+
+class Commands(TyperGroup):
+    """The commands; what they say about a wrong option shows no control character that was in it."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with _tamed():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _tamed():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _tamed() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if isinstance(getattr(error, "message", None), str):
+            error.message = tame(error.message)  # type: ignore[attr-defined]
+        raise
+
 
 app = typer.Typer(
+    cls=Commands,
     help="Diffusion and non-autoregressive language models from scratch.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -104,7 +129,10 @@ def _stopped(stop: KeyboardInterrupt) -> int:
 
 
 def _failed(error: BaseException, code: int) -> int:
-    _report("error", str(error) or type(error).__name__, "bold red")
+    words = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:  # the system's, with a number in front
+        words = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    _report("error", words, "bold red")
     return code
 
 

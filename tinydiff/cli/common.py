@@ -33,7 +33,10 @@ class Terminal(Console):
     """Standard error. Nothing that a model wrote or a folder is called moves the cursor or changes colours there."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        super().print(*(tame(x) if isinstance(x, str) else x for x in objects), **options)
+        try:
+            super().print(*(tame(x) if isinstance(x, str) else x for x in objects), **options)
+        except OSError:  # a full disk, a terminal that is gone: the work goes on, the exit code tells
+            self.quiet = True
 
     def on_broken_pipe(self) -> NoReturn:
         raise SystemExit(CLOSED)
@@ -61,7 +64,12 @@ def say(text: str = "") -> None:
     """Print a result: as it is into a file or a pipe, without control characters onto a screen."""
     if sys.stdout is None:
         raise OSError("standard output is closed; there is nowhere to print the result")
-    print(tame(text) if on_terminal(sys.stdout) else text)
+    try:
+        print(tame(text) if on_terminal(sys.stdout) else text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(f"cannot write to standard output: {error.strerror}") from error
 
 
 DECODING, TOKENS, VIEWS = "Which positions, in which order", "Which token", "What to see"  # headings in the help
