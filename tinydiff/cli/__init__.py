@@ -74,10 +74,15 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what cannot be encoded is shown escaped, not lost
-    with warnings.catch_warnings(), _stoppable():
+    with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: _report("warning", str(message), "yellow")
-        code = _run()
-        sys.exit(_flushed(code))
+        stop = _Stop()
+        try:
+            code = _flushed(_run())
+        except KeyboardInterrupt:  # in the middle of saying how it ended
+            code = _flushed(stop.code)
+        stop.end(code)
+    sys.exit(code)
 
 
 def _run() -> int:
@@ -103,23 +108,30 @@ def _run() -> int:
     return 0
 
 
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM and SIGHUP do what Ctrl-C does, so that all is tidied up; what the caller has set is left alone."""
+class _Stop:
+    """SIGTERM and SIGHUP do what Ctrl-C does, so that all is tidied up; what the caller has set is left alone.
 
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt(number)
+    The first of them counts. Others come while it is answered and would cut that short.
+    """
 
-    before = {}
-    for number in STOPS:
-        handler = signal.getsignal(number)
-        if handler in (signal.SIG_DFL, signal.default_int_handler, _start.stopped):
-            with suppress(ValueError):  # another thread than the main one
-                before[number] = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __init__(self) -> None:
+        self.code = 0
+        self._before: dict[int, Any] = {}
+        for number in STOPS:
+            handler = signal.getsignal(number)
+            if handler in (signal.SIG_DFL, signal.default_int_handler, _start.stopped):
+                with suppress(ValueError):  # another thread than the main one
+                    self._before[number] = signal.signal(number, self)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if not self.code:
+            self.code = 128 + number
+            raise KeyboardInterrupt(number)
+
+    def end(self, code: int) -> None:
+        """Put back what was there, unless the process is to end anyway."""
+        self.code = code
+        for number, handler in self._before.items() if code < 128 else ():
             signal.signal(number, signal.default_int_handler if handler is _start.stopped else handler)
 
 

@@ -110,7 +110,7 @@ def _holder(descriptor: int) -> dict[str, Any] | None:
     try:
         holder = json.loads(content or b"{}")
     except ValueError:
-        return {} if content.startswith(b'{"pid"') else None
+        return {} if content[:6] == b'{"pid"'[: len(content)] else None
     if not isinstance(holder, dict) or holder.keys() not in ({"pid", "host", "since"}, set()):
         return None
     return holder if isinstance(holder.get("pid", 0), int) else None
