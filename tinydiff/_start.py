@@ -1,10 +1,10 @@
 """Ctrl-C while the command is still being imported: one line, no traceback. Other programs are let be.
 
-It imports next to nothing: until it is through, there is a traceback.
+Until it is through there is a traceback, so it imports next to nothing: `_signal` is what `signal` wraps in enums.
 """
 
+import _signal
 import os
-import signal
 import sys
 from types import FrameType
 
@@ -17,6 +17,6 @@ def stopped(number: int, frame: FrameType | None) -> None:
 
 _program = os.path.basename(sys.argv[0]) if sys.argv else ""
 _module = _program == "-m" and "-m tinydiff" in " ".join(sys.orig_argv)
-_ignored = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+_ignored = _signal.getsignal(_signal.SIGINT) is not _signal.default_int_handler
 if (_module or _program in ("tinydiff", "tinydiff.exe")) and not _ignored:
-    signal.signal(signal.SIGINT, stopped)
+    _signal.signal(_signal.SIGINT, stopped)
