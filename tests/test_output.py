@@ -127,7 +127,7 @@ def test_control_characters_do_not_reach_the_terminal(strange: Path) -> None:
 
     for command in (
         ["sample", f"{strange}\x07"], ["train", "--resume", strange],
-        ["train", "--\x1b[31m"], ["\x1b[31m"], ["train", "--resume", f"{strange}", "--steps=1"],
+        ["train", "--\x1b[31m"], ["\x1b[31m"],
     ):  # fmt: skip
         said = run(*command).stderr.decode()
         assert "\\x1b" in said

@@ -3,7 +3,7 @@
 Until it is through there is a traceback, so it imports next to nothing: `_signal` is what `signal` wraps in enums.
 """
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import os
 import sys
 from types import FrameType
