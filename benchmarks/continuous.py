@@ -16,7 +16,7 @@ import numpy as np
 from tinydiff import conditioned, data, load
 from tinydiff.data import toys
 from tinydiff.decoders import DDIM, ODE
-from tinydiff.learning import checkpoint
+from tinydiff.learning import CheckpointError
 from tinydiff.measures import vectors as quality
 from tinydiff.processes import FlowMatching
 
@@ -134,7 +134,7 @@ def main() -> None:
         else:
             for process in options.process or ("ddpm", "flow"):
                 print_glyphs(options.runs, process, options.each, options.cfg_scale, options.steps)
-    except checkpoint.CheckpointError as error:
+    except CheckpointError as error:
         sys.exit(f"error: {error}")
 
 

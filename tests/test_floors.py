@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "tinydiff"
 FLOORS = [
-    {"arrays", "kernels", "schedules"},
+    {"_start", "arrays", "kernels", "schedules"},
     {"data"},
     {"tensor", "ops"},
     {"transformer"},

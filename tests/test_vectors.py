@@ -25,7 +25,7 @@ from tinydiff import (
 )
 from tinydiff.data import toys
 from tinydiff.data.vectors import Vectors, patches, pictures
-from tinydiff.learning.checkpoint import CheckpointError
+from tinydiff.learning import CheckpointError
 from tinydiff.measures.vectors import nearest
 
 RNG = np.random.default_rng(0)

@@ -1,5 +1,6 @@
 """Diffusion and non-autoregressive language models from scratch, in NumPy with a C++ hot loop."""
 
+from . import _start  # noqa: F401, I001  # first: it answers Ctrl-C while all of this is imported
 from . import data, decoders, kernels, measures, ops, schedules
 from .decoders.guidance import conditioned
 from .learning import Options, Run, evaluate, load, train

@@ -11,7 +11,6 @@ import typer
 from .. import data, learning
 from ..arrays import Bools
 from ..decoders import CHOICE_TEMPERATURE, conditioned, prompted
-from ..learning.checkpoint import refuse_existing
 from ..processes import Autoregressive, Bert, MaskedDiffusion, Process
 from ..transformer import Model, Transformer
 from ..views import terminal
@@ -36,12 +35,14 @@ from .common import (
     Threshold,
     TopK,
     TopP,
+    check_views,
     console,
     epilog,
     generator,
+    say,
 )
 from .decoding import decoder_of, foreign
-from .watch import watch
+from .watch import check_watching, watch, write_views
 
 app = typer.Typer()
 DDPM_STEPS = 100
@@ -129,9 +130,11 @@ def sample(
     if allow is not None:
         known["allowed"] = allowed_there(codec, allow, given)
     told = guided(model, process, run, given, cfg_scale)
-    frames = process.sample(told, length, batch, decoder=decoder, rng=rng, **known)
-    for ids in watch(frames, codec, run, delay, strip, html, gif).state:
-        print(codec.decode(ids))
+    check_watching(batch, delay, strip, html, gif)
+    shown = watch(process.sample(told, length, batch, decoder=decoder, rng=rng, **known), codec, run, delay)
+    for ids in shown.frames[-1].state:
+        say(codec.decode(ids))
+    write_views(strip, html, gif, shown)
 
 
 def sample_vectors(
@@ -147,7 +150,7 @@ def sample_vectors(
     gif: Path | None,
 ) -> None:
     """Generate points, printed as numbers, or pictures, printed in shades."""
-    refuse_existing(gif)
+    check_views(gif)
     patch, names = config["data"].get("patch", 0), config["data"].get("classes", "")
     batch = (36 if patch else 1000) if batch is None else batch
     if batch < 1:
@@ -162,14 +165,16 @@ def sample_vectors(
     if names:
         labels = np.full(batch, names.index(label)) if label is not None else np.arange(batch) % len(names)
     told = conditioned(model, labels, cfg_scale or 0.0)
-    frames = list(process.sample(told, model.length, batch, decoder=decoder, rng=generator(seed)))
     if gif is not None:
         from ..views import animation  # needs Pillow
 
+        animation.check_gif(batch, patch, model.length)
+    frames = list(process.sample(told, model.length, batch, decoder=decoder, rng=generator(seed)))
+    for vectors in frames[-1].state:
+        say(terminal.picture_text(vectors, patch) if patch else " ".join(f"{x:.4f}" for x in vectors.ravel()))
+    if gif is not None:
         animation.save_gif(gif, frames, patch=patch)
         console.print(f"{gif}: {len(frames)} frames")
-    for vectors in frames[-1].state:
-        print(terminal.picture_text(vectors, patch) if patch else " ".join(f"{x:.4f}" for x in vectors.ravel()))
 
 
 @app.command(
@@ -228,8 +233,11 @@ def infill(
     if allow is not None:
         known["allowed"] = allowed_there(codec, allow, ~blanks)
     told = guided(model, process, run, ~blanks, cfg_scale)
+    check_watching(1, delay, strip, html, gif)
     frames = process.sample(told, len(text), decoder=decoder, rng=generator(seed), **known)
-    print(codec.decode(watch(frames, codec, run, delay, strip, html, gif).state[0]))
+    shown = watch(frames, codec, run, delay)
+    say(codec.decode(shown.frames[-1].state[0]))
+    write_views(strip, html, gif, shown)
 
 
 def guided(model: Model, process: Process, run: Path, given: Bools, cfg_scale: float | None) -> Model:

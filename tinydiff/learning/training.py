@@ -19,7 +19,7 @@ from .. import data
 from ..processes import Process
 from ..transformer import Model, Transformer
 from . import checkpoint
-from .interrupts import interrupts_wait
+from .interrupts import stops_wait
 from .optim import learning_rate
 from .run import Run
 
@@ -54,14 +54,21 @@ class TrainFrame:
 def train(run: Run) -> Generator[TrainFrame, None, None]:
     """Train to the end of `run.options.steps`, yielding a frame per step.
 
-    Ctrl-C takes effect between steps; it, and leaving the loop early, saves a checkpoint first.
+    Ctrl-C, a signal to end and a closed terminal take effect between steps; they, and leaving the loop early, save a
+    checkpoint first. Nobody else can train in the run's folder meanwhile.
     """
+    with run.held():
+        yield from _train(run)
+
+
+def _train(run: Run) -> Generator[TrainFrame, None, None]:
     options, corpus, model = run.options, run.corpus, run.model
     log = checkpoint.Log(run.folder, run.step) if run.folder is not None else None
     saved_at, saved_step = time.monotonic(), run.step
 
     def save() -> None:
         nonlocal saved_at, saved_step
+        run.check_folder()
         if log is not None:
             log.flush()  # before the state: the log may run ahead of it, never behind
         run.save()
@@ -69,12 +76,13 @@ def train(run: Run) -> Generator[TrainFrame, None, None]:
 
     try:
         while run.step < options.steps:
-            with interrupts_wait():
+            with stops_wait() as stops:
                 start = time.perf_counter()
                 batch = corpus.examples(model.length, options.batch, run.rng)
                 loss = run.process.loss(model, batch, run.rng)
                 loss.backward()
-                lr = learning_rate(run.step, options.steps, options.lr, options.warmup)
+                since, until = run.step - options.restart, options.steps - options.restart
+                lr = learning_rate(since, until, options.lr, options.warmup)
                 norm = run.optimiser.step(lr)
                 run.step += 1
                 run.ema.update(run.step)
@@ -87,16 +95,14 @@ def train(run: Run) -> Generator[TrainFrame, None, None]:
                 frame = TrainFrame(run.step, options.steps, loss.item(), norm, lr, speed, held_out)
                 if log is not None and (run.step % options.log_every == 0 or held_out or last):
                     log.append({"step": frame.step, "loss": frame.loss, "lr": lr, "held_out": held_out})
-                if last or time.monotonic() - saved_at >= options.save_every:
+                if last or stops or time.monotonic() - saved_at >= options.save_every:
                     save()
             yield frame
     except (KeyboardInterrupt, GeneratorExit):
         if run.step > saved_step:
-            save()
+            with stops_wait():
+                save()
         raise
-    finally:
-        if log is not None:
-            log.close()
 
 
 def evaluate(

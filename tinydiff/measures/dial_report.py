@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..data import Codec
-from ..learning.checkpoint import write_atomically
+from ..learning.files import printable, write_atomically
 from .dial import WAYS, Cell, curves, knee
 from .texts import interval, resampled_means
 
@@ -150,7 +150,8 @@ def write_figure(path: Path, cells: Sequence[Cell], label: str, title: str) -> N
     axes[1, 0].set_ylabel("entropy of the texts (nats)", fontsize=13)
     axes[0, -1].legend(title="order (ring: knee)", fontsize=11, title_fontsize=11)
     axes[1, -1].legend(fontsize=11)
-    figure.suptitle(f"{title}: the steps dial, {len(cells[0].scores)} texts per point", fontsize=14)
+    name = printable(title).replace("$", r"\$")  # which begins a formula
+    figure.suptitle(f"{name}: the steps dial, {len(cells[0].scores)} texts per point", fontsize=14)
     file = io.BytesIO()
     figure.savefig(file, dpi=110, format="png")
     write_atomically(path, file.getvalue())
