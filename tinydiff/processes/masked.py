@@ -82,8 +82,8 @@ class MaskedDiffusion(DiscreteDiffusion):
         Parameters
         ----------
         estimator : "count" masks exactly k of the A free positions, k uniform on 1..A, with weight A / k (LLaDA, eq.
-            6): less variance, and the same mean for every schedule. "time" draws a time and masks independently,
-            weight w(t).
+            6): less variance, and the same mean for every schedule that ends at alpha = 0. "time" draws a time and
+            masks independently, weight w(t); in the share alpha(1) of draws it masks everything, weight 1.
         spread : how the uniform numbers behind k or t are spread over the batch, see `discrete.uniforms`
 
         """
@@ -95,9 +95,10 @@ class MaskedDiffusion(DiscreteDiffusion):
             xt = np.where(ranks(free, rng) < k[:, None], self.mask_id, x0)
             t, weight = self.schedule.inverse(1 - k / most), most / k
         elif estimator == "time":
-            t = 1 - uniform  # in (0, 1]
+            end = float(self.schedule.alpha(1.0))  # if above 0, what survives is masked in a jump at t = 1
+            t = np.where(uniform < end, 1.0, 1 - (uniform - end) / (1 - end))  # in (0, 1]
             xt = self.corrupt(x0, t, rng, ~free)
-            weight = self.schedule.weight(t)
+            weight = np.where(uniform < end, 1.0, self.schedule.weight(t) / (1 - end))
         else:
             raise ValueError(f"estimator is {estimator!r}; expected 'count' or 'time'")
         masked = xt == self.mask_id
