@@ -140,6 +140,13 @@ def take_rows(x: Tensor, at: Bools) -> Tensor:
     return Tensor.from_op(x.data[at], (x,), vjp)
 
 
+def append_zero(x: Tensor) -> Tensor:
+    """One more entry at the end of the last axis, 0: (..., V) to (..., V + 1)."""
+    out = np.zeros((*x.shape[:-1], x.shape[-1] + 1), x.dtype)
+    out[..., :-1] = x.data
+    return Tensor.from_op(out, (x,), lambda g: (g[..., :-1],))
+
+
 def expected_log(p: Tensor, weight: Floats) -> Tensor:
     """sum_v weight_v log p_v over the last axis, with 0 log 0 = 0: (..., V), (..., V) -> (...).
 

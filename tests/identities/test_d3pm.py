@@ -323,6 +323,13 @@ def test_last_step_leaves_no_mask_and_given_stays(matrix: str, steps: int) -> No
     assert (frames[-1].state < V).all()
 
 
+def test_D1_rates_into_a_token_are_a_column_of_the_generator() -> None:
+    """G[:, x] without building G, for every symbol."""
+    for noise in (Uniform(V), Absorbing(V), Nearest(EMBEDDINGS, 1)):
+        x = np.arange(noise.symbols)
+        np.testing.assert_array_equal(noise.into(x), noise.generator.T[x])
+
+
 def test_gradients_of_the_reverse_law() -> None:
     """The loss differentiates through Bayes' rule: central differences, all matrices."""
     rng = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..arrays import Bools, Floats, Ints
+from ..arrays import Bools, Floats, Ints, one_hot
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
 
@@ -65,7 +65,7 @@ class Draw:
         """The law that tokens are drawn from, for each row of (n, V) logits."""
         p = untempered(logits)
         if self.temperature == 0:
-            return np.asarray(np.eye(p.shape[-1])[logits.argmax(axis=-1)])
+            return one_hot(logits.argmax(axis=-1), p.shape[-1])
         return kernels.softmax(self._tempered(logits))
 
     def _tempered(self, logits: Floats) -> Floats:

@@ -72,6 +72,11 @@ class Run:
                 checkpoint.write_config(folder, self._config())
                 self.save()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy, or a run that was pickled: it trains on to the same bits, in memory and not in the folder."""
+        self.__dict__.update(state | {"folder": None})
+        self.optimiser.flat.bind(self.model.params)  # copied one by one they would be views no longer
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other trainings out of the folder; CheckpointError if one is there, or has changed the state."""

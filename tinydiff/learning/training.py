@@ -78,9 +78,14 @@ def _train(run: Run) -> Generator[TrainFrame, None, None]:
         while run.step < options.steps:
             with stops_wait() as stops:
                 start = time.perf_counter()
+                run.optimiser.flat.check_bound(model.params)
                 batch = corpus.examples(model.length, options.batch, run.rng)
-                loss = run.process.loss(model, batch, run.rng)
-                loss.backward()
+                try:
+                    loss = run.process.loss(model, batch, run.rng)
+                    loss.backward()
+                except BaseException:
+                    run.optimiser.flat.grads[...] = 0  # part of a gradient would be added to the next
+                    raise
                 since, until = run.step - options.restart, options.steps - options.restart
                 lr = learning_rate(since, until, options.lr, options.warmup)
                 norm = run.optimiser.step(lr)

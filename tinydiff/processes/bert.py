@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import decoders
-from ..arrays import Floats, Ints
+from ..arrays import Floats, Ints, one_hot
 from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
@@ -62,5 +62,5 @@ class Bert(MaskedDiffusion):
         with no_grad():
             logits = model(xt, (xt == self.mask_id).mean(axis=1)).data
         p = draw.probabilities(logits.reshape(-1, self.vocab_size)).reshape(logits.shape)
-        seen = np.eye(self.symbols)[xt][..., : self.vocab_size]
+        seen = one_hot(xt, self.symbols)[..., : self.vocab_size]
         return np.where((xt == self.mask_id)[..., None], p, seen)

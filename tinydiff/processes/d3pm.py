@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import decoders, ops, schedules
-from ..arrays import Floats, Ints
+from ..arrays import Floats, Ints, one_hot
 from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
@@ -121,7 +121,7 @@ class D3PM(DiscreteDiffusion):
         loss: Tensor = terms * (self.steps / x0.size)
         if self.hybrid > 0:
             clean = transitions.reverse(self.noise, p, xt, np.zeros(len(x0)), now)  # p_theta(x_0 | x_t)
-            loss = loss - ops.expected_log(clean, counts * np.eye(self.vocab_size)[x0]).sum() * (self.hybrid / x0.size)
+            loss = loss - ops.expected_log(clean, counts * one_hot(x0, self.vocab_size)).sum() * (self.hybrid / x0.size)
         return loss
 
     def _masked_loss(self, model: Model, x0: Ints, xt: Ints, i: Ints, share: Floats) -> Tensor:

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import decoders, ops, schedules
-from ..arrays import Floats, Ints
+from ..arrays import Floats, Ints, one_hot
 from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
@@ -134,8 +134,8 @@ class ScoreEntropy(DiscreteDiffusion):
             f = model(xt, t, select=masked) + -np.log(self.vocab_size)  # (n, V)
             # Score and ratio have the factor alpha / (1 - alpha) in common, and score entropy is homogeneous.
             weight = np.broadcast_to(self.schedule.weight(t)[:, None], xt.shape)[masked]
-            return ops.score_entropy(f, np.eye(self.vocab_size)[x0[masked]], weight[:, None])
-        level, here = self.level(t), np.eye(self.vocab_size)[xt]
+            return ops.score_entropy(f, one_hot(x0[masked], self.vocab_size), weight[:, None])
+        level, here = self.level(t), one_hot(xt, self.vocab_size)
         g = self.noise.push(ops.softmax(model(xt, t)), level).log()  # (B, L, V)
         log_score = g - (g * Tensor(here, dtype=g.dtype)).sum(axis=-1, keepdims=True)
         q = self.noise.rows(level[:, None], x0)
@@ -192,7 +192,7 @@ class ScoreEntropy(DiscreteDiffusion):
         reveal = -np.expm1(self.level(s) - self.level(t)) * self.alpha(s) / (1 - self.alpha(t))
         reveal = np.where(s == 0, 1.0, reveal)[:, None, None]  # exactly: rounding must not leave a mask behind
         law = np.concatenate([reveal * p, np.broadcast_to(1 - reveal, (*xt.shape, 1))], axis=-1)
-        law = np.where((xt == self.mask_id)[..., None], law, np.eye(self.symbols)[xt])
+        law = np.where((xt == self.mask_id)[..., None], law, one_hot(xt, self.symbols))
         return np.asarray(law / law.sum(axis=-1, keepdims=True))
 
     def euler(self, model: Model, xt: Ints, t: ArrayLike, s: ArrayLike) -> Floats:
@@ -204,7 +204,7 @@ class ScoreEntropy(DiscreteDiffusion):
             return self.reverse(model, xt, t, s)
         t, s = (np.broadcast_to(np.asarray(time, np.float64), (len(xt),)) for time in (t, s))
         amount = (self.level(t) - self.level(s))[:, None, None]
-        law = amount * self.noise.generator.T[xt] * self.score(model, xt, t)
+        law = amount * self.noise.into(xt) * self.score(model, xt, t)
         np.put_along_axis(law, xt[..., None], 0, axis=-1)
         stays = np.maximum(1 - law.sum(axis=-1, keepdims=True), 0)  # jumps that exceed 1 share it
         np.put_along_axis(law, xt[..., None], stays, axis=-1)
