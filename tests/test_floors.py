@@ -1,4 +1,4 @@
-"""The house has floors: a module imports from its own floor or from one below. And its functions have few parameters."""
+"""The house has floors: modules import from their own or from below. And its functions have few parameters."""
 
 import ast
 from pathlib import Path
