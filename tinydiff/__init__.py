@@ -15,12 +15,15 @@ from .decoders.guidance import conditioned
 from .learning import Options, Run, evaluate, load, train
 from .learning.optim import EMA, AdamW
 from .processes import (
+    CMLM,
     D3PM,
     Autoregressive,
     Bert,
     FlowMatching,
     GaussianDiffusion,
     MaskedDiffusion,
+    OnePass,
+    Refinement,
     ScoreEntropy,
 )
 from .tensor import Tensor, check_grads, no_grad
@@ -29,6 +32,7 @@ from .transformer import Transformer
 __version__ = "0.1.0"
 
 __all__ = [
+    "CMLM",
     "D3PM",
     "EMA",
     "AdamW",
@@ -37,7 +41,9 @@ __all__ = [
     "FlowMatching",
     "GaussianDiffusion",
     "MaskedDiffusion",
+    "OnePass",
     "Options",
+    "Refinement",
     "Run",
     "ScoreEntropy",
     "Tensor",

@@ -2,7 +2,8 @@
 
 `python_docs` is the language reference that CPython carries in `pydoc_data.topics`; `python_source` is the source of
 the standard library's top-level modules. Both differ a little between Python versions. `sums`, `agreement` and `chain`
-are texts whose law is known, see laws.py.
+are texts whose law is known, see laws.py; `phrasebook`, `orders`, `dates` and `numbers` are translations whose law is
+known, see phrasebook.py.
 """
 
 from __future__ import annotations
@@ -15,30 +16,38 @@ from typing import Literal, TypeAlias, overload
 import numpy as np
 
 from ..arrays import Floats, Ints
-from . import examples, glyphs, laws, toys
+from . import examples, glyphs, laws, phrasebook, toys, translation
 from .batch import Batch
 from .codec import Codec
 from .corpus import Corpus
-from .examples import Examples
+from .examples import Examples, Parallel
 from .laws import LAWS
+from .phrasebook import TRANSLATIONS
+from .translation import Translations, Words
 from .vectors import Vectors
 
 __all__ = [
     "CORPORA",
     "LAWS",
+    "TRANSLATIONS",
     "VECTORS",
     "Batch",
     "Codec",
     "Corpus",
     "Dataset",
     "Examples",
+    "Parallel",
+    "Translations",
     "Vectors",
+    "Words",
     "embeddings",
     "glyphs",
     "laws",
     "load",
+    "phrasebook",
     "read_text",
     "toys",
+    "translation",
 ]
 
 Dataset: TypeAlias = Corpus | Vectors
@@ -97,6 +106,10 @@ def load(name: Literal["sums", "agreement", "chain"], codec: Codec | None = None
 
 
 @overload
+def load(name: Literal["phrasebook", "orders", "dates", "numbers"], codec: Codec | None = None) -> Parallel: ...
+
+
+@overload
 def load(name: str, codec: Codec) -> Corpus: ...
 
 
@@ -109,13 +122,13 @@ def load(name: str, codec: Codec | None = None) -> Corpus | Vectors:
 
     Parameters
     ----------
-    name : one of `CORPORA`, `LAWS` or `VECTORS`, or a path
+    name : one of `CORPORA`, `LAWS`, `TRANSLATIONS` or `VECTORS`, or a path
     codec : the alphabet to use; by default that of the text itself
 
     """
     if name in VECTORS and codec is None:
         return VECTORS[name]()
-    if name in LAWS:
+    if name in LAWS or name in TRANSLATIONS:
         return examples.load(name, codec)
     if name in CORPORA:
         text = CORPORA[name]()
@@ -123,7 +136,7 @@ def load(name: str, codec: Codec | None = None) -> Corpus | Vectors:
         text = read_text(Path(name))
     else:
         raise FileNotFoundError(
-            f"no file and no corpus is called {name!r}; corpora: {', '.join([*CORPORA, *LAWS])}; "
+            f"no file and no corpus is called {name!r}; corpora: {', '.join([*CORPORA, *LAWS, *TRANSLATIONS])}; "
             f"vectors: {', '.join(VECTORS)}"
         )
     return Corpus(name, text, codec or Codec.of(text))

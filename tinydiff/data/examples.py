@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Ints
+from .batch import Batch
 from .codec import Codec
 from .corpus import Corpus
 from .laws import LAWS, Law, Listed
+from .phrasebook import TRANSLATIONS
+from .translation import Translations
 
 DRAWS = 20_000
 SEED = 0
@@ -65,11 +68,50 @@ class Examples(Corpus):
         return np.asarray(texts[rng.integers(0, len(texts), size)])
 
 
+@dataclass(frozen=True)
+class Parallel(Examples):
+    """Sources with one of their translations each: the source is given, and the target is free."""
+
+    law: Translations
+
+    unit = "bits per word"
+    short_unit = "bits/word"
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Options of `tinydiff train` that suit it: some seconds."""
+        return {"length": self.law.length, "batch": 64, "steps": 1000, "lr": 4e-3}
+
+    @property
+    def description(self) -> str:
+        return f"{len(self.ids) // self.law.length:,} pairs of {self.law.length} words, {self.vocab_size} distinct"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it, and that its tokens are words."""
+        return super().config | {"tokens": "words"}
+
+    def examples(self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
+        """Random pairs of which the source is given, and in the share `law.told` of them the length."""
+        x0 = self.batch(length, size, rng, held_out=held_out)
+        told = rng.random((size, 1)) < self.law.told
+        return Batch(x0, given=self.law.known(x0, told))
+
+
+def parallel(law: Translations, name: str = "translations", draws: int = DRAWS) -> Parallel:
+    """A corpus of that many pairs drawn from a law of translations."""
+    ids = law.draw(draws, np.random.default_rng(SEED))
+    return Parallel(name, law.codec.decode(ids.ravel()), law.codec, law)
+
+
 def load(name: str, codec: Codec | None = None) -> Examples:
     """The corpus of one of `laws.LAWS`: its list in random order if all are equally likely, 20,000 draws if not.
 
-    So no held-out sum is ever trained on, while the likely ones of other texts are on both sides.
+    So no held-out sum is ever trained on, while the likely ones of other texts are on both sides. Of
+    `phrasebook.TRANSLATIONS` always 20,000 draws.
     """
+    if name in TRANSLATIONS:
+        return parallel(TRANSLATIONS[name](), name)
     law, rng = LAWS[name](), np.random.default_rng(SEED)
     if isinstance(law, Listed) and np.ptp(law.p) == 0:
         ids = law.ids[rng.permutation(len(law.ids))]

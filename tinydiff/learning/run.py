@@ -202,8 +202,11 @@ def corpus_of(folder: Path, config: dict[str, Any]) -> data.Dataset:
 
 
 def _codec(config: dict[str, Any]) -> data.Codec | None:
-    """The alphabet of a run on text; vectors have none."""
-    return None if config["model"].get("features") else data.Codec(config["data"]["alphabet"])
+    """The alphabet of a run on text, of characters or words; vectors have none."""
+    if config["model"].get("features"):
+        return None
+    kind = data.Words if config["data"].get("tokens") == "words" else data.Codec
+    return kind(config["data"]["alphabet"])
 
 
 def _incomplete(folder: Path, error: Exception) -> CheckpointError:

@@ -1,0 +1,232 @@
+"""Translation with a known law: every source, every target that it may have, and how probable each is.
+
+    merci bonjour > many thanks hello there
+    2023 03 05 > #3 5 March 2023 ¶ ¶
+
+A text is a source of S words, the sign `>`, and a target. Where targets are of different lengths, the number of words
+comes first (the LENGTH token of Ghazvininejad et al. 2019), and `¶` fills up what is left. The source is given, the
+rest is what a model writes. Because the law p(target | source) is listed, everything about a model can be compared with
+what is possible: see `tinydiff.exact.translation`. The tasks themselves are in phrasebook.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from ..arrays import Bools, Floats, Ints
+from .codec import Codec
+from .laws import Listed
+
+SIGN = ">"
+"""Stands between source and target."""
+COUNT = "#"
+"""Before the number of words of a target: `#3`."""
+FILL = "¶"
+"""Fills a target up to the length of the longest."""
+
+
+@dataclass(frozen=True)
+class Words(Codec):
+    """One token per word: `alphabet` is all of them, separated by blanks."""
+
+    def __post_init__(self) -> None:
+        if not self.words or len(set(self.words)) != len(self.words):
+            raise ValueError(f"alphabet is {self.alphabet!r}; expected at least one word and none twice")
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """Token i is `words[i]`."""
+        return tuple(self.alphabet.split())
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.words)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.words)}
+
+    def encode(self, text: str) -> Ints:
+        """Ids of the words, (L,)."""
+        words = text.split()
+        for i, word in enumerate(words):
+            if word not in self._ids:
+                raise ValueError(
+                    f"text contains {word!r}, its word {i + 1}, which is not one of the {self.vocab_size} words of "
+                    f"this vocabulary: {' '.join(self.words[:40])}{' ...' if self.vocab_size > 40 else ''}"
+                )
+        return np.fromiter((self._ids[word] for word in words), np.int64, len(words))
+
+    def decode(self, ids: Ints, mask: str = "\u2591") -> str:
+        """The words of (L,) ids; the id after the last word is shown as `mask`."""
+        if ids.size and not (ids.min() >= 0 and ids.max() <= self.vocab_size):
+            raise ValueError(f"ids contains {ids.min()}..{ids.max()}; expected 0 <= id <= {self.vocab_size}")
+        symbols = [*self.words, mask]
+        return " ".join(symbols[i] for i in ids)
+
+
+class Pair(NamedTuple):
+    """A source and one of its targets.
+
+    Attributes
+    ----------
+    source, target : words
+    alignment : for each word of the target, the place in the source of the word that it translates
+    p : probability of the two together
+
+    """
+
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    alignment: tuple[int, ...]
+    p: float
+
+
+@dataclass(frozen=True)
+class Translations(Listed):
+    """A law over pairs of source and target that can be listed.
+
+    Attributes
+    ----------
+    texts : every pair once, as words
+    p : (N,) their probabilities
+    alignments : (N, T), for each place of the target the place in the source that it translates, -1 for none
+    alphabet : the words there are, in the order of their ids, separated by blanks
+    counted : whether targets begin with their number of words
+    told : share of the training examples whose length is given too. A model that never sees a part of a target has to
+        be trained so if it is ever to be asked for a target of a certain length
+
+    """
+
+    alignments: Ints
+    alphabet: str
+    counted: bool = False
+    told: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len({len(text.split()) for text in self.texts}) != 1 or len(set(self.texts)) != len(self.texts):
+            raise ValueError("texts must be distinct and of one number of words; fill up the shorter ones")
+        if self.p.shape != (len(self.texts),) or not (np.isclose(self.p.sum(), 1) and (self.p > 0).all()):
+            raise ValueError(
+                f"p has shape {self.p.shape} and sums to {self.p.sum():g}; expected positive, summing to 1"
+            )
+        if not 0 <= self.told <= self.counted:
+            most = 1 if self.counted else "0, as all targets are of the same length"
+            raise ValueError(f"told is {self.told}; expected 0 <= told <= {most}")
+
+    @staticmethod
+    def of(pairs: Iterable[Pair]) -> Translations:
+        """The law of these pairs; sources must have the same number of words."""
+        pairs = list(pairs)
+        longest = max(len(pair.target) for pair in pairs)
+        counted = min(len(pair.target) for pair in pairs) < longest
+        texts, alignments = [], np.full((len(pairs), longest + counted), -1)
+        for i, (source, target, alignment, _) in enumerate(pairs):
+            count = [COUNT + str(len(target))] * counted
+            texts.append(" ".join((*source, SIGN, *count, *target, *[FILL] * (longest - len(target)))))
+            alignments[i, counted : counted + len(target)] = alignment
+        alphabet = " ".join(sorted({FILL, *" ".join(texts).split()}))
+        return Translations(tuple(texts), np.array([pair.p for pair in pairs]), alignments, alphabet, counted)
+
+    @cached_property
+    def codec(self) -> Words:
+        return Words(self.alphabet)
+
+    @property
+    def length(self) -> int:
+        return len(self.texts[0].split())
+
+    @cached_property
+    def ids(self) -> Ints:
+        """All texts, (N, L)."""
+        return self.codec.encode(" ".join(self.texts)).reshape(len(self.texts), -1)
+
+    @property
+    def fill_id(self) -> int:
+        return int(self.codec.encode(FILL)[0])
+
+    @property
+    def begin(self) -> int:
+        """Where the target begins: after the source and the sign."""
+        return int(self.length - self.alignments.shape[1])
+
+    @property
+    def given(self) -> Bools:
+        """(L,), True for the source and the sign."""
+        return np.arange(self.length) < self.begin
+
+    @cached_property
+    def lengths(self) -> Ints:
+        """Words of each target, (N,)."""
+        return np.asarray((self.alignments >= 0).sum(axis=1))
+
+    @cached_property
+    def fertilities(self) -> Ints:
+        """How many words of the target each word of the source became (Gu et al. 2017): (N, S)."""
+        places = np.arange(self.begin - 1)
+        return np.asarray((self.alignments[:, :, None] == places).sum(axis=1))
+
+    @cached_property
+    def sources(self) -> Ints:
+        """Every source once, with the sign: (X, begin)."""
+        return np.unique(self.ids[:, : self.begin], axis=0)
+
+    @cached_property
+    def source(self) -> Ints:
+        """Which of `sources` each text has: (N,)."""
+        return np.unique(self.ids[:, : self.begin], axis=0, return_inverse=True)[1].reshape(-1)
+
+    @property
+    def of_source(self) -> Floats:
+        """Probability of each source, (X,)."""
+        return np.bincount(self.source, self.p)
+
+    @property
+    def conditional(self) -> Floats:
+        """Probability of each target given its source, (N,)."""
+        return np.asarray(self.p / self.of_source[self.source])
+
+    def known(self, ids: Ints, length: Bools | bool = False) -> Bools:
+        """What is given of (B, L) texts: the source and the sign, and where the length is (B, 1) told what says so."""
+        says = (ids == self.fill_id) | ((np.arange(self.length) == self.begin) & self.counted)
+        return np.asarray(self.given | (says & length))
+
+    @property
+    def count_ids(self) -> Ints:
+        """The token that says "n words", for n = 1 .. the longest: (T - 1,), -1 for lengths that no target has."""
+        if not self.counted:
+            raise ValueError("all targets of this law are of the same length, and do not say it")
+        words = [f"{COUNT}{n}" for n in range(1, self.length - self.begin)]
+        return np.array([self.codec.words.index(word) if word in self.codec.words else -1 for word in words])
+
+    def asked(self, source: str) -> Ints:
+        """The (L,) ids of a source, of which the target is still to be written: `given` says what counts."""
+        words = source.replace(SIGN, " ").split()
+        if len(words) != self.begin - 1:
+            raise ValueError(f"source has {len(words)} words: {source!r}; expected {self.begin - 1}")
+        return np.append(self.codec.encode(" ".join((*words, SIGN))), [self.fill_id] * (self.length - self.begin))
+
+    def target(self, ids: Ints) -> str:
+        """The words of the target of (L,) ids, without their number and what fills up."""
+        words = self.codec.decode(ids[self.begin + self.counted :]).split()
+        while words and words[-1] == FILL:
+            words.pop()
+        return " ".join(words)
+
+    def modes(self) -> Translations:
+        """The law if every source had its likeliest target only, the first of several: distilled by a perfect teacher.
+
+        Sequence-level knowledge distillation (Kim and Rush 2016) in the limit of a perfect teacher and search.
+        """
+        best = np.array([np.flatnonzero(self.source == x)[0] for x in range(len(self.sources))])
+        for x in range(len(best)):
+            mine = np.flatnonzero(self.source == x)
+            best[x] = mine[self.conditional[mine].argmax()]
+        return replace(
+            self, texts=tuple(self.texts[i] for i in best), p=self.of_source, alignments=self.alignments[best]
+        )
