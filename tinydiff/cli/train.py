@@ -67,6 +67,7 @@ def demo(
         "tinydiff train --text book.txt --out runs/book --steps 5000 --length 128",
         "tinydiff train --process sedd_uniform --schedule geometric --out runs/scores",
         "tinydiff train --data spiral --process flow --out runs/spiral",
+        "tinydiff train --data phrasebook --process nat --out runs/nat",
         "tinydiff train --resume runs/book",
     )
 )
@@ -78,7 +79,8 @@ def train(
         str | None,
         typer.Option(
             "--data",
-            help=f"A corpus ({', '.join([*data.CORPORA, *data.LAWS])}) or vectors ({', '.join(data.VECTORS)}).",
+            help=f"A corpus ({', '.join([*data.CORPORA, *data.LAWS])}), translations "
+            f"({', '.join(data.TRANSLATIONS)}) or vectors ({', '.join(data.VECTORS)}).",
         ),
     ] = None,
     resume: Annotated[
@@ -93,6 +95,9 @@ def train(
             "masked",
             "autoregressive",
             "bert",
+            "nat",
+            "cmlm",
+            "refinement",
             "d3pm_absorbing",
             "d3pm_uniform",
             "d3pm_nearest",
@@ -105,7 +110,8 @@ def train(
         typer.Option(
             metavar="PROCESS",
             help="What to learn: for text masked (default), autoregressive, bert, d3pm_absorbing, d3pm_uniform, "
-            "d3pm_nearest, sedd_absorbing or sedd_uniform; for vectors ddpm (default) or flow.",
+            "d3pm_nearest, sedd_absorbing or sedd_uniform; for translations also nat, cmlm or refinement; for vectors "
+            "ddpm (default) or flow.",
         ),
     ] = None,
     schedule: Annotated[

@@ -204,12 +204,38 @@ class Translations(Listed):
         words = [f"{COUNT}{n}" for n in range(1, self.length - self.begin)]
         return np.array([self.codec.words.index(word) if word in self.codec.words else -1 for word in words])
 
-    def asked(self, source: str) -> Ints:
-        """The (L,) ids of a source, of which the target is still to be written: `given` says what counts."""
-        words = source.replace(SIGN, " ").split()
+    def asked(self, source: str, length: int | None = None) -> tuple[Ints, Bools]:
+        """A source whose target is still to be written: (L,) ids, and which of them are given.
+
+        Parameters
+        ----------
+        length : how many words the target is to have, where targets differ in that; None leaves it open
+
+        """
+        words = source.split()
         if len(words) != self.begin - 1:
-            raise ValueError(f"source has {len(words)} words: {source!r}; expected {self.begin - 1}")
-        return np.append(self.codec.encode(" ".join((*words, SIGN))), [self.fill_id] * (self.length - self.begin))
+            raise ValueError(
+                f"source has {len(words)} words: {source!r}; expected {self.begin - 1}, like {self.example!r}"
+            )
+        ids = np.append(self.codec.encode(" ".join((*words, SIGN))), [self.fill_id] * (self.length - self.begin))
+        if not (ids[: self.begin] == self.sources).all(axis=1).any():
+            raise ValueError(f"source is {source!r}, which is none; one is {self.example!r}")
+        if length is None:
+            return ids, self.given
+        there = sorted(set(self.lengths.tolist()))
+        if length not in there:
+            raise ValueError(
+                f"length is {length}, but targets have {', '.join(map(str, there))} words: choose one of those"
+            )
+        if not self.counted:
+            return ids, self.given
+        ids[self.begin] = self.count_ids[length - 1]
+        return ids, self.given | (np.arange(self.length) == self.begin) | (np.arange(self.length) > self.begin + length)
+
+    @property
+    def example(self) -> str:
+        """A source."""
+        return self.codec.decode(self.sources[0, :-1])
 
     def target(self, ids: Ints) -> str:
         """The words of the target of (L,) ids, without their number and what fills up."""

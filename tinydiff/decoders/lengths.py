@@ -4,8 +4,8 @@
 
 A model that writes left to right ends when it ends. One that writes all at once has to know how many words there are,
 and guesses (Gu et al. 2017; Ghazvininejad et al. 2019, section 3.3). Here the number of words is the first token of
-what is to be written, and another token fills up what is left of the canvas, so that any model of masks can be asked for
-the number first, and then for words with number and filling given.
+what is to be written, and another token fills up what is left of the canvas. So any model of masks can be asked for the
+number first, and then for words with number and filling given.
 """
 
 from __future__ import annotations

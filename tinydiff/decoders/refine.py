@@ -2,9 +2,10 @@
 
     y_0 = the likeliest words given the source alone,    y_t = the likeliest words given the source and y_{t-1}
 
-All positions are written anew in every pass. As that is a function of the text before, it comes to an end: at a fixed
-point, which the model would not change any more, or in a cycle of several texts, which is none. The paper's code stops
-when any of the last few outputs comes back, and so takes a cycle for a fixed point; `orbit` tells them apart.
+All positions are written anew in every pass, each on its own: a text that is torn between right ones may well stay so.
+As it is a function of the text before, it comes to an end: at a fixed point, which the model would not change any more,
+or in a cycle of several texts, which is none. The paper's code stops when any of the last few outputs comes back, and
+so takes a cycle for a fixed point; `orbit` tells them apart.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ class Refine:
     Attributes
     ----------
     steps : the first pass counts
+    draw : which words the first pass takes; by default the likeliest, as all later ones do
 
     """
 
     steps: int = 10
+    draw: Draw = Draw(temperature=0.0)
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
@@ -45,7 +48,8 @@ class Refine:
         state, seen = canvas.start, np.zeros((0, *canvas.start.shape), np.int64)
         back: Bools = np.zeros(len(state), bool)
         for step in range(1, self.steps + 1):
-            tokens, sure = reveal(model, state, canvas.free, np.zeros(len(state)), Draw(temperature=0.0), rng)
+            draw = self.draw if step == 1 else Draw(temperature=0.0)
+            tokens, sure = reveal(model, state, canvas.free, np.zeros(len(state)), draw, rng)
             before, state = state, np.where(canvas.free, tokens, canvas.start)
             confidence = np.where(canvas.free, sure, frame.confidence)
             yield canvas.frame(step, self.steps, 0.0, state, confidence, state != before)

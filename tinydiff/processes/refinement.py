@@ -29,8 +29,9 @@ from ..arrays import Bools, Floats, Ints
 from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
-from .discrete import share
+from .discrete import ranks, share
 
+REPEAT, REPLACE, SWAP = range(3)
 OWN = 0.5
 """How often a later pass sees the model's own output (alpha of the paper)."""
 
@@ -61,21 +62,20 @@ class Refinement:
     def corrupt(self, x0: Ints, t: Floats, rng: np.random.Generator, given: Bools | None = None) -> Ints:
         """Noise max(1, floor(t A)) of the A free positions of (B, L) ids, one after the other from the left.
 
-        The last free position can only be replaced: it has no neighbour.
+        A position whose right neighbour is not free can only be replaced.
         """
         xt, free = np.array(x0), np.ones(x0.shape, bool) if given is None else ~np.asarray(given)
-        for row, places in enumerate(free):
-            at = np.flatnonzero(places)
-            count = max(1, int(t[row] * len(at)))
-            for i in np.sort(rng.choice(len(at), count, replace=False)):
-                kind = rng.integers(3) if i + 1 < len(at) else 1
-                here, following = at[i], at[min(i + 1, len(at) - 1)]
-                if kind == 0:
-                    xt[row, following] = xt[row, here]
-                elif kind == 1:
-                    xt[row, here] = rng.integers(self.vocab_size)
-                else:
-                    xt[row, [here, following]] = xt[row, [following, here]]
+        count = np.maximum(1, np.floor(np.asarray(t) * free.sum(axis=1)))
+        chosen = ranks(free, rng) < count[:, None]
+        kinds, words = rng.integers(3, size=x0.shape), rng.integers(self.vocab_size, size=x0.shape)
+        for i in range(x0.shape[1]):
+            after = min(i + 1, x0.shape[1] - 1)
+            pair = free[:, after] & (after > i)  # is there a neighbour?
+            here, following = xt[:, i].copy(), xt[:, after].copy()
+            replaced = chosen[:, i] & (~pair | (kinds[:, i] == REPLACE))
+            repeated, swapped = (chosen[:, i] & pair & (kinds[:, i] == kind) for kind in (REPEAT, SWAP))
+            xt[:, i] = np.where(replaced, words[:, i], np.where(swapped, following, here))
+            xt[:, after] = np.where(repeated | swapped, here, xt[:, after])
         return xt
 
     def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
@@ -86,7 +86,8 @@ class Refinement:
         noised = self.corrupt(x0, rng.random(len(x0)), rng, ~free)
         later = np.where(rng.random((len(x0), 1)) < OWN, own, noised)
         weight = (free * share(free)[:, None]).ravel()
-        loss: Tensor = sum(((self._nll(model, x, x0) * weight).mean() for x in (nothing, later)), Tensor(0.0)) * 0.5
+        first, then = ((self._nll(model, x, x0) * weight).mean() for x in (nothing, later))
+        loss: Tensor = (first + then) * 0.5
         return loss
 
     def bound(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Floats:
