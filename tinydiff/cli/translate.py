@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import typer
 
 from .. import data, decoders, learning
@@ -92,6 +93,8 @@ def translate(
             raise foreign("lengths", lengths, process, run)
         decoder = decoders.LengthBeam(law.fill_id, tuple(law.count_ids.tolist()), lengths, decoder)
     known: dict[str, Any] = dict(zip(("x0", "given"), law.asked(source, length), strict=True))
+    if length is not None:
+        known["allowed"] = known["given"][:, None] | (np.arange(law.codec.vocab_size) != law.fill_id)  # only words
     frames = list(process.sample(model, law.length, batch, decoder=decoder, rng=generator(seed), **known))
     last = frames[-1]
     for frame in frames[1:]:
