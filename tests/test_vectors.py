@@ -178,7 +178,7 @@ class OfNormals:
     def __init__(self, process: GaussianDiffusion | FlowMatching) -> None:
         self.process = process
 
-    def __call__(self, x: Any, t: Any = None, *, causal: bool = False, select: Any = None) -> Tensor:
+    def __call__(self, x: Any, t: Any = None, *, causal: int = 0, select: Any = None) -> Tensor:
         x = x if isinstance(x, Tensor) else Tensor(np.asarray(x, np.float64))
         if isinstance(self.process, FlowMatching):
             a, s = 1 - t, t

@@ -130,7 +130,7 @@ class Clock:
     def __init__(self) -> None:
         self.told: list[tuple[Ints, np.ndarray]] = []
 
-    def __call__(self, x: Ints, t: Any = None, *, causal: bool = False, select: Any = None) -> Tensor:
+    def __call__(self, x: Ints, t: Any = None, *, causal: int = 0, select: Any = None) -> Tensor:
         self.told.append((x, np.array(t)))
         logits = np.zeros((*x.shape, V))
         return Tensor(logits if select is None else logits[select])

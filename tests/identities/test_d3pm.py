@@ -273,9 +273,7 @@ def test_D8_nearest_noise_moves_to_neighbours_first() -> None:
 class Certain:
     """A model that is sure of token 0 everywhere, beyond what float32 can express as a probability."""
 
-    def __call__(
-        self, x: Ints, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None
-    ) -> td.Tensor:
+    def __call__(self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None) -> td.Tensor:
         logits = np.zeros((*x.shape, V), np.float32)
         logits[..., 0] = 500
         return td.Tensor(logits if select is None else logits[select], requires_grad=True)

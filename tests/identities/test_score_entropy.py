@@ -25,9 +25,7 @@ class Shifted:
     def __init__(self, model: Model, shift: float) -> None:
         self.model, self.shift = model, shift
 
-    def __call__(
-        self, x: Ints, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None
-    ) -> td.Tensor:
+    def __call__(self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None) -> td.Tensor:
         return ops.log_softmax(self.model(x, t, select=select)) + self.shift
 
 

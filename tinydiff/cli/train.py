@@ -170,7 +170,7 @@ def train(
         model = Transformer(
             getattr(corpus, "vocab_size", None), chosen["length"], features=getattr(corpus, "features", None),
             classes=getattr(corpus, "classes", 0), time=made.needs_time,
-            positions="rotary" if type(corpus) is data.Corpus else "learned",  # windows of a text begin anywhere
+            positions="both" if type(corpus) is data.Corpus else "learned",  # windows of a text begin anywhere
             d_model=chosen["d_model"], layers=chosen["layers"], heads=chosen["heads"], rng=np.random.default_rng(seed),
         )  # fmt: skip
         run = learning.Run(corpus, made, model, options, out)
