@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 
 from ..arrays import Floats, Ints
-from .codec import Codec
+from .codec import Characters, Codec
 
 
 class Law(Protocol):
@@ -78,7 +78,7 @@ class Listed:
 
     @cached_property
     def codec(self) -> Codec:
-        return Codec.of("".join(self.texts))
+        return Characters.of("".join(self.texts))
 
     @property
     def length(self) -> int:
@@ -152,7 +152,7 @@ class Chain:
 
     @cached_property
     def codec(self) -> Codec:
-        return Codec(self.alphabet)
+        return Characters(self.alphabet)
 
     @property
     def entropy(self) -> float:
