@@ -518,7 +518,7 @@ class Stories:
             "R": [boy for boy, _ in words.relatives],
             "V": list(words.verbs),
             "C": list(words.effects),
-            "E": [effect for effects in words.effects.values() for effect in effects],
+            "E": list(dict.fromkeys(effect for effects in words.effects.values() for effect in effects)),
             "X": list(words.remedies),
             "Y": list(dict.fromkeys(remedy for remedies in words.remedies.values() for remedy in remedies)),
         }
