@@ -42,7 +42,8 @@ RULES = {
 }
 BROKEN = {
     "A": "reference", "B": "reference", "H": "object", "N": "object", "O": "object", "J": "adjective", "P": "place",
-    "in": "place", "In": "place", "a": "agreement", "it": "agreement", "It": "agreement", "they": "agreement", "was": "agreement",
+    "in": "place", "In": "place", "a": "agreement", "it": "agreement", "It": "agreement", "they": "agreement",
+    "was": "agreement",
     "R": "agreement", "C": "form", "E": "form",
 }  # fmt: skip
 """The rule that a wrong word in a slot breaks."""
@@ -351,7 +352,7 @@ class Stories:
         for name, parent in PARENTS.items():
             p = np.exp(self._tables[name])  # (parents, values)
             hidden = np.array([f"{{{_slots(name)[0]}}}" not in parts for parts in self._parts] + [True])  # (F + 1,)
-            without = np.add.reduceat(hidden.astype(int), self._firsts) / self._counts  # (stages + 1,), share of its forms
+            without = np.add.reduceat(hidden.astype(int), self._firsts) / self._counts  # (stages + 1,)
             shows = 1.0 if name == "K" else 1 - without[self._stages].prod(axis=1).mean()
             total += shows * float(laws[parent] @ -(p * np.log(np.where(p > 0, p, 1))).sum(axis=1))
             laws[name] = laws[parent] @ p
@@ -542,7 +543,8 @@ class Stories:
     def _options(self) -> dict[str, tuple[str, ...]]:
         """The words that may fill each slot of the forms, the wrong ones among them."""
         words, values = self.lexicon, self._values
-        options = {name: tuple(values[name]) for name in "ABOJPVXY"} | {"H": tuple(values["A"]), "N": tuple(values["A"])}
+        options = {name: tuple(values[name]) for name in "ABOJPVXY"}
+        options |= {"H": tuple(values["A"]), "N": tuple(values["A"])}
         options |= {f"{who}.{case}": PERSON[case] for who in "ABHN" for case in PERSON} | THING | {"a": ARTICLES}
         options |= {"in": tuple(words.places.values()), "In": tuple(word.title() for word in words.places.values())}
         options |= {"R": tuple(relative for pair in words.relatives for relative in pair)}
