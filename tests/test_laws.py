@@ -89,7 +89,7 @@ def test_windows_are_whole_texts(name: str) -> None:
         train, held = ({row.tobytes() for row in part.reshape(-1, length)} for part in (corpus.train, corpus.held_out))
         assert len(train) + len(held) == 8100
         assert not train & held
-    with pytest.raises(ValueError, match=f"texts of {length} characters; use that"):
+    with pytest.raises(ValueError, match=rf"texts of {length} (characters|words); use that"):
         corpus.batch(length - 1, 1, rng)
     assert data.load(name, Characters(corpus.codec.alphabet)).config == corpus.config
 
