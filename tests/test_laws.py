@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tinydiff import data, exact
-from tinydiff.data import Characters, laws
+from tinydiff.data import laws
 
 SMALL = laws.Chain("ab", np.array([0.25, 0.75]), np.array([[0.5, 0.5], [0.0, 1.0]]), 3)
 
@@ -91,7 +91,7 @@ def test_windows_are_whole_texts(name: str) -> None:
         assert not train & held
     with pytest.raises(ValueError, match=rf"texts of {length} (characters|words); use that"):
         corpus.batch(length - 1, 1, rng)
-    assert data.load(name, Characters(corpus.codec.alphabet)).config == corpus.config
+    assert data.load(name, data.codec_of(corpus.codec.config)).config == corpus.config
 
 
 def test_a_run_on_sums_learns_positions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
