@@ -165,7 +165,7 @@ def test_a_page_holds_every_frame_and_needs_nothing_else(tmp_path: Path) -> None
         assert status.startswith(f"step {frame.step}/4")
         for row in range(2):
             expected = cells(CODEC, frame, row)
-            assert rows[row] == "".join(cell.character for cell in expected)
+            assert rows[row] == "".join(cell.text for cell in expected)
             assert len(marks[row]) == len(TEXT)
             assert [mark == "m" for mark in marks[row]] == [cell.kind == "mask" for cell in expected]
             assert [mark == "r" for mark in marks[row]] == [cell.kind == "remasked" for cell in expected]
