@@ -23,9 +23,7 @@ class Recorder:
     def __init__(self, model) -> None:
         self.model, self.calls = model, []
 
-    def __call__(
-        self, x: Ints, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None
-    ) -> Tensor:
+    def __call__(self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None) -> Tensor:
         self.calls.append((x, t, select))
         return self.model(x, t, causal=causal, select=select)
 

@@ -10,7 +10,7 @@ import pytest
 from tests.identities.conftest import random_model
 from tinydiff import CMLM, Autoregressive, MaskedDiffusion, OnePass, Options, Run, Transformer, data, decoders, exact
 from tinydiff import train as train_run
-from tinydiff.data import TRANSLATIONS, Batch, Translations, Words, examples, phrasebook
+from tinydiff.data import TRANSLATIONS, Batch, Translations, examples, phrasebook
 from tinydiff.data.translation import Pair
 from tinydiff.learning import distillation
 from tinydiff.measures import translations as measures
@@ -31,11 +31,11 @@ def test_a_task_is_a_law(name: str) -> None:
     np.testing.assert_allclose(np.bincount(law.source, law.conditional), np.ones(len(law.sources)))
     np.testing.assert_allclose(law.of_source, np.full(len(law.sources), 1 / len(law.sources)))
     for i in (0, len(law.texts) - 1):
-        assert law.codec.decode(law.ids[i]) == law.texts[i]
+        assert law.decode(law.ids[i]) == law.texts[i]
         assert law.valid(law.texts[i])
-        assert law.texts[i].split(" > ")[0] == law.codec.decode(law.sources[law.source[i], :-1])
+        assert law.texts[i].split(" > ")[0] == law.decode(law.sources[law.source[i], :-1])
         words = law.texts[i].split(" > ")[1].split()
-        assert law.target(law.ids[i]) == " ".join(w for w in words if w[0] not in "#¶")
+        assert law.target(law.ids[i]) == " ".join(w for w in words if w[0] not in "N¶")
         assert len(law.target(law.ids[i]).split()) == law.lengths[i] == law.fertilities[i].sum()
     drawn = law.draw(200, rng())
     assert (law.places(drawn) >= 0).all()
@@ -52,14 +52,14 @@ def test_the_tasks_by_hand() -> None:
     np.testing.assert_allclose(law.conditional[:6], np.array([8, 4, 4, 2, 2, 1]) / 21)
     law = phrasebook.dates()
     assert len(law.texts) == 4 * 365
-    at = law.texts.index("2023 12 31 > #5 31 / 12 / 2023")
+    at = law.texts.index("2023 12 31 > N5 31 / 12 / 2023")
     np.testing.assert_allclose(law.conditional[at], 0.2)
     assert law.fertilities[at].tolist() == [1, 2, 2]
-    assert law.texts[at - 1] == "2023 12 31 > #4 December 31 , 2023 ¶"
+    assert law.texts[at - 1] == "2023 12 31 > N4 December 31 , 2023 ¶"
     law = phrasebook.numbers()
-    assert law.texts[:2] == ("2 1 > #2 twenty one ¶", "2 1 > #3 one and twenty")
+    assert law.texts[:2] == ("2 1 > N2 twenty one ¶", "2 1 > N3 one and twenty")
     law = phrasebook.phrasebook(2, phrasebook.UNEVEN)
-    assert law.texts[1] == "merci merci > #3 thanks thank you ¶"
+    assert law.texts[1] == "merci merci > N3 thanks thank you ¶"
     np.testing.assert_allclose(law.conditional, 0.25)
 
 
@@ -94,19 +94,12 @@ def test_complexity_and_faithfulness_by_hand() -> None:
 
 
 def test_words() -> None:
-    """A codec whose tokens are words; what it does not know it says."""
-    codec = Words("a bb ccc")
-    assert codec.vocab_size == 3
-    assert codec.encode("bb  a").tolist() == [1, 0]
-    assert codec.decode(np.array([2, 3])) == "ccc ░"
-    for call, words in (
-        (lambda: codec.encode("a d"), "text contains 'd', its word 2, which is not one of the 3 words"),
-        (lambda: codec.decode(np.array([4])), "ids contains 4..4; expected 0 <= id <= 3"),
-        (lambda: Words("a a"), "alphabet is 'a a'"),
-        (lambda: Words(" "), "alphabet is ' '"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            call()
+    """Tokens are words with the blank before them; ids come back as words, MASK as a sign; what is unknown is named."""
+    assert MERCI.decode(np.append(MERCI.encode("merci  > thank"), MERCI.codec.vocab_size)) == "merci > thank \u2591"
+    np.testing.assert_array_equal(MERCI.codec.encode(" merci > thank"), MERCI.encode("merci > thank"))
+    assert MERCI.codec.eos_id == MERCI.fill_id == MERCI.encode("¶")[0]
+    with pytest.raises(ValueError, match="'gracias' is none of the 8 words: > best many merci thank"):
+        MERCI.encode("merci gracias")
 
 
 def test_a_corpus_gives_its_sources() -> None:
@@ -116,7 +109,9 @@ def test_a_corpus_gives_its_sources() -> None:
     batch = corpus.examples(law.length, 50, rng())
     assert (batch.given == law.given).all()
     held = corpus.examples(law.length, 500, rng(), held_out=True)
-    assert {row.tobytes() for row in held.x0} <= {row.tobytes() for row in corpus.held_out.reshape(-1, law.length)}
+    assert {row.tobytes() for row in held.x0} <= {
+        row.tobytes() for row in corpus.held_out.astype(np.int64).reshape(-1, law.length)
+    }
     told = replace(corpus, law=replace(law, told=0.5)).examples(law.length, 4_000, rng())
     known = told.given[:, law.begin]
     assert abs(known.mean() - 0.5) < 0.04
@@ -134,11 +129,11 @@ def test_a_corpus_gives_its_sources() -> None:
         (lambda: phrasebook.orders(2, 0.0), "skew is 0.0; expected 0 < skew <= 1"),
         (lambda: replace(MERCI, told=0.5), "told is 0.5; expected 0 <= told <= 0, as all targets are of the same"),
         (lambda: replace(phrasebook.numbers(), told=1.5), "told is 1.5; expected 0 <= told <= 1"),
-        (lambda: Translations(("a > b", "a > b c"), np.ones(2), np.ones((2, 1), int), "a"), "fill up the shorter"),
+        (lambda: Translations(("a > b", "a > b c"), np.ones(2), np.ones((2, 1), int), ("a",)), "fill up the shorter"),
         (lambda: replace(MERCI, p=np.full(3, 0.5)), "p has shape"),
         (lambda: MERCI.count_ids, "all targets of this law are of the same length"),
         (lambda: MERCI.asked("merci merci"), "source has 2 words: 'merci merci'; expected 1, like 'merci'"),
-        (lambda: MERCI.asked("gracias"), "text contains 'gracias'"),
+        (lambda: MERCI.asked("gracias"), "'gracias' is none of the 8 words"),
         (lambda: MERCI.asked("thanks"), "source is 'thanks', which is none; one is 'merci'"),
         (lambda: MERCI.asked("merci", 3), "length is 3, but targets have 2 words"),
         (lambda: phrasebook.numbers().asked("2 1", 4), "length is 4, but targets have 2, 3 words: choose one"),
@@ -155,9 +150,9 @@ def test_asking_for_a_length() -> None:
     """Number and filling are given with it; without, and where all targets are as long, the source alone."""
     law = phrasebook.numbers()
     ids, given = law.asked("2 1", 2)
-    assert law.codec.decode(np.where(given, ids, law.codec.vocab_size)) == "2 1 > #2 ░ ░ ¶"
+    assert law.decode(np.where(given, ids, law.codec.vocab_size)) == "2 1 > N2 ░ ░ ¶"
     ids, given = law.asked("2 1")
-    assert law.codec.decode(np.where(given, ids, law.codec.vocab_size)) == "2 1 > ░ ░ ░ ░"
+    assert law.decode(np.where(given, ids, law.codec.vocab_size)) == "2 1 > ░ ░ ░ ░"
     np.testing.assert_array_equal(MERCI.asked("merci", 2)[1], MERCI.given)
 
 
@@ -166,7 +161,7 @@ def test_asking_for_a_length() -> None:
 
 def test_measures_by_hand() -> None:
     """Four translations of merci: thank you twice, many thanks, and thanks thanks."""
-    at = {law: MERCI.codec.encode(f"merci > {law}") for law in ("thank you", "many thanks", "thanks thanks")}
+    at = {law: MERCI.encode(f"merci > {law}") for law in ("thank you", "many thanks", "thanks thanks")}
     ids = np.stack([at["thank you"], at["thank you"], at["many thanks"], at["thanks thanks"]])
     found = measures.columns(MERCI, ids)
     assert found["valid"] == 0.75
@@ -183,8 +178,8 @@ def test_measures_by_hand() -> None:
 def test_repeats_are_of_words_only() -> None:
     """What fills up does repeat, and is no word; nor is the number of words."""
     law = phrasebook.numbers()
-    assert measures.repeats(law, law.codec.encode("2 1 > #2 twenty ¶ ¶")[None]) == 0
-    assert measures.repeats(law, law.codec.encode("2 1 > #3 one one twenty")[None]) == 0.5
+    assert measures.repeats(law, law.encode("2 1 > N2 twenty ¶ ¶")[None]) == 0
+    assert measures.repeats(law, law.encode("2 1 > N3 one one twenty")[None]) == 0.5
 
 
 def test_measures_of_real_translations() -> None:
@@ -209,7 +204,7 @@ def test_bleu_and_chrf() -> None:
     np.testing.assert_allclose((found["bleu"], found["chrf"]), 100)
     assert found["bleu1"] < 90
     assert found["chrf1"] < 95
-    wrong = np.stack([law.codec.encode("2 1 > #2 twenty two ¶")] * 2)
+    wrong = np.stack([law.encode("2 1 > N2 twenty two ¶")] * 2)
     assert measures.bleu_chrf(law, wrong, rng())["bleu"] == 0  # no pair of words is right: no smoothing hides that
 
 
@@ -221,7 +216,7 @@ def test_distillation_keeps_sources_and_splits() -> None:
     corpus = examples.parallel(MERCI, draws=200)
     teacher, model = Autoregressive(corpus.vocab_size), exact.ListedNextWord(MERCI)
     found = distillation.distilled(teacher, model, corpus, rng=rng())
-    assert {found.codec.decode(row) for row in found.ids.reshape(-1, 4)} == {"merci > thank you"}
+    assert {found.law.decode(row) for row in found.ids.reshape(-1, 4)} == {"merci > thank you"}
     assert len(found.ids) == len(corpus.ids)
     assert found.law is corpus.law
     assert found.name == "translations, distilled"
@@ -303,7 +298,7 @@ def test_next_word_of_a_law() -> None:
 def test_pairs_of_other_lengths() -> None:
     """A law of one's own: numbers of words come first where they differ, and nowhere else."""
     pairs = [Pair(("x",), y, (0,) * len(y), 0.5) for y in (("a",), ("b", "c"))]
-    assert Translations.of(pairs).texts == ("x > #1 a ¶", "x > #2 b c")
+    assert Translations.of(pairs).texts == ("x > N1 a ¶", "x > N2 b c")
     pairs = [Pair((x,), (y,), (0,), 0.25) for x, y in itertools.product("xz", "ab")]
     assert Translations.of(pairs).texts == ("x > a", "x > b", "z > a", "z > b")
 

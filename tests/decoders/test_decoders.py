@@ -51,9 +51,7 @@ class Sure:
     def __init__(self, confidence: Floats) -> None:
         self.confidence = confidence
 
-    def __call__(
-        self, x: Ints, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None
-    ) -> Tensor:
+    def __call__(self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None) -> Tensor:
         p = np.repeat(((1 - self.confidence) / (V - 1))[:, None], V, axis=1)
         p[:, 1] = self.confidence
         logits = np.broadcast_to(np.log(p), (*x.shape, V))
@@ -249,9 +247,7 @@ class Fixed:
     def __init__(self, p: Floats) -> None:
         self.p = np.array(p)
 
-    def __call__(
-        self, x: Ints, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None
-    ) -> Tensor:
+    def __call__(self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None) -> Tensor:
         logits = np.broadcast_to(np.log(self.p), (*x.shape, self.p.shape[1]))
         return Tensor(np.array(logits if select is None else logits[select]))
 

@@ -120,14 +120,12 @@ class Unsure:
     def __init__(self, law: Translations) -> None:
         self.law, self.vocab_size = law, law.codec.vocab_size
 
-    def __call__(
-        self, x: Ints, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None
-    ) -> Tensor:
+    def __call__(self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None) -> Tensor:
         law = self.law
         p = np.full((*x.shape, self.vocab_size), 1e-6)
         p[..., law.fill_id] = 0.5
         p[:, law.begin, law.count_ids[1]], p[:, law.begin, law.count_ids[2]] = 0.6, 0.4
-        place, (one, two) = law.begin + 1 + np.arange(3), law.codec.encode("one two")
+        place, (one, two) = law.begin + 1 + np.arange(3), law.encode("one two")
         sure = np.where(x[:, law.begin] == law.count_ids[2], 0.3, 0.26)[:, None]  # of three words, and of two
         p[:, place, one], p[:, place, two] = sure, 0.5 - sure
         return Tensor(np.log(p) if select is None else np.log(p)[select])
@@ -169,9 +167,7 @@ class Table:
     def __init__(self, table: dict[tuple[int, ...], tuple[int, ...]], vocab_size: int) -> None:
         self.table, self.vocab_size = table, vocab_size
 
-    def __call__(
-        self, x: Ints, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None
-    ) -> Tensor:
+    def __call__(self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None) -> Tensor:
         after = np.array([self.table[tuple(row)] for row in x.tolist()])
         logits = 50.0 * np.eye(self.vocab_size)[after]
         return Tensor(logits if select is None else logits[select])

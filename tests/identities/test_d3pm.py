@@ -257,9 +257,11 @@ def test_D8_nearest_noise_moves_to_neighbours_first() -> None:
         q = transitions.matrix(noise, float(noise.level(alpha)))
         np.testing.assert_allclose(np.trace(q), np.trace(transitions.matrix(uniform, float(uniform.level(alpha)))))
         assert all(q[i, near[i]].mean() > q[i, far[i]].mean() for i in range(8))
-        # A single step from i: neighbours in proportion to their links.
+    # A little noise: neighbours in proportion to their links, twice as strong where both are near each other.
     slow = transitions.matrix(noise, float(noise.level(1 - 1e-7)))
-    links = noise.adjacency / noise.adjacency.sum()
+    chosen = np.array([[j in nearest[i] for j in range(8)] for i in range(8)], float)
+    links = (chosen + chosen.T) / (2 * chosen.sum())
+    assert set(np.unique(links * 32).round(12)) == {0, 1, 2}
     off = np.where(near, slow, 0)
     np.testing.assert_allclose(off / off.sum(), links, rtol=1e-5, atol=1e-9)  # first order in the level: 1e-7
     np.testing.assert_allclose(transitions.matrix(noise, np.inf), 1 / 8, rtol=1e-12)
@@ -271,9 +273,7 @@ def test_D8_nearest_noise_moves_to_neighbours_first() -> None:
 class Certain:
     """A model that is sure of token 0 everywhere, beyond what float32 can express as a probability."""
 
-    def __call__(
-        self, x: Ints, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None
-    ) -> td.Tensor:
+    def __call__(self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None) -> td.Tensor:
         logits = np.zeros((*x.shape, V), np.float32)
         logits[..., 0] = 500
         return td.Tensor(logits if select is None else logits[select], requires_grad=True)

@@ -76,7 +76,7 @@ class Answering:
         self.model, self.vocab_size, self.time = model, model.vocab_size, model.time
 
     def __call__(
-        self, x: np.ndarray, t: np.ndarray | None = None, *, causal: bool = False, select: np.ndarray | None = None
+        self, x: np.ndarray, t: np.ndarray | None = None, *, causal: int = 0, select: np.ndarray | None = None
     ) -> Tensor:
         """Logits (B, A, V), or (n, V) of the positions of `select`."""
         whole = np.tile(X0, (len(x), 1))

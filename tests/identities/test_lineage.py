@@ -244,7 +244,7 @@ def test_N6_the_teacher_decides() -> None:
     sampled = distillation.distilled(teacher, model, examples.parallel(law), decoders.NextToken(), rng(1))
     frequency = np.bincount(law.places(sampled.ids.reshape(-1, law.length)), minlength=len(law.p)) / 20_000
     assert np.abs(frequency - law.p).sum() / 2 < 4 * np.sqrt(law.p / 20_000).sum() / math.sqrt(2 * math.pi)
-    of_samples = Translations(law.texts, frequency, law.alignments, law.alphabet)
+    of_samples = Translations(law.texts, frequency, law.alignments, law.words)
     assert abs(exact.total_correlation(of_samples) - exact.total_correlation(law)) < 0.03
 
 

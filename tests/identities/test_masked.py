@@ -386,9 +386,7 @@ class Meddler:
     def __init__(self, model: td.Transformer) -> None:
         self.model = model
 
-    def __call__(
-        self, x: Ints, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None
-    ) -> td.Tensor:
+    def __call__(self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None) -> td.Tensor:
         logits = self.model(x, t).data.copy()
         logits[x != self.model.vocab_size] = np.random.default_rng(0).normal(size=V) * 100
         return td.Tensor(logits if select is None else logits[select])

@@ -133,7 +133,7 @@ def default_way(process: Process) -> type[Any]:
 
 def shown(law: Translations, frame: Frame) -> str:
     """The target of the first text, with what this pass wrote in brackets."""
-    words = law.codec.decode(frame.state[0]).split()
+    words = law.decode(frame.state[0]).split()
     marked = [f"[{word}]" if new else word for word, new in zip(words, frame.committed[0], strict=True)]
     return " ".join(marked[law.begin :])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +22,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Examples(Corpus):
-    """Texts end to end, each of `law.length` characters; a text is the unit that is drawn, trained on and held out.
+    """Texts end to end, each of `law.length` tokens; a text is the unit that is drawn, trained on and held out.
 
     Attributes
     ----------
@@ -39,7 +39,10 @@ class Examples(Corpus):
 
     @property
     def description(self) -> str:
-        return f"{len(self.ids) // self.law.length:,} texts of {self.law.length} characters, {self.vocab_size} distinct"
+        return (
+            f"{len(self.ids) // self.law.length:,} texts of {self.law.length} {self.codec.unit}s, "
+            f"{self.vocab_size} distinct"
+        )
 
     @cached_property
     def train(self) -> Ints:
@@ -59,13 +62,16 @@ class Examples(Corpus):
     def check_length(self, length: int) -> None:
         """Raise ValueError unless windows are whole texts."""
         if length != self.law.length:
-            raise ValueError(f"length is {length}, but {self.name} has texts of {self.law.length} characters; use that")
+            raise ValueError(
+                f"length is {length}, but {self.name} has texts of {self.law.length} {self.codec.unit}s; use that"
+            )
 
-    def batch(self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False) -> Ints:
-        """Random texts, (size, length)."""
+    def examples(self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
+        """Random texts, (size, length); a text that comes twice counts once."""
         self.check_length(length)
         texts = (self.held_out if held_out else self.train).reshape(-1, length)
-        return np.asarray(texts[rng.integers(0, len(texts), size)])
+        at = rng.integers(0, len(texts), size)
+        return Batch(texts[at].astype(np.int64), cluster=at)
 
 
 @dataclass(frozen=True)
@@ -73,9 +79,6 @@ class Parallel(Examples):
     """Sources with one of their translations each: the source is given, and the target is free."""
 
     law: Translations
-
-    unit = "bits per word"
-    short_unit = "bits/word"
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -86,16 +89,11 @@ class Parallel(Examples):
     def description(self) -> str:
         return f"{len(self.ids) // self.law.length:,} pairs of {self.law.length} words, {self.vocab_size} distinct"
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it, and that its tokens are words."""
-        return super().config | {"tokens": "words"}
-
     def examples(self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
         """Random pairs of which the source is given, and in the share `law.told` of them the length."""
-        x0 = self.batch(length, size, rng, held_out=held_out)
+        batch = super().examples(length, size, rng, held_out=held_out)
         told = rng.random((size, 1)) < self.law.told
-        return Batch(x0, given=self.law.known(x0, told))
+        return replace(batch, given=self.law.known(batch.x0, told))
 
 
 def parallel(law: Translations, name: str = "translations", draws: int = DRAWS) -> Parallel:

@@ -1,7 +1,7 @@
 """Translation with a known law: every source, every target that it may have, and how probable each is.
 
     merci bonjour > many thanks hello there
-    2023 03 05 > #3 5 March 2023 ¶ ¶
+    2023 03 05 > N3 5 March 2023 ¶ ¶
 
 A text is a source of S words, the sign `>`, and a target. Where targets are of different lengths, the number of words
 comes first (the LENGTH token of Ghazvininejad et al. 2019), and `¶` fills up what is left. The source is given, the
@@ -19,55 +19,15 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays import Bools, Floats, Ints
-from .codec import Codec
+from .codec import Words
 from .laws import Listed
 
 SIGN = ">"
 """Stands between source and target."""
-COUNT = "#"
-"""Before the number of words of a target: `#3`."""
+COUNT = "N"
+"""Before the number of words of a target: `N3`."""
 FILL = "¶"
 """Fills a target up to the length of the longest."""
-
-
-@dataclass(frozen=True)
-class Words(Codec):
-    """One token per word: `alphabet` is all of them, separated by blanks."""
-
-    def __post_init__(self) -> None:
-        if not self.words or len(set(self.words)) != len(self.words):
-            raise ValueError(f"alphabet is {self.alphabet!r}; expected at least one word and none twice")
-
-    @cached_property
-    def words(self) -> tuple[str, ...]:
-        """Token i is `words[i]`."""
-        return tuple(self.alphabet.split())
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.words)
-
-    @cached_property
-    def _ids(self) -> dict[str, int]:
-        return {word: i for i, word in enumerate(self.words)}
-
-    def encode(self, text: str) -> Ints:
-        """Ids of the words, (L,)."""
-        words = text.split()
-        for i, word in enumerate(words):
-            if word not in self._ids:
-                raise ValueError(
-                    f"text contains {word!r}, its word {i + 1}, which is not one of the {self.vocab_size} words of "
-                    f"this vocabulary: {' '.join(self.words[:40])}{' ...' if self.vocab_size > 40 else ''}"
-                )
-        return np.fromiter((self._ids[word] for word in words), np.int64, len(words))
-
-    def decode(self, ids: Ints, mask: str = "\u2591") -> str:
-        """The words of (L,) ids; the id after the last word is shown as `mask`."""
-        if ids.size and not (ids.min() >= 0 and ids.max() <= self.vocab_size):
-            raise ValueError(f"ids contains {ids.min()}..{ids.max()}; expected 0 <= id <= {self.vocab_size}")
-        symbols = [*self.words, mask]
-        return " ".join(symbols[i] for i in ids)
 
 
 class Pair(NamedTuple):
@@ -96,7 +56,7 @@ class Translations(Listed):
     texts : every pair once, as words
     p : (N,) their probabilities
     alignments : (N, T), for each place of the target the place in the source that it translates, -1 for none
-    alphabet : the words there are, in the order of their ids, separated by blanks
+    words : those there are, in the order of their ids
     counted : whether targets begin with their number of words
     told : share of the training examples whose length is given too. A model that never sees a part of a target has to
         be trained so if it is ever to be asked for a target of a certain length
@@ -104,7 +64,7 @@ class Translations(Listed):
     """
 
     alignments: Ints
-    alphabet: str
+    words: tuple[str, ...]
     counted: bool = False
     told: float = 0.0
 
@@ -130,12 +90,12 @@ class Translations(Listed):
             count = [COUNT + str(len(target))] * counted
             texts.append(" ".join((*source, SIGN, *count, *target, *[FILL] * (longest - len(target)))))
             alignments[i, counted : counted + len(target)] = alignment
-        alphabet = " ".join(sorted({FILL, *" ".join(texts).split()}))
-        return Translations(tuple(texts), np.array([pair.p for pair in pairs]), alignments, alphabet, counted)
+        words = tuple(sorted({FILL, *" ".join(texts).split()}))
+        return Translations(tuple(texts), np.array([pair.p for pair in pairs]), alignments, words, counted)
 
     @cached_property
     def codec(self) -> Words:
-        return Words(self.alphabet)
+        return Words(tuple(" " + word for word in self.words), " " + FILL)
 
     @property
     def length(self) -> int:
@@ -144,11 +104,27 @@ class Translations(Listed):
     @cached_property
     def ids(self) -> Ints:
         """All texts, (N, L)."""
-        return self.codec.encode(" ".join(self.texts)).reshape(len(self.texts), -1)
+        return self.encode(" ".join(self.texts)).reshape(len(self.texts), -1)
+
+    def encode(self, text: str) -> Ints:
+        """Ids of words, (n,)."""
+        place = {word: i for i, word in enumerate(self.words)}
+        for word in text.split():
+            if word not in place:
+                raise ValueError(f"{word!r} is none of the {len(self.words)} words: {' '.join(self.words[:40])} ...")
+        return np.array([place[word] for word in text.split()], np.int64)
+
+    def decode(self, ids: Ints) -> str:
+        """The words of (n,) ids, with a sign for MASK."""
+        return self.codec.decode(ids, " \u2591").strip()
+
+    def valid(self, text: str) -> bool:
+        """Whether the text is one of the list."""
+        return super().valid(text.strip())
 
     @property
     def fill_id(self) -> int:
-        return int(self.codec.encode(FILL)[0])
+        return self.words.index(FILL)
 
     @property
     def begin(self) -> int:
@@ -202,7 +178,7 @@ class Translations(Listed):
         if not self.counted:
             raise ValueError("all targets of this law are of the same length, and do not say it")
         words = [f"{COUNT}{n}" for n in range(1, self.length - self.begin)]
-        return np.array([self.codec.words.index(word) if word in self.codec.words else -1 for word in words])
+        return np.array([self.words.index(word) if word in self.words else -1 for word in words])
 
     def asked(self, source: str, length: int | None = None) -> tuple[Ints, Bools]:
         """A source whose target is still to be written: (L,) ids, and which of them are given.
@@ -217,7 +193,7 @@ class Translations(Listed):
             raise ValueError(
                 f"source has {len(words)} words: {source!r}; expected {self.begin - 1}, like {self.example!r}"
             )
-        ids = np.append(self.codec.encode(" ".join((*words, SIGN))), [self.fill_id] * (self.length - self.begin))
+        ids = np.append(self.encode(" ".join((*words, SIGN))), [self.fill_id] * (self.length - self.begin))
         if not (ids[: self.begin] == self.sources).all(axis=1).any():
             raise ValueError(f"source is {source!r}, which is none; one is {self.example!r}")
         if length is None:
@@ -235,11 +211,11 @@ class Translations(Listed):
     @property
     def example(self) -> str:
         """A source."""
-        return self.codec.decode(self.sources[0, :-1])
+        return self.decode(self.sources[0, :-1])
 
     def target(self, ids: Ints) -> str:
         """The words of the target of (L,) ids, without their number and what fills up."""
-        words = self.codec.decode(ids[self.begin + self.counted :]).split()
+        words = self.decode(ids[self.begin + self.counted :]).split()
         while words and words[-1] == FILL:
             words.pop()
         return " ".join(words)

@@ -115,8 +115,8 @@ def constrained(model: Model, allowed: Bools | None) -> Model:
     if allowed is None:
         return model
 
-    def told(x: Any, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None) -> Tensor:
-        logits = model(x, t, causal=causal, select=select).data
+    def told(x: Any, t: Floats | None = None, *, select: Bools | None = None, **options: Any) -> Tensor:
+        logits = model(x, t, select=select, **options).data
         return Tensor(np.where(allowed if select is None else allowed[select], logits, -np.inf))
 
     return told

@@ -62,9 +62,7 @@ def sources_of(law: Translations, ids: Ints) -> Ints:
     """Which of `law.sources` each of (n, L) texts has: (n,)."""
     matches = (ids[:, None, : law.begin] == law.sources).all(axis=-1)
     if not matches.any(axis=1).all():
-        raise ValueError(
-            f"ids has {law.codec.decode(ids[~matches.any(axis=1)][0])!r}, whose source the law does not have"
-        )
+        raise ValueError(f"ids has {law.decode(ids[~matches.any(axis=1)][0])!r}, whose source the law does not have")
     return np.asarray(matches.argmax(axis=1))
 
 
