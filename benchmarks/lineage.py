@@ -281,6 +281,8 @@ def figure(path: Path, results: dict[str, Any]) -> None:
         axis.set_xlabel("passes" if column == "passes" else "milliseconds for one sentence")
         if column == "ms":
             axis.set_xscale("log")
+            axis.minorticks_off()
+            axis.set_xticks([0.25, 0.5, 1, 2, 4], ["0.25", "0.5", "1", "2", "4"])
     axes[0].set_ylabel("share of valid targets")
     axes[0].legend(fontsize=9, loc="center right", frameon=True)
     drawing.savefig(path, dpi=90)
