@@ -203,16 +203,11 @@ def corpus_named(
     chosen = [option for option, value in options.items() if value is not None]
     if len(chosen) > 1:
         raise ValueError(f"{' and '.join(chosen)} are both given; a run has one corpus")
-    if name == "":
-        raise ValueError("--data is empty; name a corpus, or leave it out for python_docs")
-    for option, path in (("--text", text), ("--pairs", pairs)):
-        if path is not None and str(path) == ".":
-            raise ValueError(f"{option} is empty or a folder; name a file")
     cut: data.Tokens = tokens or "characters"
     if pairs is not None:
         return data.load_pairs(pairs.resolve(), tokens=cut, vocab=vocab)
     if text is not None:
-        return data.load(str(text) if str(text) == "-" else str(text.resolve()), tokens=cut, vocab=vocab)
+        return data.load(str(text.resolve() if text.is_file() else text), tokens=cut, vocab=vocab)  # or a pipe
     name = name or "python_docs"
     if name in (*data.CORPORA, *data.LAWS, *data.VECTORS) and Path(name).is_file():
         console.print(f"{name} is the corpus of that name; the file is --text {name}")

@@ -273,14 +273,14 @@ def _check_parts(corpus: Any, process: Any, model: Any) -> None:
         missing = [name for name in names if not hasattr(part, name)]
         if missing:
             raise ValueError(
-                f"{what} is a {type(part).__name__}, which has no {', '.join(missing)}; training needs that, see "
+                f"{what} is of type {type(part).__name__}, which has no {', '.join(missing)}; training needs that, see "
                 "docs/own_data.md"
             )
     for what, part in (("corpus", corpus), ("model", model)):
         if getattr(part, "vocab_size", None) is None and getattr(part, "features", None) is None:
             raise ValueError(
-                f"{what} is a {type(part).__name__} with neither vocab_size nor features; expected one of them, a "
-                "number"
+                f"{what} is of type {type(part).__name__}, with neither vocab_size nor features; expected a number for "
+                "one of them"
             )
 
 
