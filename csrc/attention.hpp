@@ -21,6 +21,19 @@ constexpr idx query_group = 256; // queries per task of the forward pass: they s
 
 template <class T> inline void zero(T *p, idx count) { std::memset(p, 0, static_cast<std::size_t>(count) * sizeof(T)); }
 
+template <class T> inline T dot(const T *a, const T *b, idx n) {
+    vec<T> total = splat<T>(T(0));
+    for_vectors<T>(a, n, T(0), [&](idx j, vec<T> v, idx count) { total += v * load_n(b + j, count); });
+    return sum<T>(total);
+}
+
+// to += a from
+template <class T> inline void add_scaled(T a, const T *from, idx n, T *to) {
+    for_vectors<T>(from, n, T(0), [=](idx j, vec<T> v, idx count) {
+        store_n<T>(to + j, load_n(to + j, count) + splat<T>(a) * v, count);
+    });
+}
+
 // rows x depth, each row padded with zeros.
 template <class T> inline void pack(const T *from, idx stride, idx rows, idx depth, T *to) {
     for (idx i = 0; i < rows; ++i)
@@ -68,6 +81,11 @@ inline void few_scores(idx queries, const T *q, idx q_stride, const T *k, idx k_
         }
 }
 
+// The first key that a query does not see: the end of its block, which may lie beyond the last key.
+inline idx seen_until(const Mask &mask, const AttentionShape &s, idx query) {
+    return ((query + s.keys - s.queries) / mask.causal + 1) * mask.causal;
+}
+
 // Sets the scores of keys that a query may not see to -inf, and those of the padding after the last key.
 template <class T>
 inline void apply_mask(const Mask &mask, const AttentionShape &s, idx b, idx q0, idx queries, idx k0, idx keys,
@@ -76,8 +94,8 @@ inline void apply_mask(const Mask &mask, const AttentionShape &s, idx b, idx q0,
         T *row = scores + i * key_block;
         idx visible = keys;
         if (mask.causal) {
-            const idx last = q0 + i + s.keys - s.queries - k0; // the last key of this tile that query i sees
-            visible = last + 1 < 0 ? 0 : (last + 1 < keys ? last + 1 : keys);
+            const idx end = seen_until(mask, s, q0 + i) - k0;
+            visible = end < 0 ? 0 : smaller(end, keys);
         }
         for (idx j = visible; j < padded<T>(keys); ++j)
             row[j] = -infinity<T>;
@@ -92,12 +110,12 @@ inline void apply_mask(const Mask &mask, const AttentionShape &s, idx b, idx q0,
 
 // No query of the tile sees a key of it.
 inline bool tile_hidden(const Mask &mask, const AttentionShape &s, idx q0, idx queries, idx k0) {
-    return mask.causal && q0 + queries - 1 + s.keys - s.queries < k0;
+    return mask.causal && seen_until(mask, s, q0 + queries - 1) <= k0;
 }
 
 // --- forward --------------------------------------------------------------------------------------------------------
 // Per query: m the largest score so far, l the sum of exp(score - m), o the sum of exp(score - m) v.
-// A new tile with a larger maximum rescales l and o by exp(m_old - m_new).
+// A new tile with a larger maximum rescales l and o by exp(m_old - m_new). A start is the first thing that is seen.
 
 template <class T> inline void fold_scores(T *scores, idx queries, idx keys, T *m, T *l, T *o, idx width) {
     for (idx i = 0; i < queries; ++i) {
@@ -125,8 +143,8 @@ template <class T> inline void fold_scores(T *scores, idx queries, idx keys, T *
 }
 
 template <class T>
-void attention(AttentionShape s, Heads<const T> q, Heads<const T> k, Heads<const T> v, Mask mask, Heads<T> out,
-               T *lse) {
+void attention(AttentionShape s, Heads<const T> q, Heads<const T> k, Heads<const T> v, Mask mask, const T *start,
+               Heads<T> out, T *lse) {
     const idx width = padded<T>(s.depth), groups = (s.queries + query_group - 1) / query_group;
     const idx per_thread = s.depth * key_block + key_block * width + query_block * key_block +
                            query_group * (width + 2) + 3 * 64 / idx(sizeof(T));
@@ -141,12 +159,17 @@ void attention(AttentionShape s, Heads<const T> q, Heads<const T> k, Heads<const
             T *keys_t = scratch + thread * per_thread, *values = keys_t + s.depth * key_block;
             T *scores = values + key_block * width, *o = scores + query_block * key_block;
             T *m = o + query_group * width, *l = m + query_group;
+            const T *queries = q.data + b * q.batch + h * q.head + first * q.position;
             zero(o, rows * width);
             for (idx i = 0; i < rows; ++i) {
                 m[i] = -infinity<T>;
                 l[i] = 0;
+                if (start) {
+                    m[i] = scale * dot(queries + i * q.position, start + h * s.depth, s.depth);
+                    l[i] = T(1) + (m[i] - m[i]); // not a number if the score is none
+                    add_scaled(l[i], start + (s.heads + h) * s.depth, s.depth, o + i * width);
+                }
             }
-            const T *queries = q.data + b * q.batch + h * q.head + first * q.position;
             for (idx k0 = 0; k0 < s.keys; k0 += key_block) {
                 const idx keys = smaller(key_block, s.keys - k0);
                 if (tile_hidden(mask, s, first, rows, k0))
@@ -190,7 +213,8 @@ void attention(AttentionShape s, Heads<const T> q, Heads<const T> k, Heads<const
 
 template <class T>
 void attention_backward(AttentionShape s, Heads<const T> g, Heads<const T> q, Heads<const T> k, Heads<const T> v,
-                        Heads<const T> out, const T *lse, Mask mask, Heads<T> dq, Heads<T> dk, Heads<T> dv) {
+                        Heads<const T> out, const T *lse, Mask mask, const T *start, Heads<T> dq, Heads<T> dk,
+                        Heads<T> dv, T *dstart) {
     const idx width = padded<T>(s.depth);
     const idx per_thread = 2 * s.depth * key_block + 3 * key_block * width + 2 * query_block * key_block +
                            2 * query_block * width + s.queries * width + s.queries + 64 / idx(sizeof(T));
@@ -211,12 +235,21 @@ void attention_backward(AttentionShape s, Heads<const T> g, Heads<const T> q, He
             const T *row_lse = lse + (b * s.heads + h) * s.queries;
 
             zero(dqueries, s.queries * width);
-            for (idx i = 0; i < s.queries; ++i) {
-                vec<T> total = splat<T>(T(0));
-                for_vectors<T>(grads + i * g.position, s.depth, T(0), [&](idx d, vec<T> v, idx count) {
-                    total += v * load_n(outputs + i * out.position + d, count);
-                });
-                delta[i] = sum<T>(total);
+            for (idx i = 0; i < s.queries; ++i)
+                delta[i] = dot(grads + i * g.position, outputs + i * out.position, s.depth);
+            if (start) {
+                const T *key = start + h * s.depth, *value = key + s.heads * s.depth;
+                T *dkey = dstart + (2 * b * s.heads + h) * s.depth, *dvalue = dkey + s.heads * s.depth;
+                zero(dkey, s.depth);
+                zero(dvalue, s.depth);
+                for (idx i = 0; i < s.queries; ++i) {
+                    const T *query = queries + i * q.position, *grad = grads + i * g.position;
+                    const T prob = std::exp(scale * dot(query, key, s.depth) - row_lse[i]);
+                    const T dscore = scale * prob * (dot(grad, value, s.depth) - delta[i]);
+                    add_scaled(dscore, key, s.depth, dqueries + i * width);
+                    add_scaled(dscore, query, s.depth, dkey);
+                    add_scaled(prob, grad, s.depth, dvalue);
+                }
             }
             for (idx k0 = 0; k0 < s.keys; k0 += key_block) {
                 const idx keys = smaller(key_block, s.keys - k0), columns = padded<T>(keys);

@@ -99,11 +99,16 @@ def cross_entropy(logits: Tensor, targets: Ints) -> Tensor:
 
 
 def rotary(qkv: Tensor, cos: Floats, sin: Floats) -> Tensor:
-    """Turn queries and keys of a packed (B, L, 3, H, D) by the angles of their positions (Su et al. 2021)."""
+    """Turn queries and keys of a packed (B, L, 3, H, D) by the angles of their positions (Su et al. 2021).
+
+    cos and sin are (L, D/2), or (B, L, D/2) where sequences differ in their positions.
+    """
     return Tensor.from_op(kernels.rotary(qkv.data, cos, sin), (qkv,), lambda g: (kernels.rotary(g, cos, -sin),))
 
 
-def self_attention(qkv: Tensor, mask: Bools | None = None, causal: bool = False) -> Tensor:
+def self_attention(
+    qkv: Tensor, mask: Bools | None = None, causal: int = 0, start: Tensor | None = None
+) -> Tensor:
     """Multi-head attention of a sequence to itself: packed (B, L, 3, H, D) -> (B, L, H * D).
 
     The kernel reads queries, keys and values where they lie in `qkv` and writes their gradients likewise: no copies.
@@ -111,20 +116,25 @@ def self_attention(qkv: Tensor, mask: Bools | None = None, causal: bool = False)
     Parameters
     ----------
     mask : (L, L) or (B, L, L), True where the row's position may see the column's; None for all
-    causal : position i sees positions j <= i
+    causal : 0, or the length b of blocks: position i sees positions j with j // b <= i // b; 1 is left to right
+    start : (2, H, D), a key and a value that every position sees
 
     """
     q, k, v = (qkv.data[:, :, i] for i in range(3))  # (B, L, H, D) views
-    out, lse = kernels.attention(q, k, v, mask, causal)
+    seen = None if start is None else start.data
+    out, lse = kernels.attention(q, k, v, mask, causal, seen)
     merged = (*out.shape[:2], -1) if out.size else (*out.shape[:2], out.shape[2] * out.shape[3])
 
-    def vjp(g: Floats) -> tuple[Floats]:
+    def vjp(g: Floats) -> tuple[Floats, ...]:
         d = np.empty(qkv.shape, qkv.dtype)
         dq, dk, dv = (d[:, :, i] for i in range(3))
-        kernels.attention_backward(g.reshape(out.shape), q, k, v, out, lse, dq, dk, dv, mask, causal)
-        return (d,)
+        dstart = None if start is None else np.empty((len(d), *start.shape), d.dtype)
+        kernels.attention_backward(
+            g.reshape(out.shape), q, k, v, out, lse, dq, dk, dv, mask, causal, seen, dstart
+        )  # fmt: skip
+        return (d,) if dstart is None else (d, dstart.sum(axis=0))
 
-    return Tensor.from_op(out.reshape(merged), (qkv,), vjp)
+    return Tensor.from_op(out.reshape(merged), (qkv,) if start is None else (qkv, start), vjp)
 
 
 def take_rows(x: Tensor, at: Bools) -> Tensor:

@@ -22,7 +22,7 @@ def gelu_backward(g: Floats, x: Floats) -> Floats: ...
 def rotary(qkv: Floats, cos: Floats, sin: Floats) -> Floats: ...
 def topk(x: Floats, k: int) -> tuple[Floats, Ints]: ...
 def attention(
-    q: Floats, k: Floats, v: Floats, mask: Bools | None = None, causal: bool = False
+    q: Floats, k: Floats, v: Floats, mask: Bools | None = None, causal: int = 0, start: Floats | None = None
 ) -> tuple[Floats, Floats]: ...
 def attention_backward(
     g: Floats,
@@ -35,7 +35,9 @@ def attention_backward(
     dk: Floats,
     dv: Floats,
     mask: Bools | None = None,
-    causal: bool = False,
+    causal: int = 0,
+    start: Floats | None = None,
+    dstart: Floats | None = None,
 ) -> None: ...
 def adamw(
     p: Floats,
