@@ -21,19 +21,6 @@ constexpr idx query_group = 256; // queries per task of the forward pass: they s
 
 template <class T> inline void zero(T *p, idx count) { std::memset(p, 0, static_cast<std::size_t>(count) * sizeof(T)); }
 
-template <class T> inline T dot(const T *a, const T *b, idx n) {
-    vec<T> total = splat<T>(T(0));
-    for_vectors<T>(a, n, T(0), [&](idx j, vec<T> v, idx count) { total += v * load_n(b + j, count); });
-    return sum<T>(total);
-}
-
-// to += a from
-template <class T> inline void add_scaled(T a, const T *from, idx n, T *to) {
-    for_vectors<T>(from, n, T(0), [=](idx j, vec<T> v, idx count) {
-        store_n<T>(to + j, load_n(to + j, count) + splat<T>(a) * v, count);
-    });
-}
-
 // rows x depth, each row padded with zeros.
 template <class T> inline void pack(const T *from, idx stride, idx rows, idx depth, T *to) {
     for (idx i = 0; i < rows; ++i)
@@ -115,7 +102,7 @@ inline bool tile_hidden(const Mask &mask, const AttentionShape &s, idx q0, idx q
 
 // --- forward --------------------------------------------------------------------------------------------------------
 // Per query: m the largest score so far, l the sum of exp(score - m), o the sum of exp(score - m) v.
-// A new tile with a larger maximum rescales l and o by exp(m_old - m_new). A start is the first thing that is seen.
+// A new tile with a larger maximum rescales l and o by exp(m_old - m_new).
 
 template <class T> inline void fold_scores(T *scores, idx queries, idx keys, T *m, T *l, T *o, idx width) {
     for (idx i = 0; i < queries; ++i) {
@@ -143,8 +130,8 @@ template <class T> inline void fold_scores(T *scores, idx queries, idx keys, T *
 }
 
 template <class T>
-void attention(AttentionShape s, Heads<const T> q, Heads<const T> k, Heads<const T> v, Mask mask, const T *start,
-               Heads<T> out, T *lse) {
+void attention(AttentionShape s, Heads<const T> q, Heads<const T> k, Heads<const T> v, Mask mask, Heads<T> out,
+               T *lse) {
     const idx width = padded<T>(s.depth), groups = (s.queries + query_group - 1) / query_group;
     const idx per_thread = s.depth * key_block + key_block * width + query_block * key_block +
                            query_group * (width + 2) + 3 * 64 / idx(sizeof(T));
@@ -159,17 +146,12 @@ void attention(AttentionShape s, Heads<const T> q, Heads<const T> k, Heads<const
             T *keys_t = scratch + thread * per_thread, *values = keys_t + s.depth * key_block;
             T *scores = values + key_block * width, *o = scores + query_block * key_block;
             T *m = o + query_group * width, *l = m + query_group;
-            const T *queries = q.data + b * q.batch + h * q.head + first * q.position;
             zero(o, rows * width);
             for (idx i = 0; i < rows; ++i) {
                 m[i] = -infinity<T>;
                 l[i] = 0;
-                if (start) {
-                    m[i] = scale * dot(queries + i * q.position, start + h * s.depth, s.depth);
-                    l[i] = T(1) + (m[i] - m[i]); // not a number if the score is none
-                    add_scaled(l[i], start + (s.heads + h) * s.depth, s.depth, o + i * width);
-                }
             }
+            const T *queries = q.data + b * q.batch + h * q.head + first * q.position;
             for (idx k0 = 0; k0 < s.keys; k0 += key_block) {
                 const idx keys = smaller(key_block, s.keys - k0);
                 if (tile_hidden(mask, s, first, rows, k0))
@@ -213,8 +195,7 @@ void attention(AttentionShape s, Heads<const T> q, Heads<const T> k, Heads<const
 
 template <class T>
 void attention_backward(AttentionShape s, Heads<const T> g, Heads<const T> q, Heads<const T> k, Heads<const T> v,
-                        Heads<const T> out, const T *lse, Mask mask, const T *start, Heads<T> dq, Heads<T> dk,
-                        Heads<T> dv, T *dstart) {
+                        Heads<const T> out, const T *lse, Mask mask, Heads<T> dq, Heads<T> dk, Heads<T> dv) {
     const idx width = padded<T>(s.depth);
     const idx per_thread = 2 * s.depth * key_block + 3 * key_block * width + 2 * query_block * key_block +
                            2 * query_block * width + s.queries * width + s.queries + 64 / idx(sizeof(T));
@@ -235,21 +216,12 @@ void attention_backward(AttentionShape s, Heads<const T> g, Heads<const T> q, He
             const T *row_lse = lse + (b * s.heads + h) * s.queries;
 
             zero(dqueries, s.queries * width);
-            for (idx i = 0; i < s.queries; ++i)
-                delta[i] = dot(grads + i * g.position, outputs + i * out.position, s.depth);
-            if (start) {
-                const T *key = start + h * s.depth, *value = key + s.heads * s.depth;
-                T *dkey = dstart + (2 * b * s.heads + h) * s.depth, *dvalue = dkey + s.heads * s.depth;
-                zero(dkey, s.depth);
-                zero(dvalue, s.depth);
-                for (idx i = 0; i < s.queries; ++i) {
-                    const T *query = queries + i * q.position, *grad = grads + i * g.position;
-                    const T prob = std::exp(scale * dot(query, key, s.depth) - row_lse[i]);
-                    const T dscore = scale * prob * (dot(grad, value, s.depth) - delta[i]);
-                    add_scaled(dscore, key, s.depth, dqueries + i * width);
-                    add_scaled(dscore, query, s.depth, dkey);
-                    add_scaled(prob, grad, s.depth, dvalue);
-                }
+            for (idx i = 0; i < s.queries; ++i) {
+                vec<T> total = splat<T>(T(0));
+                for_vectors<T>(grads + i * g.position, s.depth, T(0), [&](idx d, vec<T> v, idx count) {
+                    total += v * load_n(outputs + i * out.position + d, count);
+                });
+                delta[i] = sum<T>(total);
             }
             for (idx k0 = 0; k0 < s.keys; k0 += key_block) {
                 const idx keys = smaller(key_block, s.keys - k0), columns = padded<T>(keys);

@@ -480,31 +480,20 @@ Mask attention_mask(const std::optional<py::array> &mask, idx causal, const Atte
             mask->strides(lead + 1), causal};
 }
 
-// The start as contiguous (2, H, D), or an empty array.
-template <class T> py::array start_argument(const std::optional<py::array> &start, const AttentionShape &s) {
-    if (!start)
-        return empty<T>({0});
-    if (shape_vector(*start) != std::vector<idx>{2, s.heads, s.depth})
-        bad("start", *start, "(2, H, D) = (2, " + std::to_string(s.heads) + ", " + std::to_string(s.depth) + ")");
-    return contiguous<T>(*start, "start");
-}
-
 py::tuple attention(const py::array &q, const py::array &k, const py::array &v, const std::optional<py::array> &mask,
-                    idx causal, const std::optional<py::array> &start) {
+                    idx causal) {
     const AttentionShape s = attention_shape(q, k, v, causal);
     const Mask seen = attention_mask(mask, causal, s);
     return dispatch(q, "q", [&](auto zero) -> py::tuple {
         using T = decltype(zero);
         const auto qa = heads_argument<T>(q, "q"), ka = heads_argument<T>(k, "k"), va = heads_argument<T>(v, "v");
-        const py::array sa = start_argument<T>(start, s);
-        const T *sp = start ? static_cast<const T *>(sa.data()) : nullptr;
         auto out = empty<T>(shape_vector(q));
         auto lse = empty<T>({s.batch, s.heads, s.queries});
         const Heads<T> to = heads_view<T>(out);
         T *to_lse = lse.mutable_data();
         {
             py::gil_scoped_release release;
-            kernels<T>().attention(s, qa.view, ka.view, va.view, seen, sp, to, to_lse);
+            kernels<T>().attention(s, qa.view, ka.view, va.view, seen, to, to_lse);
         }
         return py::make_tuple(out, lse);
     });
@@ -512,20 +501,13 @@ py::tuple attention(const py::array &q, const py::array &k, const py::array &v, 
 
 void attention_backward(const py::array &g, const py::array &q, const py::array &k, const py::array &v,
                         const py::array &out, const py::array &lse, const py::array &dq, const py::array &dk,
-                        const py::array &dv, const std::optional<py::array> &mask, idx causal,
-                        const std::optional<py::array> &start, const std::optional<py::array> &dstart) {
+                        const py::array &dv, const std::optional<py::array> &mask, idx causal) {
     const AttentionShape s = attention_shape(q, k, v, causal);
     const Mask seen = attention_mask(mask, causal, s);
     expect_same_shape(g, "g", q);
     expect_same_shape(out, "out", q);
     if (shape_vector(lse) != std::vector<idx>{s.batch, s.heads, s.queries})
         bad("lse", lse, "(B, H, Lq)");
-    if (start.has_value() != dstart.has_value())
-        throw py::value_error("start and dstart belong together; give both or neither");
-    if (dstart && shape_vector(*dstart) != std::vector<idx>{s.batch, 2, s.heads, s.depth})
-        bad("dstart", *dstart,
-            "(B, 2, H, D) = (" + std::to_string(s.batch) + ", 2, " + std::to_string(s.heads) + ", " +
-                std::to_string(s.depth) + ")");
     dispatch(q, "q", [&](auto zero) {
         using T = decltype(zero);
         const auto ga = heads_argument<T>(g, "g"), qa = heads_argument<T>(q, "q"), ka = heads_argument<T>(k, "k"),
@@ -533,13 +515,9 @@ void attention_backward(const py::array &g, const py::array &q, const py::array 
         const auto l = contiguous<T>(lse, "lse");
         const Heads<T> dqv = heads_output<T>(dq, "dq", q), dkv = heads_output<T>(dk, "dk", k),
                        dvv = heads_output<T>(dv, "dv", v);
-        const py::array sa = start_argument<T>(start, s);
-        const T *sp = start ? static_cast<const T *>(sa.data()) : nullptr;
-        T *dsp = start ? writable<T>(*dstart, "dstart") : nullptr;
         const T *lp = l.data();
         py::gil_scoped_release release;
-        kernels<T>().attention_backward(s, ga.view, qa.view, ka.view, va.view, oa.view, lp, seen, sp, dqv, dkv, dvv,
-                                        dsp);
+        kernels<T>().attention_backward(s, ga.view, qa.view, ka.view, va.view, oa.view, lp, seen, dqv, dkv, dvv);
     });
 }
 
@@ -596,11 +574,10 @@ PYBIND11_MODULE(_native, module) {
     module.def("rotary", &rotary, py::arg("qkv"), py::arg("cos"), py::arg("sin"));
     module.def("topk", &topk, py::arg("x"), py::arg("k"));
     module.def("attention", &attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("mask") = py::none(),
-               py::arg("causal") = 0, py::arg("start") = py::none());
+               py::arg("causal") = 0);
     module.def("attention_backward", &attention_backward, py::arg("g"), py::arg("q"), py::arg("k"), py::arg("v"),
                py::arg("out"), py::arg("lse"), py::arg("dq"), py::arg("dk"), py::arg("dv"),
-               py::arg("mask") = py::none(), py::arg("causal") = 0, py::arg("start") = py::none(),
-               py::arg("dstart") = py::none());
+               py::arg("mask") = py::none(), py::arg("causal") = 0);
     module.def("adamw", &adamw, py::arg("p"), py::arg("g"), py::arg("m"), py::arg("v"), py::arg("lr"), py::arg("beta1"),
                py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"), py::arg("step"));
 }

@@ -50,12 +50,10 @@ template <class T> struct Kernels {
     void (*rotary)(const T *qkv, const T *cos, const T *sin, bool per_sequence, T *out, idx batch, idx length,
                    idx heads, idx depth);
     void (*topk)(const T *x, T *values, std::int64_t *indices, idx rows, idx n, idx k);
-    // start is null, or (2, H, D): a key and a value that every query sees; dstart is (B, 2, H, D).
-    void (*attention)(AttentionShape s, Heads<const T> q, Heads<const T> k, Heads<const T> v, Mask mask, const T *start,
-                      Heads<T> out, T *lse);
+    void (*attention)(AttentionShape s, Heads<const T> q, Heads<const T> k, Heads<const T> v, Mask mask, Heads<T> out,
+                      T *lse);
     void (*attention_backward)(AttentionShape s, Heads<const T> g, Heads<const T> q, Heads<const T> k, Heads<const T> v,
-                               Heads<const T> out, const T *lse, Mask mask, const T *start, Heads<T> dq, Heads<T> dk,
-                               Heads<T> dv, T *dstart);
+                               Heads<const T> out, const T *lse, Mask mask, Heads<T> dq, Heads<T> dk, Heads<T> dv);
     void (*adamw)(T *p, const T *g, T *m, T *v, T lr, T new1, T new2, T eps, T weight_decay, T correction1,
                   T correction2, idx n);
 };

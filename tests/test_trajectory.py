@@ -40,7 +40,7 @@ def way(steps: int = 4, batch: int = 2, seconds: float = 1.0, title: str = "way"
         frames.append(
             Frame(
                 step, steps, 1 - step / steps, np.where(there, ids, codec.vocab_size), turn == step, again,
-                np.where(there, turn / steps, 0.0),
+                np.where(there, turn / steps, 0.0), turn == 0,
             )
         )  # fmt: skip
     return Trajectory(frames, codec, title, np.linspace(0, seconds, steps + 1).tolist())
@@ -97,6 +97,7 @@ def test_cells_say_what_happened() -> None:
     frame = Frame(
         1, 2, 0.5, np.array([[0, 1, 3, 3]]), np.array([[False, True, False, False]]),
         np.array([[False, False, True, False]]), np.array([[1.0, 0.39, 0.0, 0.0]]),
+        np.array([[True, False, False, False]]),
     )  # fmt: skip
     assert cells(data.Codec("abc"), frame, 0) == [
         ("a", "kept", 4), ("b", "fresh", 1), (REMASKED, "remasked", 0), (MASK, "mask", 0),

@@ -106,9 +106,7 @@ def rotary(qkv: Tensor, cos: Floats, sin: Floats) -> Tensor:
     return Tensor.from_op(kernels.rotary(qkv.data, cos, sin), (qkv,), lambda g: (kernels.rotary(g, cos, -sin),))
 
 
-def self_attention(
-    qkv: Tensor, mask: Bools | None = None, causal: int = 0, start: Tensor | None = None
-) -> Tensor:
+def self_attention(qkv: Tensor, mask: Bools | None = None, causal: int = 0) -> Tensor:
     """Multi-head attention of a sequence to itself: packed (B, L, 3, H, D) -> (B, L, H * D).
 
     The kernel reads queries, keys and values where they lie in `qkv` and writes their gradients likewise: no copies.
@@ -117,24 +115,19 @@ def self_attention(
     ----------
     mask : (L, L) or (B, L, L), True where the row's position may see the column's; None for all
     causal : 0, or the length b of blocks: position i sees positions j with j // b <= i // b; 1 is left to right
-    start : (2, H, D), a key and a value that every position sees
 
     """
     q, k, v = (qkv.data[:, :, i] for i in range(3))  # (B, L, H, D) views
-    seen = None if start is None else start.data
-    out, lse = kernels.attention(q, k, v, mask, causal, seen)
+    out, lse = kernels.attention(q, k, v, mask, causal)
     merged = (*out.shape[:2], -1) if out.size else (*out.shape[:2], out.shape[2] * out.shape[3])
 
-    def vjp(g: Floats) -> tuple[Floats, ...]:
+    def vjp(g: Floats) -> tuple[Floats]:
         d = np.empty(qkv.shape, qkv.dtype)
         dq, dk, dv = (d[:, :, i] for i in range(3))
-        dstart = None if start is None else np.empty((len(d), *start.shape), d.dtype)
-        kernels.attention_backward(
-            g.reshape(out.shape), q, k, v, out, lse, dq, dk, dv, mask, causal, seen, dstart
-        )  # fmt: skip
-        return (d,) if dstart is None else (d, dstart.sum(axis=0))
+        kernels.attention_backward(g.reshape(out.shape), q, k, v, out, lse, dq, dk, dv, mask, causal)
+        return (d,)
 
-    return Tensor.from_op(out.reshape(merged), (qkv,) if start is None else (qkv, start), vjp)
+    return Tensor.from_op(out.reshape(merged), (qkv,), vjp)
 
 
 def take_rows(x: Tensor, at: Bools) -> Tensor:
@@ -148,6 +141,13 @@ def take_rows(x: Tensor, at: Bools) -> Tensor:
         return (full,)
 
     return Tensor.from_op(x.data[at], (x,), vjp)
+
+
+def append_zero(x: Tensor) -> Tensor:
+    """One more entry at the end of the last axis, 0: (..., V) to (..., V + 1)."""
+    out = np.zeros((*x.shape[:-1], x.shape[-1] + 1), x.dtype)
+    out[..., :-1] = x.data
+    return Tensor.from_op(out, (x,), lambda g: (g[..., :-1],))
 
 
 def expected_log(p: Tensor, weight: Floats) -> Tensor:

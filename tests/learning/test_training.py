@@ -19,7 +19,8 @@ import pytest
 import typer
 
 from tinydiff import Options, Run, cli, data, evaluate, load, train
-from tinydiff.learning.checkpoint import CheckpointError, read_log
+from tinydiff.learning import CheckpointError
+from tinydiff.learning.checkpoint import read_log
 from tinydiff.learning.optim import learning_rate
 from tinydiff.processes.named import VARIANTS, new_process
 from tinydiff.views import terminal
@@ -170,7 +171,7 @@ def test_ctrl_c_between_steps_saves_before_it_says_so(
     """An interrupt while a frame is being drawn, not during a step: "saved" is announced, the file is still the old."""
 
     def interrupted(bar: terminal.Smooth, x: float) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     def listen(*text: object, **options: object) -> None:
         if "saved at step" in str(text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from json import dumps
 from pathlib import Path
@@ -10,14 +11,28 @@ from typing import Annotated, Literal
 import typer
 
 from .. import data, learning
-from ..learning.checkpoint import refuse_existing, write_atomically
+from ..learning.files import write_atomically
 from ..measures import clock as racing
 from ..measures import dial as sweeping
 from ..processes import Autoregressive, Bert, MaskedDiffusion, Process
 from ..transformer import Transformer
 from ..views import figures, terminal
 from ..views.trajectory import record
-from .common import TEMPERATURE, Gif, Html, RunFolder, Seed, console, epilog, generator, need_matplotlib
+from .common import (
+    TEMPERATURE,
+    Gif,
+    Html,
+    RunFolder,
+    Seed,
+    check_views,
+    console,
+    epilog,
+    generator,
+    need_matplotlib,
+    on_terminal,
+    say,
+    write_all,
+)
 from .watch import write_views
 
 app = typer.Typer()
@@ -39,7 +54,7 @@ def evaluate(
     windows = learning.EVALUATION_BATCH * -(-windows // learning.EVALUATION_BATCH)
     mean, error = learning.evaluate(model, process, corpus, windows=windows)
     kind = KINDS.get(config["process"]["process"], "NELBO, an upper bound")
-    print(f"{mean:.4f} +- {error:.4f} {corpus.unit} ({kind}; {corpus.name}, {windows} windows of {model.length})")
+    say(f"{mean:.4f} +- {error:.4f} {corpus.unit} ({kind}; {corpus.name}, {windows} windows of {model.length})")
 
 
 @app.command(
@@ -80,7 +95,7 @@ def sweep(
     if out.suffix not in (".csv", ".json"):
         raise ValueError(f"--out is {out}; expected a name ending in .csv or .json")
     figure = out.with_suffix(".png")
-    refuse_existing(out, figure)
+    check_views(out, figure)
     need_matplotlib(figure)
     measure = sweeping.measure_of(run, config, judge, model.length, texts)
     cells = sweeping.plan(
@@ -94,8 +109,8 @@ def sweep(
     )
     done, stopped = report.follow(console, measured, len(cells), out)
     if done:
+        say(report.summary(done, codec, measure.label))
         report.write_figure(figure, done, measure.label, str(run))
-        print(report.summary(done, codec, measure.label))
         console.print(f"Table in {out}, figure in {figure}.")
     if stopped:
         console.print(f"Stopped after {len(done)} of {len(cells)} points; what was measured is kept.")
@@ -130,10 +145,10 @@ def race(
     gif: Gif = None,
 ) -> None:
     """Left to right, with and without a cache, against diffusion: who is faster, and from how many steps on."""
-    refuse_existing(json, html, gif)
-    need_matplotlib(figure, gif)
     if figure is not None:
         figures.check_figure(figure)
+    check_views(json, figure, html, gif)
+    need_matplotlib(figure, gif)
     rng = generator(seed)
     if rival is None or diffusion is None:
         if rival is not None:
@@ -152,12 +167,14 @@ def race(
         report = racing.race(
             first, second, lengths=lengths, steps=steps, batch=batch, repeats=repeats, rng=rng, progress=status.update
         )
-    print(racing.table(report))
-    if json is not None:
-        write_atomically(json, dumps(report, indent=1).encode())
-    if figure is not None:
-        figures.save(figure, figures.race(report))
-    if console.is_terminal or html is not None or gif is not None:
+    say(racing.table(report))
+    write_all(
+        [
+            (json, lambda path: write_atomically(path, dumps(report, indent=1).encode())),
+            (figure, lambda path: figures.save(path, figures.race(report))),
+        ]
+    )
+    if on_terminal(sys.stderr) or html is not None or gif is not None:
         shown = [
             record(racing.sampler(kind, model, max(lengths), steps, 1, rng, TEMPERATURE), codec, title)
             for (kind, title), model in zip(racing.NAMES.items(), (first, first, second), strict=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Ints
+from .batch import Batch
 from .codec import Codec
 
 HELD_OUT = 0.1  # this last part of every corpus is never trained on
@@ -86,8 +87,6 @@ class Corpus:
         starts = rng.integers(0, len(ids) - length + 1, size)
         return np.asarray(ids[starts[:, None] + np.arange(length)])
 
-    def examples(
-        self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False
-    ) -> tuple[Ints, None]:
-        """A batch and its classes, of which text has none."""
-        return self.batch(length, size, rng, held_out=held_out), None
+    def examples(self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
+        """The windows of `batch`, of which nothing is known beforehand."""
+        return Batch(self.batch(length, size, rng, held_out=held_out))

@@ -197,25 +197,7 @@ def _visible(queries: int, keys: int, first: int, last: int, mask: Bools | None,
     return visible
 
 
-def _with_start(start: Floats | None, k: Floats, v: Floats) -> tuple[Floats, Floats]:
-    """Keys and values with those of the start before them, (B, 1 + Lk, H, D)."""
-    if start is None:
-        return k, v
-    first = np.broadcast_to(start[:, None, None], (2, len(k), 1, *start.shape[1:]))
-    return np.concatenate([first[0], k], axis=1), np.concatenate([first[1], v], axis=1)
-
-
-def _hide(scores: Floats, visible: Bools | None) -> Floats:
-    """-inf for keys that are not visible; what is before them is the start, which always is."""
-    if visible is not None:
-        seen = scores[..., scores.shape[-1] - visible.shape[-1] :]
-        seen[...] = np.where(visible, seen, -np.inf)
-    return scores
-
-
-def _check_attention(
-    q: Floats, k: Floats, v: Floats, mask: Bools | None, causal: int, start: Floats | None
-) -> None:
+def _check_attention(q: Floats, k: Floats, v: Floats, mask: Bools | None, causal: int) -> None:
     _check(q.ndim == 4 and q.shape[3] > 0, "q", q, "(B, Lq, H, D) with D at least 1")
     batch, queries, heads, depth = q.shape
     fits = k.ndim == 4 and k.shape[0] == batch and k.shape[2:] == (heads, depth)
@@ -231,13 +213,9 @@ def _check_attention(
             raise TypeError(f"mask has dtype {mask.dtype}; expected bool")
         fits = mask.shape in ((queries, keys), (batch, queries, keys))
         _check(fits, "mask", mask, f"(Lq, Lk) or (B, Lq, Lk) with B {batch}, Lq {queries}, Lk {keys}")
-    if start is not None:
-        _check(start.shape == (2, heads, depth), "start", start, f"(2, H, D) = (2, {heads}, {depth})")
 
 
-def attention(
-    q: Floats, k: Floats, v: Floats, mask: Bools | None = None, causal: int = 0, start: Floats | None = None
-) -> tuple[Floats, Floats]:
+def attention(q: Floats, k: Floats, v: Floats, mask: Bools | None = None, causal: int = 0) -> tuple[Floats, Floats]:
     """Multi-head attention, softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017).
 
     The inputs may be views, such as `qkv[:, :, 0]` of a packed (B, L, 3, H, D) array.
@@ -249,7 +227,6 @@ def attention(
     mask : (Lq, Lk) or (B, Lq, Lk) of bool, True where the query may see the key; None for all
     causal : 0, or the length b of blocks that see themselves and those before: query i sees keys j with
         j // b <= (i + Lk - Lq) // b, that is, the queries are the last positions. 1 is left to right
-    start : (2, H, D), a key and a value that every query sees, whatever `mask` and `causal` say
 
     Returns
     -------
@@ -257,16 +234,17 @@ def attention(
     lse : (B, H, Lq) logarithm of each softmax's normaliser, for the backward pass; -inf where no key is seen
 
     """
-    _check_attention(q, k, v, mask, causal, start)
-    (batch, queries, heads, depth), keys = q.shape, k.shape[1]
-    k, v = _with_start(start, k, v)
+    _check_attention(q, k, v, mask, causal)
+    batch, queries, heads, depth = q.shape
     out = np.empty(q.shape, q.dtype)
     lse = np.empty((batch, heads, queries), q.dtype)
     kt, vt = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)  # (B, H, D, Lk), (B, H, Lk, D)
     for first in range(0, queries, QUERY_BLOCK):
         last = min(first + QUERY_BLOCK, queries)
         scores = q[:, first:last].transpose(0, 2, 1, 3) @ kt / np.sqrt(depth).astype(q.dtype)  # (B, H, n, Lk)
-        scores = _hide(scores, _visible(queries, keys, first, last, mask, causal))
+        visible = _visible(queries, k.shape[1], first, last, mask, causal)
+        if visible is not None:
+            scores = np.where(visible, scores, -np.inf).astype(q.dtype)
         block = _lse(scores)
         p = np.exp(scores - np.where(np.isneginf(block), 0, block).astype(q.dtype))
         out[:, first:last] = (p @ vt).transpose(0, 2, 1, 3)
@@ -286,43 +264,33 @@ def attention_backward(
     dv: Floats,
     mask: Bools | None = None,
     causal: int = 0,
-    start: Floats | None = None,
-    dstart: Floats | None = None,
 ) -> None:
     """Write the gradients of `attention` into dq, dk and dv, which may be views of a packed array.
-
-    With a start, each sequence's part of its gradient goes into dstart, (B, 2, H, D): the sum over B is the whole.
 
     With P the softmax and delta_i = sum_d g_id out_id (Dao et al. 2022, appendix B):
     dv = P^T g,  dS = P * (g v^T - delta),  dq = dS k / sqrt(D),  dk = dS^T q / sqrt(D).
     """
-    _check_attention(q, k, v, mask, causal, start)
+    _check_attention(q, k, v, mask, causal)
     for name, array, like in (("g", g, q), ("out", out, q), ("dq", dq, q), ("dk", dk, k), ("dv", dv, v)):
         _check(array.shape == like.shape, name, array, str(like.shape))
-    if (start is None) != (dstart is None):
-        raise ValueError("start and dstart belong together; give both or neither")
-    (batch, queries, heads, depth), keys = q.shape, k.shape[1]
-    if dstart is not None:
-        _check(dstart.shape == (batch, 2, heads, depth), "dstart", dstart, f"(B, 2, H, D) = ({batch}, 2, {heads}, {depth})")
-    k, v = _with_start(start, k, v)
-    dks, dvs = (dk, dv) if start is None else (np.empty_like(k), np.empty_like(v))
+    queries, depth = q.shape[1], q.shape[3]
     scale = 1 / np.sqrt(depth).astype(q.dtype)
     heads_first = (0, 2, 1, 3)
     kh, vh = k.transpose(heads_first), v.transpose(heads_first)  # (B, H, Lk, D)
-    dks[...], dvs[...] = 0, 0
+    dk[...], dv[...] = 0, 0
     for first in range(0, queries, QUERY_BLOCK):
         last = min(first + QUERY_BLOCK, queries)
         qh, gh, oh = (a[:, first:last].transpose(heads_first) for a in (q, g, out))  # (B, H, n, D)
         block = lse[:, :, first:last, None]
-        scores = _hide(qh @ kh.swapaxes(2, 3) * scale, _visible(queries, keys, first, last, mask, causal))
+        scores = qh @ kh.swapaxes(2, 3) * scale
+        visible = _visible(queries, k.shape[1], first, last, mask, causal)
+        if visible is not None:
+            scores = np.where(visible, scores, -np.inf).astype(q.dtype)
         p = np.exp(scores - np.where(np.isneginf(block), 0, block).astype(q.dtype))  # (B, H, n, Lk)
         ds = p * (gh @ vh.swapaxes(2, 3) - (gh * oh).sum(axis=-1, keepdims=True)) * scale
         dq[:, first:last] = (ds @ kh).transpose(heads_first)
-        dks += (ds.swapaxes(2, 3) @ qh).transpose(heads_first)
-        dvs += (p.swapaxes(2, 3) @ gh).transpose(heads_first)
-    if dstart is not None:
-        dk[...], dv[...] = dks[:, 1:], dvs[:, 1:]
-        dstart[:, 0], dstart[:, 1] = dks[:, 0], dvs[:, 0]
+        dk += (ds.swapaxes(2, 3) @ qh).transpose(heads_first)
+        dv += (p.swapaxes(2, 3) @ gh).transpose(heads_first)
 
 
 def adamw(

@@ -8,7 +8,9 @@ need.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from ..arrays import Floats
 from ..processes import Process, from_config
 from ..transformer import Transformer
 from . import checkpoint
-from .checkpoint import CheckpointError
+from .files import CheckpointError, quoted, remove_leftovers
+from .lock import locked
 from .optim import EMA, AdamW
 from .options import Options
 
@@ -60,14 +63,51 @@ class Run:
         self.ema = EMA(self.optimiser.flat, self.options.ema)
         self.rng = np.random.default_rng(self.options.seed)
         self.step = 0
+        self._digest: str | None = None  # of the state on disk that this run has read or written
         if folder is not None:
-            if (folder / "config.json").exists():
-                raise CheckpointError(
-                    f"{folder} already holds a run; continue it with: tinydiff train --resume {folder}, or choose "
-                    "another folder"
-                )
-            checkpoint.write_config(folder, self._config())
-            self.save()
+            checkpoint.refuse_foreign(folder)
+            checkpoint.make_folder(folder)
+            with locked(folder):
+                checkpoint.refuse_foreign(folder)  # another may have been quicker
+                checkpoint.write_config(folder, self._config())
+                self.save()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy, or a run that was pickled: it trains on to the same bits, in memory and not in the folder."""
+        self.__dict__.update(state | {"folder": None})
+        self.optimiser.flat.bind(self.model.params)  # copied one by one they would be views no longer
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other trainings out of the folder; CheckpointError if one is there, or has changed the state."""
+        if self.folder is None:
+            yield
+            return
+        self.check_folder()
+        with locked(self.folder):
+            self.check_folder()
+            remove_leftovers(*(self.folder / name for name in checkpoint.FILES))
+            yield
+
+    def check_folder(self) -> None:
+        """Raise CheckpointError unless the folder holds what this run has put or found there."""
+        if self.folder is None:
+            return
+        if not (self.folder / "config.json").exists():
+            raise CheckpointError(
+                f"{self.folder} was removed or renamed; step {self.step} of its training could not be saved"
+            )
+        if not (self.folder / "state.safetensors").exists():
+            return
+        try:
+            there, *_ = checkpoint.state_header(self.folder)
+        except CheckpointError:
+            return  # broken since: what is in memory replaces it
+        if there != self._digest:
+            raise CheckpointError(
+                f"the state in {self.folder} was changed by another process, and is left as it is; go on from it with: "
+                f"tinydiff train --resume {quoted(self.folder)}"
+            )
 
     def _config(self) -> dict[str, Any]:
         return {
@@ -84,10 +124,34 @@ class Run:
         return {f"{group}/{name}": view for group, all_ in groups.items() for name, view in flat.named(all_).items()}
 
     def save(self) -> None:
-        """Write a checkpoint, replacing the last one."""
+        """Write a checkpoint, replacing the last one; CheckpointError if that is not the one this run knows."""
         if self.folder is not None:
-            progress = {"step": self.step, "rng": self.rng.bit_generator.state}
-            checkpoint.write_state(self.folder, self._arrays(), progress)
+            self.check_folder()
+            progress = {"step": self.step, "rng": self.rng.bit_generator.state, "config": self._config()}
+            self._digest = checkpoint.write_state(self.folder, self._arrays(), progress)
+
+    def extend(self, steps: int | None = None, lr: float | None = None) -> None:
+        """Train to another number of steps, or with another peak rate: a warm restart (Loshchilov and Hutter 2017).
+
+        From the step where the run stands the learning rate begins again: `warmup` steps up to the peak, then a cosine
+        down to a tenth at the last step. The optimiser's moments and the average go on.
+
+        Parameters
+        ----------
+        steps : in all, more than are done; default as many as before
+        lr : the new peak; default the old one
+
+        """
+        steps, lr = self.options.steps if steps is None else steps, self.options.lr if lr is None else lr
+        if (steps, lr) == (self.options.steps, self.options.lr):
+            return
+        if steps <= self.step:
+            raise ValueError(f"steps is {steps}, but {self.step} are done already; it must be more")
+        options = replace(self.options, steps=steps, lr=lr, restart=self.step)
+        with self.held():
+            self.options = options
+            if self.folder is not None:
+                checkpoint.write_config(self.folder, self._config())
 
     @staticmethod
     def resume(folder: Path) -> Run:
@@ -104,7 +168,8 @@ class Run:
         if not (folder / "state.safetensors").exists():
             return run  # stopped before the first save: the seed gives the same start
         arrays = run._arrays()
-        tensors, progress = checkpoint.read_state(folder, {name: a.shape for name, a in arrays.items()})
+        shapes = {name: a.shape for name, a in arrays.items()}
+        tensors, progress, run._digest = checkpoint.read_state(folder, shapes)
         for name, array in arrays.items():
             array[...] = tensors[name]
         try:
@@ -155,7 +220,7 @@ def load(folder: Path) -> tuple[Transformer, Process, data.Codec | None, dict[st
     except (KeyError, TypeError, ValueError) as error:
         raise _incomplete(folder, error) from None
     shapes = {f"ema/{name}": p.shape for name, p in model.params.items()}
-    tensors, _ = checkpoint.read_state(folder, shapes)
+    tensors, _, _ = checkpoint.read_state(folder, shapes)
     for name, p in model.params.items():
         p.data = tensors[f"ema/{name}"].astype(model.dtype, copy=False)
     return model, process, codec, config

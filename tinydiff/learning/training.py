@@ -16,11 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import data
-from ..decoders.guidance import conditioned
 from ..processes import Process
 from ..transformer import Model, Transformer
 from . import checkpoint
-from .interrupts import interrupts_wait
+from .interrupts import stops_wait
 from .optim import learning_rate
 from .run import Run
 
@@ -55,14 +54,21 @@ class TrainFrame:
 def train(run: Run) -> Generator[TrainFrame, None, None]:
     """Train to the end of `run.options.steps`, yielding a frame per step.
 
-    Ctrl-C takes effect between steps; it, and leaving the loop early, saves a checkpoint first.
+    Ctrl-C, a signal to end and a closed terminal take effect between steps; they, and leaving the loop early, save a
+    checkpoint first. Nobody else can train in the run's folder meanwhile.
     """
+    with run.held():
+        yield from _train(run)
+
+
+def _train(run: Run) -> Generator[TrainFrame, None, None]:
     options, corpus, model = run.options, run.corpus, run.model
     log = checkpoint.Log(run.folder, run.step) if run.folder is not None else None
     saved_at, saved_step = time.monotonic(), run.step
 
     def save() -> None:
         nonlocal saved_at, saved_step
+        run.check_folder()
         if log is not None:
             log.flush()  # before the state: the log may run ahead of it, never behind
         run.save()
@@ -70,16 +76,22 @@ def train(run: Run) -> Generator[TrainFrame, None, None]:
 
     try:
         while run.step < options.steps:
-            with interrupts_wait():
+            with stops_wait() as stops:
                 start = time.perf_counter()
-                x0, label = corpus.examples(model.length, options.batch, run.rng)
-                loss = run.process.loss(conditioned(model, label), x0, run.rng)
-                loss.backward()
-                lr = learning_rate(run.step, options.steps, options.lr, options.warmup)
+                run.optimiser.flat.check_bound(model.params)
+                batch = corpus.examples(model.length, options.batch, run.rng)
+                try:
+                    loss = run.process.loss(model, batch, run.rng)
+                    loss.backward()
+                except BaseException:
+                    run.optimiser.flat.grads[...] = 0  # part of a gradient would be added to the next
+                    raise
+                since, until = run.step - options.restart, options.steps - options.restart
+                lr = learning_rate(since, until, options.lr, options.warmup)
                 norm = run.optimiser.step(lr)
                 run.step += 1
                 run.ema.update(run.step)
-                speed = len(x0) * model.length / (time.perf_counter() - start)
+                speed = len(batch.x0) * model.length / (time.perf_counter() - start)
                 last = run.step == options.steps
                 held_out = None
                 if run.step % options.evaluate_every == 0 or last:
@@ -88,16 +100,14 @@ def train(run: Run) -> Generator[TrainFrame, None, None]:
                 frame = TrainFrame(run.step, options.steps, loss.item(), norm, lr, speed, held_out)
                 if log is not None and (run.step % options.log_every == 0 or held_out or last):
                     log.append({"step": frame.step, "loss": frame.loss, "lr": lr, "held_out": held_out})
-                if last or time.monotonic() - saved_at >= options.save_every:
+                if last or stops or time.monotonic() - saved_at >= options.save_every:
                     save()
             yield frame
     except (KeyboardInterrupt, GeneratorExit):
         if run.step > saved_step:
-            save()
+            with stops_wait():
+                save()
         raise
-    finally:
-        if log is not None:
-            log.close()
 
 
 def evaluate(
@@ -122,7 +132,8 @@ def evaluate(
     rng = np.random.default_rng(EVALUATION_SEED)
     bits = []
     for _ in range(-(-windows // EVALUATION_BATCH)):
-        x0, label = corpus.examples(length, EVALUATION_BATCH, rng, held_out=True)
-        bits.append(process.bound(conditioned(model, label), x0, rng) / x0[0].size / math.log(2))
+        batch = corpus.examples(length, EVALUATION_BATCH, rng, held_out=True)
+        free = batch.x0[0].size if batch.given is None else (~batch.given).sum(axis=1)
+        bits.append(process.bound(model, batch, rng) / free / math.log(2))
     per_window = np.concatenate(bits)
     return float(per_window.mean()), float(per_window.std(ddof=1) / math.sqrt(len(per_window)))

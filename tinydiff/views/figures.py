@@ -15,7 +15,7 @@ import numpy as np
 
 from ..arrays import Floats
 from ..data.vectors import pictures
-from ..learning.checkpoint import refuse_existing, write_atomically
+from ..learning.files import refuse_existing, write_atomically
 from ..processes.paths import VectorFrame
 from .animation import REACH, grid
 from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, cells, evenly, legend

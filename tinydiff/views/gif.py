@@ -9,10 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..learning.checkpoint import refuse_existing, write_atomically
+from ..learning.files import refuse_existing, write_atomically
 from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Moment, Trajectory, caption, cells, legend, playback
 from .trajectory import status as status_line
 
+ROWS = 64  # more cannot be read, and a GIF ends at 65,535 pixels
 REST = 2000  # milliseconds on the last picture
 LEAST = 0.1  # seconds per picture: browsers slow down what is much faster, and pictures cost bytes
 CELL_WIDTH, CELL_HEIGHT, MARGIN = 15, 28, 14
@@ -41,6 +42,12 @@ def write(path: Path, stills: Sequence[Any], durations: Sequence[int]) -> None:
     write_atomically(path, content.getvalue())
 
 
+def check_gif(rows: int) -> None:
+    """ValueError if so many texts are too many for one picture."""
+    if rows > ROWS:
+        raise ValueError(f"batch is {rows}; a GIF shows at most {ROWS} texts: leave it out or generate fewer")
+
+
 def save_gif(path: Path, *trajectories: Trajectory, seconds: float = 6.0, columns: int = 40) -> None:
     """Write an animated GIF of text being made, which rests on its end for two seconds; several race side by side.
 
@@ -50,6 +57,7 @@ def save_gif(path: Path, *trajectories: Trajectory, seconds: float = 6.0, column
     columns : characters per line
 
     """
+    check_gif(max(len(trajectory.frames[0].state) for trajectory in trajectories))
     moments = playback(trajectories, seconds, least=LEAST)
     stills = [still(trajectories, moment, seconds, columns) for moment in moments]
     palette = stills[len(stills) // 2].quantize(32)  # half way there are masks and text

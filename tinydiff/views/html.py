@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..learning.checkpoint import refuse_existing, write_atomically
+from ..learning.files import refuse_existing, write_atomically
 from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, caption, cells, legend, playback
 from .trajectory import status as status_line
 
