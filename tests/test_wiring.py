@@ -195,15 +195,10 @@ def test_the_error_of_an_evaluation_is_that_of_its_mean(runs: Runs) -> None:
     assert 0 < many < few
 
 
-def test_contexts_are_left_when_an_error_leaves_them(runs: Runs) -> None:
-    """Averaged weights and recording of gradients are as before."""
-    run = runs.new()
-    next(train(run))
-    before = run.optimiser.flat.values.copy()
-    for context in (run.ema.applied, no_grad):
-        with pytest.raises(ZeroDivisionError), context():
-            1 / 0  # noqa: B018
-    np.testing.assert_array_equal(run.optimiser.flat.values, before)
+def test_contexts_are_left_when_an_error_leaves_them() -> None:
+    """Gradients are recorded again."""
+    with pytest.raises(ZeroDivisionError), no_grad():
+        1 / 0  # noqa: B018
     x = Tensor(np.ones(2), requires_grad=True)
     (x * x).sum().backward()
     assert x.grad is not None
@@ -247,9 +242,8 @@ def test_levels_of_an_odd_number_of_steps() -> None:
 def test_loaded_runs_are_told_apart_from_their_training(trained: Path) -> None:
     """What is loaded for sampling are the averaged weights."""
     model, *_ = load(trained)
-    with Run.resume(trained).ema.applied():
-        pass
     run = Run.resume(trained)
     averaged = run.optimiser.flat.named(run.ema.values)
     for name, parameter in model.params.items():
         np.testing.assert_array_equal(parameter.data, averaged[name])
+        np.testing.assert_array_equal(run.averaged().params[name].data, averaged[name])
