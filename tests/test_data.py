@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinydiff import data
-from tinydiff.data import Codec, Corpus
+from tinydiff.data import Characters, Corpus
 
 texts = st.text(min_size=1, max_size=60)
 
@@ -18,7 +18,7 @@ texts = st.text(min_size=1, max_size=60)
 def counting(size: int) -> Corpus:
     """A text in which no character appears twice, in rising order: every id is its own position."""
     alphabet = "".join(map(chr, range(0x4E00, 0x4E00 + size)))
-    return Corpus("counting", alphabet, Codec.of(alphabet))
+    return Corpus("counting", alphabet, Characters.of(alphabet))
 
 
 # --- codec ------------------------------------------------------------------------------------------------------------
@@ -28,7 +28,7 @@ def counting(size: int) -> Corpus:
 @given(texts)
 def test_every_character_comes_back(text: str) -> None:
     """Characters beyond the basic plane, combining or controlling ones, that are merged, split or reordered."""
-    codec = Codec.of(text)
+    codec = Characters.of(text)
     ids = codec.encode(text)
     assert ids.dtype == np.int64
     assert set(ids.tolist()) == set(range(codec.vocab_size))
@@ -41,7 +41,7 @@ def test_every_character_comes_back(text: str) -> None:
 @given(texts, st.characters(), texts)
 def test_unknown_character_is_named(before: str, unknown: str, after: str) -> None:
     """A KeyError, a position counted in bytes, or the last unknown character instead of the first."""
-    codec = Codec.of("".join(set(before + after) - {unknown}) + "x" * (unknown != "x") + "y" * (unknown == "x"))
+    codec = Characters.of("".join(set(before + after) - {unknown}) + "x" * (unknown != "x") + "y" * (unknown == "x"))
     text = before.replace(unknown, "") + unknown + after
     at = len(before.replace(unknown, ""))
     with pytest.raises(ValueError, match=rf"\(U\+{ord(unknown):04X}\) at position {at}, which") as error:
@@ -53,16 +53,16 @@ def test_alphabets_that_are_none() -> None:
     """A character with two ids: encoding would pick one, and the other could never be learnt."""
     for alphabet in ("", "abca"):
         with pytest.raises(ValueError, match=r"expected at least one character and none twice"):
-            Codec(alphabet)
+            Characters(alphabet)
     with pytest.raises(ValueError, match=r"text is empty"):
-        Codec.of("")
+        Characters.of("")
 
 
 @pytest.mark.parametrize("bad", [-1, 4])
 def test_ids_outside_the_alphabet(bad: int) -> None:
     """Index -1, which Python reads as the mask."""
     with pytest.raises(ValueError, match=r"ids contains .*; expected 0 <= id <= 3"):
-        Codec("abc").decode(np.array([0, bad]))
+        Characters("abc").decode(np.array([0, bad]))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

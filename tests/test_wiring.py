@@ -181,9 +181,11 @@ def test_evaluation_looks_at_held_out_text_only(runs: Runs) -> None:
             seen.append(batch.x0)
             return np.full(len(batch.x0), 3.0)
 
-    mean, _ = evaluate(run.model, Counting(corpus.vocab_size), corpus, windows=64)
+    mean, *_ = evaluate(run.model, Counting(corpus.vocab_size), corpus, windows=64)
     held = corpus.held_out
-    windows = {held[i : i + run.model.length].tobytes() for i in range(len(held) - run.model.length + 1)}
+    windows = {
+        held[i : i + run.model.length].astype(np.int64).tobytes() for i in range(len(held) - run.model.length + 1)
+    }
     assert {row.tobytes() for row in np.concatenate(seen)} <= windows
     assert mean == pytest.approx(3.0 / run.model.length / np.log(2))
 

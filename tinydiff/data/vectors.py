@@ -113,9 +113,9 @@ class Vectors:
         if self.grain:
             drawn = drawn + self.grain * (rng.random(drawn.shape) - 0.5)
         if labels is None:
-            return Batch(drawn)
+            return Batch(drawn, cluster=at)
         hidden = rng.random(size) < (0.0 if held_out else UNLABELLED)
-        return Batch(drawn, label=np.where(hidden, self.classes, labels[at]))
+        return Batch(drawn, label=np.where(hidden, self.classes, labels[at]), cluster=at)
 
 
 def patches(pictures: Floats, patch: int) -> Floats:

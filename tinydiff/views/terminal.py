@@ -23,7 +23,7 @@ from ..data.vectors import pictures
 from ..decoders import Frame
 from ..learning import TrainFrame
 from ..learning.files import printable
-from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, caption, cells, legend, playback, status
+from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, caption, cells, legend, lines, playback, status
 
 PLAIN_EVERY = 10.0  # seconds between lines of training without a terminal
 PLAIN_ROWS, PLAIN_FRAMES = 4, 40  # of sampling: how many sequences, at how many steps
@@ -31,15 +31,15 @@ STYLES = {"mask": "grey42", "remasked": f"{AGAIN_INK} on {AGAIN}"}
 
 
 def state_text(codec: Codec, frame: Frame, row: int, width: int) -> Text:
-    """One sequence in lines of `width`: masks dim, characters coloured by confidence, fresh ones on that colour.
+    """One sequence in lines of `width`: masks dim, tokens coloured by confidence, fresh ones on that colour.
 
-    Positions keep their place from frame to frame: line breaks are shown as a sign, not obeyed.
+    Line breaks are shown as a sign, not obeyed: characters keep their place from frame to frame.
     """
     text = Text()
-    for i, cell in enumerate(cells(codec, frame, row)):
-        if i > 0 and i % width == 0:
-            text.append("\n")
-        text.append(cell.character, style=_style(cell))
+    for i, line in enumerate(lines(cells(codec, frame, row), width)):
+        text.append("\n" if i else "")
+        for cell in line:
+            text.append(cell.text, style=_style(cell))
     return text
 
 
@@ -61,7 +61,7 @@ def _legend(again: bool) -> Text:
     text = Text("  ")
     for samples, words in legend(again):
         for cell in samples:
-            text.append("\u25a0" if cell.character == " " else cell.character, style=_style(cell))
+            text.append("\u25a0" if cell.text == " " else cell.text, style=_style(cell))
         text.append(f" {words}   ", style="grey62")
     return text
 
@@ -95,7 +95,7 @@ def show_sampling(
                 continue
             more = len(last.state) - PLAIN_ROWS
             for row in range(len(last.state[:PLAIN_ROWS])):
-                line = "".join(cell.character for cell in cells(codec, last, row))
+                line = "".join(cell.text for cell in cells(codec, last, row))
                 text = Text(f"{last.step:4d}/{last.steps}  {line}")  # a Text is shown as it is, no markup or emoji
                 console.print(text, soft_wrap=True)
         if more > 0:
