@@ -195,7 +195,8 @@ def test_embeddings_bring_tokens_of_the_same_company_together() -> None:
 def test_held_out_tokens_that_are_never_trained_on_are_counted() -> None:
     """Those of the last tenth that are nowhere before it, the most frequent first; none is an empty answer."""
     text = "ab" * 45 + "aéßéccbbaa"
-    assert Corpus("late", text, Characters.of(text)).untrained == {"c": 2, "é": 2, "ß": 1}
+    found = Corpus("late", text, Characters.of(text)).untrained
+    assert list(found.items()) == [("c", 2), ("é", 2), ("ß", 1)]
     assert Corpus("early", text[::-1], Characters.of(text)).untrained == {}
     pairs = (("ab", "ba"), ("a", "b"), ("ac", "d"))
     assert data.Pairs("three", pairs, Characters("abcd\u00b6", eos="\u00b6")).untrained == {"c": 1, "d": 1}
