@@ -17,7 +17,7 @@ from ..processes.named import new_process
 from ..transformer import Transformer
 from ..views import terminal
 from . import demo as demonstration
-from .common import RUNS, Seed, console, epilog, given
+from .common import RUNS, Seed, console, epilog, given, report_untrained
 
 app = typer.Typer()
 BESIDE_RESUME = ("--resume", "--steps", "--lr", "--text", "--pairs")
@@ -254,11 +254,13 @@ def follow(run: learning.Run) -> float:
         f"{run.corpus.name}: {getattr(run.corpus, 'description', 'data of your own')}; "
         f"model of {run.optimiser.flat.values.size:,} parameters; {kernels.active()} kernels",
     )
+    report_untrained(run.corpus)
     held_out, speeds, unit = None, [], getattr(run.corpus, "short_unit", run.corpus.unit)
+    loss_unit = "mean square" if getattr(run.corpus, "features", None) else "nats/token"
     with stops_wait() as stops:
         try:
             with closing(learning.train(run)) as frames, closing(terminal.show_training(
-                console, frames, start=run.step, steps=run.options.steps, unit=unit
+                console, frames, start=run.step, steps=run.options.steps, unit=unit, loss_unit=loss_unit
             )) as shown:  # fmt: skip
                 for frame in shown:
                     held_out = frame.held_out

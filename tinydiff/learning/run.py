@@ -8,6 +8,7 @@ need.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -153,6 +154,16 @@ class Run:
         flat = self.optimiser.flat
         groups = {"model": flat.values, "ema": self.ema.values, "adam.m": self.optimiser.m, "adam.v": self.optimiser.v}
         return {f"{group}/{name}": view for group, all_ in groups.items() for name, view in flat.named(all_).items()}
+
+    def averaged(self) -> Trainable:
+        """A copy of the model with the averaged weights: what held-out figures are of, and what to sample from.
+
+        `self.model` has the weights of the last step. The copy keeps its own, however long the run trains on.
+        """
+        model = copy.deepcopy(self.model)
+        for name, values in self.optimiser.flat.named(self.ema.values).items():
+            model.params[name].data, model.params[name].grad = values.copy(), None
+        return model
 
     def save(self) -> None:
         """Write a checkpoint, replacing the last one; CheckpointError if that is not the one this run knows."""
