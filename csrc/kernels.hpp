@@ -53,6 +53,7 @@ template <class T> struct Kernels {
                                Heads<const T> out, const T *lse, Mask mask, Heads<T> dq, Heads<T> dk, Heads<T> dv);
     void (*adamw)(T *p, const T *g, T *m, T *v, T lr, T new1, T new2, T eps, T weight_decay, T correction1,
                   T correction2, idx n);
+    void (*orthogonalise)(const T *x, T *y, idx count, idx m, idx n);
 };
 
 #define TINYDIFF_DECLARE(isa)                                                                                          \
