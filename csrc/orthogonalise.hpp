@@ -87,7 +87,7 @@ template <class T> void orthogonalise(const T *x, T *y, idx count, idx m, idx n)
             const idx row = m <= n ? n : 1, column = m <= n ? 1 : n; // of the wide matrix, in `from` and in `to`
             vec<T> squares = splat<T>(T(0));
             for_vectors<T>(from, m * n, T(0), [&](idx, vec<T> v, idx) { squares += v * v; });
-            const T norm = std::sqrt(sum<T>(squares)), scale = norm > T(0) ? T(1) / norm : T(0);
+            const T norm = std::sqrt(sum<T>(squares)), scale = norm == T(0) ? T(0) : T(1) / norm;
             for (idx i = 0; i < r; ++i)
                 for (idx j = 0; j < wide; ++j)
                     rows[i * wide + j] = j < c ? scale * from[i * row + j * column] : T(0);

@@ -3,6 +3,7 @@
 from . import data, decoders, kernels, measures, ops, schedules
 from .decoders.guidance import conditioned
 from .learning import Options, Run, evaluate, load, train
+from .learning.muon import Muon
 from .learning.optim import EMA, AdamW
 from .processes import (
     D3PM,
@@ -27,6 +28,7 @@ __all__ = [
     "FlowMatching",
     "GaussianDiffusion",
     "MaskedDiffusion",
+    "Muon",
     "Options",
     "Run",
     "ScoreEntropy",

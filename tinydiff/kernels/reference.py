@@ -321,13 +321,13 @@ def orthogonalise(x: Floats) -> Floats:
 
     Five Newton-Schulz iterations of fifth order on x / |x| (Jordan et al. 2024), each of which moves every singular
     value s to 3.4445 s - 4.7750 s^3 + 2.0315 s^5. What starts above 1/500 of the Euclidean norm ends between 0.68 and
-    1.14; smaller ones end proportionally lower, and a matrix of zeros stays one.
+    1.21; smaller ones end proportionally lower, and a matrix of zeros stays one.
     """
     _check(x.ndim == 3, "x", x, "(N, m, n)")
     a, b, c = NEWTON_SCHULZ
     wide = x if x.shape[1] <= x.shape[2] else x.swapaxes(1, 2)
     norm = np.sqrt((wide * wide).sum(axis=(1, 2), keepdims=True))
-    y = wide / np.where(norm > 0, norm, 1).astype(x.dtype)
+    y = wide / np.where(norm == 0, 1, norm).astype(x.dtype)
     for _ in range(5):
         gram = y @ y.swapaxes(1, 2)
         y = a * y + (b * gram + c * gram @ gram) @ y

@@ -4,6 +4,7 @@
 - run.py: a run in memory and in its folder; `load`.
 - training.py: the loop, and the held-out figure.
 - optim.py: AdamW, clipping, moving average, learning rate.
+- muon.py: orthogonalised momentum for the matrices, AdamW for the rest.
 - checkpoint.py: files that are whole or not there. interrupts.py: Ctrl-C waits for the end of a step.
 """
 

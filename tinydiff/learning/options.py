@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,8 @@ class Options:
     steps : optimiser steps in all
     batch : sequences per step
     lr : peak learning rate, reached after `warmup` steps, then a cosine down to a tenth
+    optimiser : "adamw", or "muon" for the matrices of the blocks and AdamW for all else
+    muon_lr : peak learning rate of Muon's matrices, `lr` being that of the rest; None for the default of 0.02
     weight_decay, clip, ema : see `tinydiff.learning.optim`
     seed : of windows and masks
     evaluate_every : steps between estimates of the held-out bits per character
@@ -36,6 +39,8 @@ class Options:
     evaluate_windows: int = 256
     log_every: int = 10
     save_every: float = 20.0
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    muon_lr: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "warmup", "evaluate_every", "evaluate_windows", "log_every"):
@@ -50,5 +55,15 @@ class Options:
         for name in ("lr", "clip"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.optimiser not in ("adamw", "muon"):
+            raise ValueError(f"optimiser is {self.optimiser!r}; expected 'adamw' or 'muon'")
+        if self.muon_lr is not None:
+            if self.optimiser != "muon":
+                raise ValueError(
+                    f"muon_lr is {self.muon_lr}, but the optimiser is {self.optimiser!r}, which has no such option; "
+                    "leave it out or choose optimiser='muon'"
+                )
+            if not (math.isfinite(self.muon_lr) and self.muon_lr > 0):
+                raise ValueError(f"muon_lr is {self.muon_lr}; it must be positive")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; expected 0 <= ema < 1")

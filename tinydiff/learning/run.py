@@ -20,6 +20,7 @@ from ..processes import Process, from_config
 from ..transformer import Transformer
 from . import checkpoint
 from .checkpoint import CheckpointError
+from .muon import MATRIX_LR, Muon
 from .optim import EMA, AdamW
 from .options import Options
 
@@ -56,7 +57,7 @@ class Run:
             )
         self.corpus, self.process, self.model, self.folder = corpus, process, model, folder
         self.options = options or Options()
-        self.optimiser = AdamW(model.params, weight_decay=self.options.weight_decay, clip=self.options.clip)
+        self.optimiser = _optimiser(model, self.options)
         self.ema = EMA(self.optimiser.flat, self.options.ema)
         self.rng = np.random.default_rng(self.options.seed)
         self.step = 0
@@ -80,8 +81,9 @@ class Run:
     def _arrays(self) -> dict[str, Floats]:
         """Every array of the state, as views by name."""
         flat = self.optimiser.flat
-        groups = {"model": flat.values, "ema": self.ema.values, "adam.m": self.optimiser.m, "adam.v": self.optimiser.v}
-        return {f"{group}/{name}": view for group, all_ in groups.items() for name, view in flat.named(all_).items()}
+        groups = {"model": flat.values, "ema": self.ema.values}
+        weights = {f"{group}/{name}": view for group, all_ in groups.items() for name, view in flat.named(all_).items()}
+        return weights | self.optimiser.state()
 
     def save(self) -> None:
         """Write a checkpoint, replacing the last one."""
@@ -115,6 +117,15 @@ class Run:
                 f"{folder / 'state.safetensors'} is damaged ({error}); restore it or train again"
             ) from None
         return run
+
+
+def _optimiser(model: Transformer, options: Options) -> AdamW:
+    if options.optimiser == "adamw":
+        return AdamW(model.params, weight_decay=options.weight_decay, clip=options.clip)
+    matrix_lr = MATRIX_LR if options.muon_lr is None else options.muon_lr
+    return Muon(
+        model.params, relative_rate=matrix_lr / options.lr, weight_decay=options.weight_decay, clip=options.clip
+    )
 
 
 def corpus_of(folder: Path, config: dict[str, Any]) -> data.Dataset:
