@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from .. import __version__, kernels
-from .common import RUNS, epilog
+from .common import RUNS, epilog, say
 
 app = typer.Typer()
 
@@ -29,7 +29,7 @@ def info() -> None:
         "checkpoint folder": str(RUNS.resolve()),
     }
     for name, value in rows.items():
-        print(f"{name:18} {value}")
+        say(f"{name:18} {value}")
 
 
 def _blas() -> str:

@@ -21,10 +21,6 @@ from ..arrays import Floats
 from ..tensor import Tensor
 from .optim import AdamW
 
-MATRIX_LR = 0.02
-"""A good peak rate for the matrices: how far a step moves each of their singular values does not depend on the model."""
-
-
 def block_matrices(params: dict[str, Tensor]) -> list[str]:
     """Names of the matrices of a transformer's blocks."""
     return [name for name, p in params.items() if name.startswith("block") and p.ndim >= 2]

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
+
+MOST = 1 << 53
+"""No number of steps or sequences is larger: up to here floats tell whole numbers apart."""
+MUON_LR = 0.02
+"""A good peak rate for Muon's matrices: how far a step turns each of them does not depend on the model."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +21,9 @@ class Options:
     steps : optimiser steps in all
     batch : sequences per step
     lr : peak learning rate, reached after `warmup` steps, then a cosine down to a tenth
+    restart : the step at which that began: 0, or where the run was extended, see `Run.extend`
     optimiser : "adamw", or "muon" for the matrices of the blocks and AdamW for all else
-    muon_lr : peak learning rate of Muon's matrices, `lr` being that of the rest; None for the default of 0.02
+    muon_lr : peak learning rate of Muon's matrices, `lr` being that of the rest; default 0.02
     weight_decay, clip, ema : see `tinydiff.learning.optim`
     seed : of windows and masks
     evaluate_every : steps between estimates of the held-out bits per character
@@ -39,13 +45,25 @@ class Options:
     evaluate_windows: int = 256
     log_every: int = 10
     save_every: float = 20.0
+    restart: int = 0
     optimiser: Literal["adamw", "muon"] = "adamw"
     muon_lr: float | None = None
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "optimiser" or value is field.default is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int if field.type == "int" else (int, float)):
+                kind = "whole number" if field.type == "int" else "number"
+                raise ValueError(f"{field.name} is {value!r}; expected a {kind}")
+            if isinstance(value, int) and abs(value) > MOST:
+                raise ValueError(f"{field.name} is {value}; it must be at most {MOST}")
         for name in ("steps", "batch", "warmup", "evaluate_every", "evaluate_windows", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.restart < self.steps:
+            raise ValueError(f"restart is {self.restart}; expected 0 <= restart < steps = {self.steps}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ValueError(f"weight_decay is {self.weight_decay}; it must be 0 or more")
         if not self.save_every >= 0:
@@ -67,3 +85,8 @@ class Options:
                 raise ValueError(f"muon_lr is {self.muon_lr}; it must be positive")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; expected 0 <= ema < 1")
+
+    @property
+    def relative_rate(self) -> float:
+        """Muon's learning rate as a multiple of `lr`."""
+        return (MUON_LR if self.muon_lr is None else self.muon_lr) / self.lr
