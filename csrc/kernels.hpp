@@ -18,8 +18,8 @@ template <class T> struct Heads {
 };
 
 // Which keys a query sees. `allowed` is null or a boolean (B, Lq, Lk) view with strides (0 where it is broadcast).
-// `causal` is 0, or the length b of blocks that see themselves and those before. Queries are aligned with the last keys:
-// query i is in block (i + keys - queries) / b, key j in j / b.
+// `causal` is 0, or the length b of blocks that see themselves and those before. Queries are aligned with the last
+// keys: query i is in block (i + keys - queries) / b, key j in j / b.
 struct Mask {
     const bool *allowed;
     idx batch, query, key;

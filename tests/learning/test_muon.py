@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tinydiff import AdamW, Muon, Options, Run, Tensor
+from tinydiff import AdamW, Muon, Options, Run, Tensor, evaluate
 from tinydiff.kernels.reference import NEWTON_SCHULZ
-from tinydiff.learning.checkpoint import CheckpointError
+from tinydiff.learning.checkpoint import write_config
+from tinydiff.learning.config import SECTIONS
+from tinydiff.learning.files import CheckpointError
 
 if TYPE_CHECKING:
     from conftest import Runs
@@ -40,7 +42,8 @@ def orthogonal(u: np.ndarray) -> np.ndarray:
 
 def test_step_written_out() -> None:
     """Jordan et al. 2024: Nesterov's momentum, orthogonalised, of each matrix by itself: queries, keys and values of
-    qkv, and every one of a stack. All else moves as AdamW moves it, at the rate that `step` is told."""
+    qkv, and every one of a stack. All else moves as AdamW moves it, at the rate that `step` is told.
+    """
     params = parameters()
     expected = {name: p.data.copy() for name, p in params.items()}
     means = {name: np.zeros_like(p) for name, p in expected.items()}
@@ -124,24 +127,43 @@ def test_resuming_changes_nothing(runs: Runs, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("before", "after"), [("adamw", "muon"), ("muon", "adamw")])
 def test_another_optimiser_is_refused(runs: Runs, tmp_path: Path, before: str, after: str) -> None:
-    """A config edited by hand: moments of nothing, or momentum lost."""
+    """A config edited by hand, and one whose digest was made anew: moments of nothing, or momentum lost."""
     folder = tmp_path / "run"
     runs.train(runs.new(folder, optimiser=before), 2)
     config = json.loads((folder / "config.json").read_text())
     config["training"]["optimiser"] = after
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="lacks .*; it belongs to another model or optimiser than config"):
+    with pytest.raises(CheckpointError, match=rf"training\.optimiser is '{after}', but was '{before}'"):
+        Run.resume(folder)
+    write_config(folder, {name: config[name] for name in SECTIONS})
+    with pytest.raises(CheckpointError, match=r"lacks .*; it belongs to another model or optimiser than config"):
         Run.resume(folder)
 
 
-def test_runs_without_the_option_are_adamw(copied: Path) -> None:
-    """What was trained before there was a choice."""
-    config = json.loads((copied / "config.json").read_text())
+def test_runs_without_the_option_are_adamw(runs: Runs, tmp_path: Path) -> None:
+    """What was trained before there was a choice goes on, and can be saved and read again."""
+    runs.train(runs.new(tmp_path / "run"), 2)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
     del config["training"]["optimiser"], config["training"]["muon_lr"]
-    (copied / "config.json").write_text(json.dumps(config))
-    run = Run.resume(copied)
+    write_config(tmp_path / "run", {name: config[name] for name in SECTIONS})
+    run = Run.resume(tmp_path / "run")
     assert type(run.optimiser) is AdamW
-    assert run.step == 200
+    runs.train(run)
+    assert Run.resume(tmp_path / "run").step == 30
+
+
+def test_extending_moves_both_rates(runs: Runs, tmp_path: Path) -> None:
+    """A new peak for all but the matrices would change their proportion, and once more on resuming."""
+    run = runs.new(tmp_path / "run", optimiser="muon", lr=6e-3, muon_lr=0.03)
+    runs.train(run, 2)
+    run.extend(steps=40)
+    assert run.options.muon_lr == 0.03
+    run.extend(lr=2e-3)
+    assert run.options.muon_lr == pytest.approx(0.01)
+    resumed = Run.resume(tmp_path / "run").optimiser
+    assert isinstance(run.optimiser, Muon)
+    assert isinstance(resumed, Muon)
+    assert run.optimiser.relative_rate == resumed.relative_rate == pytest.approx(5.0)
 
 
 def test_it_learns_more_in_as_many_steps(runs: Runs) -> None:
@@ -150,7 +172,5 @@ def test_it_learns_more_in_as_many_steps(runs: Runs) -> None:
     for options in ({"lr": 6e-3}, {"lr": 6e-3, "optimiser": "muon"}):
         run = runs.train(runs.new(steps=60, evaluate_every=60, process="autoregressive", **options))
         losses.append(run)
-    from tinydiff import evaluate
-
     adam, muon = (evaluate(run.model, run.process, run.corpus, windows=256)[0] for run in losses)
     assert muon < adam - 0.1

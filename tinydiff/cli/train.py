@@ -160,9 +160,7 @@ def train(
         Literal["adamw", "muon"] | None,
         typer.Option(metavar="NAME", help="adamw (default), or muon for the matrices of the blocks."),
     ] = None,
-    muon_lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate of muon's matrices; default 0.02.")
-    ] = None,
+    muon_lr: Annotated[float | None, typer.Option(help="Peak learning rate of muon's matrices; default 0.02.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Train a model, with checkpoints, a log and the held-out bits per character or dimension."""

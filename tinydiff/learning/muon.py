@@ -21,6 +21,7 @@ from ..arrays import Floats
 from ..tensor import Tensor
 from .optim import AdamW
 
+
 def block_matrices(params: dict[str, Tensor]) -> list[str]:
     """Names of the matrices of a transformer's blocks."""
     return [name for name, p in params.items() if name.startswith("block") and p.ndim >= 2]

@@ -83,8 +83,8 @@ class AdamW:
 
     def state(self) -> dict[str, Floats]:
         """What the next step depends on beside the weights: views by name."""
-        groups = {"adam.m": self.m, "adam.v": self.v}
-        return {f"{group}/{name}": view for group, all_ in groups.items() for name, view in self.flat.named(all_).items()}
+        moments = {"adam.m": self.flat.named(self.m), "adam.v": self.flat.named(self.v)}
+        return {f"{moment}/{name}": view for moment, views in moments.items() for name, view in views.items()}
 
     def step(self, lr: float) -> float:
         """Clip, update the parameters, clear the gradients; return the gradient's norm before clipping."""

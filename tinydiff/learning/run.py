@@ -226,12 +226,10 @@ class Run:
         return run
 
 
-def _optimiser(model: Model, options: Options) -> AdamW:
+def _optimiser(model: Trainable, options: Options) -> AdamW:
     if options.optimiser == "adamw":
         return AdamW(model.params, weight_decay=options.weight_decay, clip=options.clip)
-    return Muon(
-        model.params, relative_rate=options.relative_rate, weight_decay=options.weight_decay, clip=options.clip
-    )
+    return Muon(model.params, relative_rate=options.relative_rate, weight_decay=options.weight_decay, clip=options.clip)
 
 
 def corpus_of(folder: Path, config: dict[str, Any], corpus: data.Dataset | None = None) -> data.Dataset:
