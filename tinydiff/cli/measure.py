@@ -30,6 +30,7 @@ from .common import (
     generator,
     need_matplotlib,
     on_terminal,
+    report_untrained,
     say,
     write_all,
 )
@@ -66,6 +67,8 @@ def evaluate(
                 f"({', '.join(map(repr, [*corpus.unknown][:10]))}{', ...' if len(corpus.unknown) > 10 else ''}); "
                 "windows with them are left out"
             )
+    else:
+        report_untrained(corpus)
     windows = learning.EVALUATION_BATCH * -(-windows // learning.EVALUATION_BATCH)
     held_out = learning.evaluate(model, process, corpus, windows=windows, length=length)
     kind = KINDS.get(config["process"]["process"], "NELBO, an upper bound")

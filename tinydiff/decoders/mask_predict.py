@@ -14,8 +14,8 @@ How sure a word is can mean two things.
 - "fresh": its probability given all the others as they are now, p(y^i | y^{-i}). That takes N more evaluations a pass,
   each with one position masked.
 
-For n = 3, 4 or 5 words in any order the first does not end in one that is right, with up to n + 2 passes, and the second
-does from n passes on (tests/identities/test_lineage.py, N7, with a model that knows the law).
+For n = 3, 4 or 5 words in any order the first does not end in one that is right, with up to n + 2 passes, and the
+second does from n passes on (tests/identities/test_lineage.py, N7, with a model that knows the law).
 """
 
 from __future__ import annotations

@@ -62,6 +62,8 @@ def new_process(name: str, corpus: data.Dataset, **options: Any) -> Process:
     if name not in suited:
         raise ValueError(f"process is {name!r}, which does not suit {corpus.name}; choose one of {', '.join(suited)}")
     if isinstance(corpus, data.Vectors):
+        if kind is GaussianDiffusion:
+            chosen["clip"] = corpus.reach
         return kind(corpus.features, **chosen)
     vocab_size = getattr(corpus, "vocab_size", None)
     if vocab_size is None:
