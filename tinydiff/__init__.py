@@ -13,6 +13,7 @@ from . import _start  # noqa: F401, I001  # first: it answers Ctrl-C while all o
 from . import data, decoders, kernels, measures, ops, schedules
 from .decoders.guidance import conditioned
 from .learning import Options, Run, evaluate, load, train
+from .learning.muon import Muon
 from .learning.optim import EMA, AdamW
 from .processes import (
     D3PM,
@@ -37,6 +38,7 @@ __all__ = [
     "FlowMatching",
     "GaussianDiffusion",
     "MaskedDiffusion",
+    "Muon",
     "Options",
     "Run",
     "ScoreEntropy",

@@ -102,6 +102,14 @@ def test_draw_has_the_law_it_names(options: dict, expected: list[float]) -> None
     assert_frequencies(frequencies([0.5, 0.3, 0.15, 0.05], **options), expected)
 
 
+def test_a_nucleus_of_everything_is_everything() -> None:
+    """With p = 1 the tail stays: 1 is reached by rounding before the last of many small probabilities."""
+    logits = np.concatenate([[0.0], np.full(1000, -40.0)])[None]
+    law = decoders.Draw(top_p=1.0).probabilities(logits)
+    np.testing.assert_array_equal(law, decoders.Draw(top_k=1001).probabilities(logits))
+    assert (law > 0).all()
+
+
 def test_confidence_is_untempered() -> None:
     """Tempered confidence would rank positions by the temperature, not by what the model knows."""
     p = [0.6, 0.3, 0.1]

@@ -26,6 +26,8 @@ GENERAL: dict[str, Any] = {
     "heads": 4, "lr": 2e-3, "evaluate_every": 250,
 }  # fmt: skip
 """Options of `train` for data without a recipe of its own."""
+BESIDE_MUON = {"lr": 6e-3}
+"""Peak rate of AdamW beside Muon: what is not a matrix of a block keeps up with those that are."""
 
 
 @app.command(epilog=epilog("tinydiff demo", "tinydiff demo --seconds 300 --out runs/longer"))
@@ -151,7 +153,14 @@ def train(
     d_model: Annotated[int | None, typer.Option(help="Width of the network; default 64 for text.")] = None,
     layers: Annotated[int | None, typer.Option(help="Depth of the network; default 2 for text.")] = None,
     heads: Annotated[int | None, typer.Option(help="Attention heads; default 4.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate; default 0.002.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate; default 0.002, of muon 0.006 (all but its matrices).")
+    ] = None,
+    optimiser: Annotated[
+        Literal["adamw", "muon"] | None,
+        typer.Option(metavar="NAME", help="adamw (default), or muon for the matrices of the blocks."),
+    ] = None,
+    muon_lr: Annotated[float | None, typer.Option(help="Peak learning rate of muon's matrices; default 0.02.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Train a model, with checkpoints, a log and the held-out bits per character or dimension."""
@@ -178,10 +187,13 @@ def train(
             "process": process, "steps": steps, "batch": batch, "length": length,
             "d_model": d_model, "layers": layers, "heads": heads, "lr": lr,
         }  # fmt: skip
-        chosen = GENERAL | corpus.recipe | {name: value for name, value in chosen_here.items() if value is not None}
+        of_muon = BESIDE_MUON if optimiser == "muon" else {}
+        chosen_here = {name: value for name, value in chosen_here.items() if value is not None}
+        chosen = GENERAL | corpus.recipe | of_muon | chosen_here
         options = learning.Options(
             steps=chosen["steps"], batch=chosen["batch"], lr=chosen["lr"], seed=seed, warmup=min(100, chosen["steps"]),
             evaluate_every=min(chosen["evaluate_every"], chosen["steps"]),
+            optimiser=optimiser or "adamw", muon_lr=muon_lr,
         )  # fmt: skip
         made = new_process(chosen["process"], corpus, schedule=schedule, predict=predict, pairing=pairing)
         corpus.check_length(chosen["length"])
@@ -203,16 +215,11 @@ def corpus_named(
     chosen = [option for option, value in options.items() if value is not None]
     if len(chosen) > 1:
         raise ValueError(f"{' and '.join(chosen)} are both given; a run has one corpus")
-    if name == "":
-        raise ValueError("--data is empty; name a corpus, or leave it out for python_docs")
-    for option, path in (("--text", text), ("--pairs", pairs)):
-        if path is not None and str(path) == ".":
-            raise ValueError(f"{option} is empty or a folder; name a file")
     cut: data.Tokens = tokens or "characters"
     if pairs is not None:
         return data.load_pairs(pairs.resolve(), tokens=cut, vocab=vocab)
     if text is not None:
-        return data.load(str(text) if str(text) == "-" else str(text.resolve()), tokens=cut, vocab=vocab)
+        return data.load(str(text.resolve() if text.is_file() else text), tokens=cut, vocab=vocab)  # or a pipe
     name = name or "python_docs"
     if name in (*data.CORPORA, *data.LAWS, *data.VECTORS) and Path(name).is_file():
         console.print(f"{name} is the corpus of that name; the file is --text {name}")

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -116,9 +117,11 @@ class _Listed:
         """The error for the character at a place of a text."""
         known = "".join(token for token in self.tokens if len(token) == 1)
         shown = known if len(known) <= 120 else known[:120] + "..."
+        forms = [form for form in ("NFC", "NFD") if set(unicodedata.normalize(form, text)) <= set(known)]
+        hint = f"; in Unicode form {forms[0]} it has only characters that are known" if forms else ""
         return ValueError(
             f"text contains {text[at]!r} (U+{ord(text[at]):04X}) at position {at}, which this alphabet of "
-            f"{len(known)} characters does not have: {shown!r}"
+            f"{len(known)} characters does not have: {shown!r}{hint}"
         )
 
 

@@ -26,7 +26,7 @@ def read_text(path: Path | str) -> str:
     """
     path = Path(path)
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file of text, for instance one made by: cat {path}/*.txt")
+        raise ValueError(f"{path} is a folder; name a file of text, for instance one made by: cat {path}/*.txt")
     raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     if raw.startswith(b"\x1f\x8b"):
         try:
