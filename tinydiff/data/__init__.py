@@ -21,8 +21,8 @@ from .codec import TOKENS, Characters, Codec, Pieces, Words, codec_of, new_codec
 from .corpus import Corpus, Unseen
 from .examples import Examples
 from .laws import LAWS
-from .pairs import Pairs, pairs_of
-from .text import read_text, with_blanks
+from .pairs import Pairs, UnseenPairs, digest_of, pairs_of, read_pairs
+from .text import absolute, read_text, with_blanks
 from .vectors import Vectors
 
 __all__ = [
@@ -39,15 +39,19 @@ __all__ = [
     "Pairs",
     "Pieces",
     "Unseen",
+    "UnseenPairs",
     "Vectors",
     "Words",
+    "absolute",
     "codec_of",
+    "digest_of",
     "embeddings",
     "glyphs",
     "laws",
     "load",
     "load_pairs",
     "new_codec",
+    "read_pairs",
     "read_text",
     "toys",
     "with_blanks",
@@ -160,7 +164,7 @@ def load(
     if name in CORPORA:
         text = CORPORA[name]()
     elif name == "-" or Path(name).exists():
-        text = read_text(Path(name))
+        text, name = read_text(Path(name)), absolute(name)
     else:
         raise FileNotFoundError(
             f"no file and no corpus is called {name!r}; corpora: {', '.join([*CORPORA, *LAWS])}; "
@@ -173,7 +177,7 @@ def load_pairs(
     path: Path | str, codec: Codec | None = None, *, tokens: Tokens = "characters", vocab: int | None = None
 ) -> Pairs:
     """Load prompts and answers from a file of JSON lines, each {"prompt": ..., "answer": ...}; options as of `load`."""
-    return pairs_of(Path(path), read_text(path), codec, tokens=tokens, vocab=vocab)
+    return pairs_of(absolute(path), read_text(path), codec, tokens=tokens, vocab=vocab)
 
 
 def embeddings(ids: Ints, vocab_size: int, dimensions: int | None = None) -> Floats:
