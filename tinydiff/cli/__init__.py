@@ -116,6 +116,8 @@ def check_arguments(arguments: list[str]) -> None:
     """ValueError for an option that is empty, which a path takes for the current folder, or a text with a dash."""
     arguments = arguments[: arguments.index("--")] if "--" in arguments else arguments
     for before, argument in pairwise(["", *arguments]):
+        if argument == "" and before == arguments[0]:
+            raise ValueError("RUN is empty; name the folder of a run")
         empty = before if argument == "" and before.startswith("--") else argument[:-1]
         if (argument == "" or argument.endswith("=")) and re.fullmatch(r"--[a-z-]+", empty):
             raise ValueError(f"{empty} is empty; give it a value or leave it out")

@@ -271,6 +271,8 @@ def corpus_of(folder: Path, config: dict[str, Any], corpus: data.Dataset | None 
 
 def _load(folder: Path, config: dict[str, Any], codec: data.Codec | None, name: str) -> data.Dataset:
     try:
+        if name == "-":
+            raise FileNotFoundError("standard input is over")
         return data.load_pairs(name, codec) if "pairs" in config["data"] else data.load(name, codec)
     except FileNotFoundError as error:
         if "tokenizers" in str(error):
