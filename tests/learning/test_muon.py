@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tinydiff import AdamW, Muon, Options, Run, Tensor, evaluate
+from tinydiff import AdamW, Muon, Options, Run, Tensor, cli, evaluate
 from tinydiff.kernels.reference import NEWTON_SCHULZ
 from tinydiff.learning.checkpoint import write_config
 from tinydiff.learning.config import SECTIONS
@@ -90,6 +90,22 @@ def test_options_arrive(runs: Runs) -> None:
     default = runs.new(optimiser="muon", lr=5e-3).optimiser
     assert isinstance(default, Muon)
     assert default.relative_rate == 4.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], ("adamw", 0.002, None)),
+        (["--optimiser", "muon"], ("muon", 0.006, None)),
+        (["--optimiser", "muon", "--lr", "0.001", "--muon-lr", "0.05"], ("muon", 0.001, 0.05)),
+    ],
+)
+def test_flags_arrive(flags: list[str], expected: tuple[str, float, float | None], runs: Runs, tmp_path: Path) -> None:
+    """From the command line to the run in its folder, with the rates that suit the optimiser."""
+    sizes = ["--length", "16", "--d-model", "8", "--layers", "1", "--heads", "2", "--steps", "1", "--batch", "2"]
+    cli.app(["train", "--text", str(runs.text), "--out", str(tmp_path / "run"), *sizes, *flags], standalone_mode=False)
+    options = Run.resume(tmp_path / "run").options
+    assert (options.optimiser, options.lr, options.muon_lr) == expected
 
 
 @pytest.mark.parametrize(
