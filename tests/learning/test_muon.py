@@ -170,16 +170,16 @@ def test_runs_without_the_option_are_adamw(runs: Runs, tmp_path: Path) -> None:
 
 def test_extending_moves_both_rates(runs: Runs, tmp_path: Path) -> None:
     """A new peak for all but the matrices would change their proportion, and once more on resuming."""
-    run = runs.new(tmp_path / "run", optimiser="muon", lr=6e-3, muon_lr=0.03)
+    run = runs.new(tmp_path / "run", optimiser="muon", lr=6e-3)
     runs.train(run, 2)
     run.extend(steps=40)
-    assert run.options.muon_lr == 0.03
-    run.extend(lr=2e-3)
-    assert run.options.muon_lr == pytest.approx(0.01)
+    assert run.options.relative_rate == 0.02 / 6e-3
+    run.extend(lr=5e-3)  # at which the proportion is another by a rounding
+    assert run.options.muon_lr == pytest.approx(0.02 * 5 / 6)
     resumed = Run.resume(tmp_path / "run").optimiser
     assert isinstance(run.optimiser, Muon)
     assert isinstance(resumed, Muon)
-    assert run.optimiser.relative_rate == resumed.relative_rate == pytest.approx(5.0)
+    assert run.optimiser.relative_rate == resumed.relative_rate == pytest.approx(0.02 / 6e-3)
 
 
 def test_it_learns_more_in_as_many_steps(runs: Runs) -> None:
