@@ -107,7 +107,7 @@ def _run() -> int:
         return CLOSED
     except (ValueError, FileNotFoundError) as error:
         return _failed(error, 2)
-    except (CheckpointError, FloatingPointError, OSError, MemoryError) as error:
+    except (CheckpointError, FloatingPointError, NotImplementedError, OSError, MemoryError) as error:
         return _failed(error, 1)
     return 0
 

@@ -22,6 +22,9 @@ def info() -> None:
         "tinydiff": __version__,
         "kernels": kernels.active() if native else "numpy (native ones were not built: install with a C++17 compiler)",
         "instruction set": f"{native.isa()} (of {', '.join(native.isas())})" if native else "-",
+        "bfloat16": ("products in tiles (AMX)" if native.isa() == "amx" else "products (AVX512_BF16)")
+        if native and native.has_bfloat16()
+        else "-",
         "threads": f"{native.threads()}" if native else "-",
         "numpy": f"{np.__version__}, BLAS {_blas()}",
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",

@@ -167,6 +167,10 @@ def train(
         typer.Option(metavar="NAME", help="adamw (default), or muon for the matrices of the blocks."),
     ] = None,
     muon_lr: Annotated[float | None, typer.Option(help="Peak learning rate of muon's matrices; default 0.02.")] = None,
+    precision: Annotated[
+        Literal["full", "bfloat16"] | None,
+        typer.Option(metavar="NAME", help="Of matrix products: full (default), or bfloat16 on CPUs with AMX."),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Train a model, with checkpoints, a log and the held-out bits per character or dimension."""
@@ -208,6 +212,7 @@ def train(
             classes=getattr(corpus, "classes", 0), time=made.needs_time,
             positions="learned" if isinstance(corpus, data.Examples | data.Vectors) else "both",  # of a whole, a window
             d_model=chosen["d_model"], layers=chosen["layers"], heads=chosen["heads"], rng=np.random.default_rng(seed),
+            precision=precision or "full",
         )  # fmt: skip
         run = learning.Run(corpus, made, model, options, out)
     follow(run)

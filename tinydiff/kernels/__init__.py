@@ -2,7 +2,7 @@
 
 Call them through the module, `kernels.softmax(x)`, so that `kernels.use("numpy" | "native")` takes effect everywhere.
 The environment chooses at import: TINYDIFF_KERNELS=numpy|native (default: native where it was built) and
-TINYDIFF_ISA=baseline|avx2|avx512 (default: the best this CPU has). Native kernels use OMP_NUM_THREADS threads (default:
+TINYDIFF_ISA=baseline|avx2|avx512|avx512_bf16|amx (default: the best this CPU has). Native kernels use OMP_NUM_THREADS threads (default:
 as many as there are cores).
 """
 
@@ -42,6 +42,7 @@ __all__ = [
     "cross_entropy_backward",
     "gelu",
     "gelu_backward",
+    "has_bfloat16",
     "layer_norm",
     "layer_norm_backward",
     "log_softmax",
@@ -89,6 +90,11 @@ def use(name: Literal["numpy", "native"]) -> None:
 def active() -> Literal["numpy", "native"]:
     """Which kernels run now."""
     return _active
+
+
+def has_bfloat16() -> bool:
+    """Whether `matmul` can round to bfloat16: in NumPy on any CPU, natively on one with AVX512_BF16 or AMX."""
+    return native is None or _active == "numpy" or bool(native.has_bfloat16())
 
 
 def _choose() -> None:
