@@ -2,8 +2,7 @@
 
 Call them through the module, `kernels.softmax(x)`, so that `kernels.use("numpy" | "native")` takes effect everywhere.
 The environment chooses at import: TINYDIFF_KERNELS=numpy|native (default: native where it was built) and
-TINYDIFF_ISA=baseline|avx2|avx512 (default: the best this CPU has). Native kernels use OMP_NUM_THREADS threads (default:
-as many as there are cores).
+TINYDIFF_ISA=baseline|avx2|avx512 (default: the best this CPU has). threads.py says how many threads native kernels use.
 """
 
 import os
@@ -12,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Literal
 
-from . import reference
+from . import reference, threads
 from .reference import (
     adamw,
     attention,
@@ -57,7 +56,8 @@ KERNELS = [name for name in __all__ if hasattr(reference, name)]
 native: ModuleType | None = None
 _why = ""
 try:
-    native = import_module("._native", __name__)
+    with threads.patience():
+        native = import_module("._native", __name__)
 except ImportError as error:
     _why = str(error)
 
@@ -99,6 +99,8 @@ def _choose() -> None:
             native.use_isa(isa)
         except ValueError as error:
             raise ValueError(f"TINYDIFF_ISA: {error}") from None
+    if native is not None:
+        threads.set_up(native)
     if native is None and wanted != "numpy":
         warnings.warn(
             f"tinydiff runs on NumPy kernels, several times slower than native ones: {_why}. Install tinydiff again "
