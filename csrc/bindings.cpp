@@ -533,12 +533,36 @@ void attention_backward(const py::array &g, const py::array &q, const py::array 
 
 // --- optimiser ------------------------------------------------------------------------------------------------------
 
+std::atomic<bool> keeping{false};
+
+// A training step makes and drops the same few hundred arrays again and again. By default the larger ones go back to
+// the system each time, and clearing their pages anew takes longer than many a kernel. Keep them, from the first step of
+// an optimiser on until give_back_memory.
+void keep_memory() {
+    if (keeping.exchange(true))
+        return;
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 32 << 20); // the largest value allowed
+    mallopt(M_TRIM_THRESHOLD, -1);
+#endif
+}
+
+void give_back_memory() {
+    if (!keeping.exchange(false))
+        return;
+#ifdef __GLIBC__
+    mallopt(M_TRIM_THRESHOLD, 64 << 20); // where glibc itself arrives with arrays of that size
+    malloc_trim(0);
+#endif
+}
+
 void adamw(const py::array &p, const py::array &g, const py::array &m, const py::array &v, double lr, double beta1,
            double beta2, double eps, double weight_decay, idx step) {
     for (const auto &[name, a] : {std::pair{"g", &g}, std::pair{"m", &m}, std::pair{"v", &v}})
         expect_same_shape(*a, name, p);
     if (step < 1)
         throw py::value_error("step is " + std::to_string(step) + "; it counts from 1");
+    keep_memory();
     dispatch(p, "p", [&](auto zero) {
         using T = decltype(zero);
         T *pp = writable<T>(p, "p"), *mp = writable<T>(m, "m"), *vp = writable<T>(v, "v");
@@ -555,12 +579,6 @@ void adamw(const py::array &p, const py::array &g, const py::array &m, const py:
 } // namespace
 
 PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
-#ifdef __GLIBC__
-    // A training step makes and drops the same few hundred arrays again and again. By default the larger ones go back
-    // to the system each time, and clearing their pages anew takes longer than many a kernel. Keep them instead.
-    mallopt(M_MMAP_THRESHOLD, 32 << 20); // the largest value allowed
-    mallopt(M_TRIM_THRESHOLD, -1);
-#endif
     module.doc() = "Native kernels; see tinydiff/kernels/reference.py for what each computes.";
     module.def("isas", &isas, "Instruction sets of this build that this CPU has, slowest first.");
     module.def("isa", [] { return active.load()->name; }, "The instruction set in use.");
@@ -570,6 +588,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
     module.def("pools", &pools, "Threads that can run the kernels' tasks in this build: 'team', 'openmp'.");
     module.def("pool", &pool, "Whose threads do.");
     module.def("use_pool", &use_pool, py::arg("name"));
+    module.def("give_back_memory", &give_back_memory, "Return what was kept for a next step of training.");
 
     module.def("matmul", &matmul, py::arg("a"), py::arg("b"), py::arg("bias") = py::none(),
                py::arg("residual") = py::none());

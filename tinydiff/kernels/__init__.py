@@ -6,8 +6,11 @@ TINYDIFF_ISA=baseline|avx2|avx512 (default: the best this CPU has). threads.py s
 """
 
 import os
+import sys
 import warnings
 from importlib import import_module
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
@@ -40,6 +43,7 @@ __all__ = [
     "cross_entropy_backward",
     "gelu",
     "gelu_backward",
+    "give_back_memory",
     "layer_norm",
     "layer_norm_backward",
     "log_softmax",
@@ -71,8 +75,7 @@ def use(name: Literal["numpy", "native"]) -> None:
         raise ValueError(f"kernels is {name!r}; expected 'numpy' or 'native'")
     if name == "native" and native is None:
         raise RuntimeError(
-            f"kernels is 'native', but the extension is not here ({_why}); install tinydiff again with a C++17 "
-            "compiler, or use 'numpy'"
+            f"kernels is 'native', but the extension is not here ({_why}); {remedy()}, or use 'numpy'"
         )
     implementation = reference if name == "numpy" else native
     missing = [kernel for kernel in KERNELS if not hasattr(implementation, kernel)]
@@ -89,6 +92,29 @@ def active() -> Literal["numpy", "native"]:
     return _active
 
 
+def give_back_memory() -> None:
+    """Return to the system what native kernels keep from one step of training for the next."""
+    if native is not None:
+        native.give_back_memory()
+
+
+def remedy() -> str:
+    """What to do to get native kernels where there are none.
+
+    Python looks into the current folder first: in a clone it finds the source there, without the extension that an
+    installed copy may have.
+    """
+    here = Path(__file__).resolve().parent
+    for folder in map(Path, sys.path):
+        kernels = folder / "tinydiff" / "kernels"
+        if kernels.resolve() != here and any((kernels / f"_native{end}").exists() for end in EXTENSION_SUFFIXES):
+            return (
+                f"{here.parent} hides the installed {kernels.parent}: run from another folder, or install with "
+                "pip install --editable ."
+            )
+    return "install tinydiff again with a C++17 compiler"
+
+
 def _choose() -> None:
     wanted = os.environ.get("TINYDIFF_KERNELS", "")
     if wanted not in ("", "numpy", "native"):
@@ -103,8 +129,8 @@ def _choose() -> None:
         threads.set_up(native)
     if native is None and wanted != "numpy":
         warnings.warn(
-            f"tinydiff runs on NumPy kernels, several times slower than native ones: {_why}. Install tinydiff again "
-            "with a C++17 compiler for speed, or set TINYDIFF_KERNELS=numpy to silence this.",
+            f"tinydiff runs on NumPy kernels, several times slower than native ones: {_why}. For speed, {remedy()}; "
+            "or set TINYDIFF_KERNELS=numpy to silence this.",
             RuntimeWarning,
             stacklevel=3,
         )

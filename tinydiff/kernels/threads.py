@@ -17,7 +17,7 @@ from types import ModuleType
 # OpenMP libraries read these once, when they are loaded. By default their threads look for work for many milliseconds
 # before they sleep, at the cost of whoever else needs the core; here for a few tenths of one (libgomp counts rounds,
 # LLVM's milliseconds), which is longer than a training step pauses between kernels.
-PATIENCE = {"GOMP_SPINCOUNT": "20000", "KMP_BLOCKTIME": "1"}
+PATIENCE = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
 
 
 def usable_cores(root: Path = Path("/")) -> int:

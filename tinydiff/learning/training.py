@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import data
+from .. import data, kernels
 from ..decoders.guidance import conditioned
 from ..processes import Process
 from ..transformer import Model, Transformer
@@ -98,6 +98,7 @@ def train(run: Run) -> Generator[TrainFrame, None, None]:
     finally:
         if log is not None:
             log.close()
+        kernels.give_back_memory()
 
 
 def evaluate(
