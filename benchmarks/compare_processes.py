@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tinydiff import D3PM, Transformer, data, learning
-from tinydiff.learning import checkpoint
+from tinydiff.learning import files
 from tinydiff.processes import Autoregressive, MaskedDiffusion, Process
 from tinydiff.processes.named import new_process
 from tinydiff.transformer import Model
@@ -179,7 +179,7 @@ def main(
         key = f"{name}-{n}"
         if key not in rows:
             rows[key] = {"process": name, "steps": n, **figures(out / key, corpus)}
-            checkpoint.write_atomically(out / "table.json", (json.dumps(rows, indent=1) + "\n").encode())
+            files.write_atomically(out / "table.json", (json.dumps(rows, indent=1) + "\n").encode())
     with (out / "table.txt").open("w") as file:
         Console(file=file, width=100).print(show(rows))
     Console().print(show(rows))

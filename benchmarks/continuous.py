@@ -15,16 +15,17 @@ import numpy as np
 
 from tinydiff import conditioned, data, load
 from tinydiff.data import toys
-from tinydiff.learning import checkpoint
+from tinydiff.decoders import DDIM, ODE
+from tinydiff.learning import CheckpointError
 from tinydiff.measures import vectors as quality
 from tinydiff.processes import FlowMatching
 
 N = 2000  # points in a sample
 REAL, GENERATED = 8, 6  # samples of the law, and of the model
 WAYS = {  # what to train, by the options of `tinydiff train --process`, and how to sample it
-    "ddpm": [{"steps": 100}, {"steps": 100, "eta": 0.0}],
-    "flow": [{"steps": 10, "solver": "heun"}, {"steps": 10, "solver": "euler"}],
-    "flow --pairing optimal": [{"steps": 10, "solver": "heun"}, {"steps": 10, "solver": "euler"}],
+    "ddpm": [DDIM(100), DDIM(100, eta=0.0)],
+    "flow": [ODE(10, "heun"), ODE(10, "euler")],
+    "flow --pairing optimal": [ODE(10, "heun"), ODE(10, "euler")],
 }
 
 
@@ -52,13 +53,13 @@ def print_toys(runs: Path, names: list[str], processes: list[str]) -> None:
         print(f"{name}: floor {floor:.5f}, single pairs {min(floors):.5f} to {max(floors):.5f}", flush=True)
         for process in processes:
             model, made = trained(runs, name, process)
-            for options in WAYS[process]:
+            for decoder in WAYS[process]:
                 found = []
                 for seed in range(GENERATED):
-                    *_, last = made.sample(model, 2, N, rng=np.random.default_rng(seed), **options)
+                    *_, last = made.sample(model, 2, N, decoder=decoder, rng=np.random.default_rng(seed))
                     found.append(np.mean([quality.energy_distance(last.state, x) for x in real]))
                 each = ", ".join(f"{x / floor:.2f}" for x in found)
-                print(f"  {process} {options}: {np.mean(found) / floor:.2f} times the floor ({each})", flush=True)
+                print(f"  {process} {decoder}: {np.mean(found) / floor:.2f} times the floor ({each})", flush=True)
 
 
 def print_score(runs: Path) -> None:
@@ -96,8 +97,9 @@ def print_glyphs(runs: Path, process: str, each: int, cfg_scale: float, steps: i
     print(f"classifier: {accuracy:.1%} of {len(glyphs.held_out)} glyphs in fonts it has not seen")
     labels = np.repeat(np.arange(glyphs.classes), each)
     told = conditioned(model, labels, cfg_scale)
+    decoder = (DDIM if process == "ddpm" else ODE)(steps)
     start = time.perf_counter()
-    *_, last = made.sample(told, glyphs.length, len(labels), rng=np.random.default_rng(0), steps=steps)
+    *_, last = made.sample(told, glyphs.length, len(labels), decoder=decoder, rng=np.random.default_rng(0))
     seconds = time.perf_counter() - start
     right = read(last.state) == labels
     print(f"{process}, {steps} steps, cfg_scale {cfg_scale}: {right.mean():.1%} of {len(labels)} read as their class")
@@ -132,7 +134,7 @@ def main() -> None:
         else:
             for process in options.process or ("ddpm", "flow"):
                 print_glyphs(options.runs, process, options.each, options.cfg_scale, options.steps)
-    except checkpoint.CheckpointError as error:
+    except CheckpointError as error:
         sys.exit(f"error: {error}")
 
 

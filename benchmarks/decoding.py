@@ -12,25 +12,29 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import tinydiff as td
-from tinydiff.arrays import Floats, Ints
+from tinydiff import decoders
+from tinydiff.arrays import Floats
 from tinydiff.measures import texts
 
 V, BATCH = 103, 32
 TEXTS = 800
-ORDERS: dict[str, dict[str, Any]] = {
-    "random": {"remasking": "random"},
-    "low_confidence": {"remasking": "low_confidence"},
-    "low_confidence, choice_temperature 1": {"remasking": "low_confidence", "choice_temperature": 1.0},
+ORDERS: dict[str, Callable[[int], decoders.Decoder]] = {
+    "random": decoders.Random,
+    "low_confidence": decoders.LowConfidence,
+    "low_confidence, choice_temperature 1": partial(decoders.LowConfidence, choice_temperature=1.0),
+    "most_likely": decoders.MostLikely,
 }
 
 
-def seconds(network: Any, process: Any, length: int, batch: int, **options: Any) -> tuple[float, float]:
+def seconds(network: Any, process: Any, length: int, batch: int, decoder: decoders.Decoder) -> tuple[float, float]:
     """Processor time of generating, and the part of it that the network takes."""
     inside = 0.0
 
@@ -42,7 +46,7 @@ def seconds(network: Any, process: Any, length: int, batch: int, **options: Any)
         return answer
 
     start = time.process_time()
-    for _ in process.sample(timed, length, batch, rng=np.random.default_rng(0), **options):
+    for _ in process.sample(timed, length, batch, decoder=decoder, rng=np.random.default_rng(0)):
         pass
     return time.process_time() - start, inside
 
@@ -51,10 +55,13 @@ def overhead() -> None:
     """The decoder's own share, model M at length 128."""
     network = td.Transformer(V, 128, d_model=128, layers=4, heads=4, rng=np.random.default_rng(0))
     print(f"overhead beyond the network, size M, length 128, batch {BATCH}, 8 steps (best of 3)")
-    for options in ({}, {"remasking": "entropy"}, {"remasking": "margin"}, {"remasking": "random"}, {"remask": "cap"}):
-        runs = [seconds(network, td.MaskedDiffusion(V), 128, BATCH, steps=8, **options) for _ in range(3)]
+    for kind in (
+        decoders.LowConfidence, decoders.MostLikely, decoders.Entropy, decoders.Margin, decoders.Random,
+        decoders.LeftToRight, decoders.RemaskCap,
+    ):  # fmt: skip
+        runs = [seconds(network, td.MaskedDiffusion(V), 128, BATCH, kind(8)) for _ in range(3)]
         share = min(total / inside - 1 for total, inside in runs)
-        print(f"  {options or 'default'!s:28} {100 * share:4.1f} %  (network {1e3 * runs[0][1] / 8:.0f} ms per step)")
+        print(f"  {kind.__name__:16} {100 * share:4.1f} %  (network {1e3 * runs[0][1] / 8:.0f} ms per step)")
 
 
 def cache() -> None:
@@ -65,23 +72,24 @@ def cache() -> None:
         spent = []
         for kept in (True, False):
             start = time.process_time()
-            for _ in process.sample(network, 256, batch, rng=np.random.default_rng(0), cache=kept):
+            decoder = decoders.NextToken(cache=kept)
+            for _ in process.sample(network, 256, batch, decoder=decoder, rng=np.random.default_rng(0)):
                 pass
             spent.append(time.process_time() - start)
         print(f"cache, size M, length 256, batch {batch}: {spent[0]:.2f} s against {spent[1]:.2f} s, "
               f"{spent[1] / spent[0]:.1f} times faster")  # fmt: skip
 
 
-def orders(run: Path, counts: tuple[int, ...], given: Ints | None, what: str) -> None:
+def orders(run: Path, counts: tuple[int, ...], what: str, **known: Any) -> None:
     """The orders that ask the model against random at equal steps, and the most steps against the fewest."""
     model, process, _, config = td.load(run)
     law = td.data.LAWS[config["data"]["name"]]()
     scores: dict[str, list[Floats]] = {order: [] for order in ORDERS}
     print(what)
     for steps in counts:
-        for number, (order, options) in enumerate(ORDERS.items()):
+        for number, (order, kind) in enumerate(ORDERS.items()):
             rng = np.random.default_rng([1, steps, number])
-            *_, last = process.sample(model, law.length, TEXTS, rng=rng, steps=steps, given=given, **options)
+            *_, last = process.sample(model, law.length, TEXTS, decoder=kind(steps), rng=rng, **known)
             valid = law.log_p(last.state) > -np.inf
             scores[order].append(valid.astype(float))
             line = (
@@ -109,13 +117,12 @@ def main() -> None:
     overhead()
     cache()
     if arguments.agreement:
-        orders(arguments.agreement, (5, 10, 20, 40), None, "agreement: share of valid sentences")
+        orders(arguments.agreement, (5, 10, 20, 40), "agreement: share of valid sentences")
     if arguments.sums:
         corpus = td.data.load("sums")
-        held_out = corpus.held_out.reshape(-1, 9)[:TEXTS].copy()
-        held_out[:, 6:] = corpus.vocab_size
-        orders(arguments.sums, (1, 2, 3), held_out, "sums: share of right answers to held-out questions, 17+25=...")
-        orders(arguments.sums, (1, 3, 6, 9), None, "sums: share of valid sums, written from nothing")
+        asked = {"x0": corpus.held_out.reshape(-1, 9)[:TEXTS], "given": np.arange(9) < 6}
+        orders(arguments.sums, (1, 2, 3), "sums: share of right answers to held-out questions, 17+25=...", **asked)
+        orders(arguments.sums, (1, 3, 6, 9), "sums: share of valid sums, written from nothing")
 
 
 if __name__ == "__main__":

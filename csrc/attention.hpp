@@ -68,6 +68,11 @@ inline void few_scores(idx queries, const T *q, idx q_stride, const T *k, idx k_
         }
 }
 
+// The first key that a query does not see: the end of its block, which may lie beyond the last key.
+inline idx seen_until(const Mask &mask, const AttentionShape &s, idx query) {
+    return ((query + s.keys - s.queries) / mask.causal + 1) * mask.causal;
+}
+
 // Sets the scores of keys that a query may not see to -inf, and those of the padding after the last key.
 template <class T>
 inline void apply_mask(const Mask &mask, const AttentionShape &s, idx b, idx q0, idx queries, idx k0, idx keys,
@@ -76,8 +81,8 @@ inline void apply_mask(const Mask &mask, const AttentionShape &s, idx b, idx q0,
         T *row = scores + i * key_block;
         idx visible = keys;
         if (mask.causal) {
-            const idx last = q0 + i + s.keys - s.queries - k0; // the last key of this tile that query i sees
-            visible = last + 1 < 0 ? 0 : (last + 1 < keys ? last + 1 : keys);
+            const idx end = seen_until(mask, s, q0 + i) - k0;
+            visible = end < 0 ? 0 : smaller(end, keys);
         }
         for (idx j = visible; j < padded<T>(keys); ++j)
             row[j] = -infinity<T>;
@@ -92,7 +97,7 @@ inline void apply_mask(const Mask &mask, const AttentionShape &s, idx b, idx q0,
 
 // No query of the tile sees a key of it.
 inline bool tile_hidden(const Mask &mask, const AttentionShape &s, idx q0, idx queries, idx k0) {
-    return mask.causal && q0 + queries - 1 + s.keys - s.queries < k0;
+    return mask.causal && seen_until(mask, s, q0 + queries - 1) <= k0;
 }
 
 // --- forward --------------------------------------------------------------------------------------------------------

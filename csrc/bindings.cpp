@@ -380,10 +380,15 @@ py::array gelu_backward(const py::array &g, const py::array &x) {
 py::array rotary(const py::array &qkv, const py::array &cos, const py::array &sin) {
     if (qkv.ndim() != 5 || qkv.shape(2) != 3 || qkv.shape(4) % 2 != 0)
         bad("qkv", qkv, "(B, L, 3, H, D) with D even");
+    const bool per_sequence = cos.ndim() == 3;
+    std::vector<idx> wanted{qkv.shape(1), qkv.shape(4) / 2};
+    if (per_sequence)
+        wanted.insert(wanted.begin(), qkv.shape(0));
     for (const auto &[name, table] : {std::pair{"cos", &cos}, std::pair{"sin", &sin}})
-        if (table->ndim() != 2 || table->shape(0) != qkv.shape(1) || table->shape(1) != qkv.shape(4) / 2)
+        if (shape_vector(*table) != wanted)
             bad(name, *table,
-                "(L, D / 2) = (" + std::to_string(qkv.shape(1)) + ", " + std::to_string(qkv.shape(4) / 2) + ")");
+                "(L, D / 2) or (B, L, D / 2) with B " + std::to_string(qkv.shape(0)) + ", L " +
+                    std::to_string(qkv.shape(1)) + ", D / 2 " + std::to_string(qkv.shape(4) / 2) + ", as the other");
     return dispatch(qkv, "qkv", [&](auto zero) -> py::array {
         using T = decltype(zero);
         const auto in = contiguous<T>(qkv, "qkv"), c = contiguous<T>(cos, "cos"), s = contiguous<T>(sin, "sin");
@@ -393,7 +398,7 @@ py::array rotary(const py::array &qkv, const py::array &cos, const py::array &si
         const idx batch = qkv.shape(0), length = qkv.shape(1), heads = qkv.shape(3), depth = qkv.shape(4);
         {
             py::gil_scoped_release release;
-            kernels<T>().rotary(from, cp, sp, to, batch, length, heads, depth);
+            kernels<T>().rotary(from, cp, sp, per_sequence, to, batch, length, heads, depth);
         }
         return out;
     });
@@ -462,7 +467,7 @@ template <class T> Heads<T> heads_output(const py::array &a, const char *name, c
     return heads_view<T>(a);
 }
 
-AttentionShape attention_shape(const py::array &q, const py::array &k, const py::array &v, bool causal) {
+AttentionShape attention_shape(const py::array &q, const py::array &k, const py::array &v, idx causal) {
     if (q.ndim() != 4)
         bad("q", q, "(B, Lq, H, D)");
     if (k.ndim() != 4 || k.shape(0) != q.shape(0) || k.shape(2) != q.shape(2) || k.shape(3) != q.shape(3))
@@ -470,12 +475,15 @@ AttentionShape attention_shape(const py::array &q, const py::array &k, const py:
     expect_same_shape(v, "v", k);
     if (q.shape(3) < 1)
         bad("q", q, "(B, Lq, H, D) with D at least 1");
+    if (causal < 0)
+        throw py::value_error("causal is " + std::to_string(causal) +
+                              "; expected 0 (all), 1 (left to right) or the length of a block");
     if (causal && q.shape(1) > k.shape(1))
         bad("q", q, "at most as many queries as keys (" + std::to_string(k.shape(1)) + ") when causal");
     return {q.shape(0), q.shape(1), k.shape(1), q.shape(2), q.shape(3)};
 }
 
-Mask attention_mask(const std::optional<py::array> &mask, bool causal, const AttentionShape &s) {
+Mask attention_mask(const std::optional<py::array> &mask, idx causal, const AttentionShape &s) {
     if (!mask)
         return {nullptr, 0, 0, 0, causal};
     if (!is_type<bool>(*mask))
@@ -491,7 +499,7 @@ Mask attention_mask(const std::optional<py::array> &mask, bool causal, const Att
 }
 
 py::tuple attention(const py::array &q, const py::array &k, const py::array &v, const std::optional<py::array> &mask,
-                    bool causal) {
+                    idx causal) {
     const AttentionShape s = attention_shape(q, k, v, causal);
     const Mask seen = attention_mask(mask, causal, s);
     return dispatch(q, "q", [&](auto zero) -> py::tuple {
@@ -511,7 +519,7 @@ py::tuple attention(const py::array &q, const py::array &k, const py::array &v, 
 
 void attention_backward(const py::array &g, const py::array &q, const py::array &k, const py::array &v,
                         const py::array &out, const py::array &lse, const py::array &dq, const py::array &dk,
-                        const py::array &dv, const std::optional<py::array> &mask, bool causal) {
+                        const py::array &dv, const std::optional<py::array> &mask, idx causal) {
     const AttentionShape s = attention_shape(q, k, v, causal);
     const Mask seen = attention_mask(mask, causal, s);
     expect_same_shape(g, "g", q);
@@ -606,10 +614,10 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
     module.def("rotary", &rotary, py::arg("qkv"), py::arg("cos"), py::arg("sin"));
     module.def("topk", &topk, py::arg("x"), py::arg("k"));
     module.def("attention", &attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("mask") = py::none(),
-               py::arg("causal") = false);
+               py::arg("causal") = 0);
     module.def("attention_backward", &attention_backward, py::arg("g"), py::arg("q"), py::arg("k"), py::arg("v"),
                py::arg("out"), py::arg("lse"), py::arg("dq"), py::arg("dk"), py::arg("dv"),
-               py::arg("mask") = py::none(), py::arg("causal") = false);
+               py::arg("mask") = py::none(), py::arg("causal") = 0);
     module.def("adamw", &adamw, py::arg("p"), py::arg("g"), py::arg("m"), py::arg("v"), py::arg("lr"), py::arg("beta1"),
                py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"), py::arg("step"));
 }

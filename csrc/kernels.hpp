@@ -18,11 +18,12 @@ template <class T> struct Heads {
 };
 
 // Which keys a query sees. `allowed` is null or a boolean (B, Lq, Lk) view with strides (0 where it is broadcast).
-// Causal queries are aligned with the last keys: query i sees keys j <= i + keys - queries.
+// `causal` is 0, or the length b of blocks that see themselves and those before. Queries are aligned with the last keys:
+// query i is in block (i + keys - queries) / b, key j in j / b.
 struct Mask {
     const bool *allowed;
     idx batch, query, key;
-    bool causal;
+    idx causal;
 };
 
 struct AttentionShape {
@@ -45,7 +46,9 @@ template <class T> struct Kernels {
                                 T *dweight, T *dbias, idx rows, idx n);
     void (*gelu)(const T *x, T *y, idx n);
     void (*gelu_backward)(const T *g, const T *x, T *dx, idx n);
-    void (*rotary)(const T *qkv, const T *cos, const T *sin, T *out, idx batch, idx length, idx heads, idx depth);
+    // cos and sin are (L, D/2), or (B, L, D/2) if `per_sequence`.
+    void (*rotary)(const T *qkv, const T *cos, const T *sin, bool per_sequence, T *out, idx batch, idx length,
+                   idx heads, idx depth);
     void (*topk)(const T *x, T *values, std::int64_t *indices, idx rows, idx n, idx k);
     void (*attention)(AttentionShape s, Heads<const T> q, Heads<const T> k, Heads<const T> v, Mask mask, Heads<T> out,
                       T *lse);

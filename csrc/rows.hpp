@@ -190,12 +190,15 @@ template <class T> void gelu_backward(const T *g, const T *x, T *dx, idx n) {
 }
 
 // Rotary positions (Su et al. 2021): element j < D/2 of each query and key head turns with element j + D/2 by the
-// angle whose cosine and sine are given per position; values are copied. qkv is (B, L, 3, H, D), cos and sin (L, D/2).
+// angle whose cosine and sine are given per position; values are copied. qkv is (B, L, 3, H, D), cos and sin (L, D/2),
+// or (B, L, D/2) if `per_sequence`.
 template <class T>
-void rotary(const T *qkv, const T *cos, const T *sin, T *out, idx batch, idx length, idx heads, idx depth) {
+void rotary(const T *qkv, const T *cos, const T *sin, bool per_sequence, T *out, idx batch, idx length, idx heads,
+            idx depth) {
     const idx half = depth / 2, row = 3 * heads * depth;
     parallel_for(batch * length, 2 * row, [=](idx r, idx) {
-        const T *in = qkv + r * row, *c = cos + (r % length) * half, *s = sin + (r % length) * half;
+        const idx position = per_sequence ? r : r % length;
+        const T *in = qkv + r * row, *c = cos + position * half, *s = sin + position * half;
         T *to = out + r * row;
         for (idx h = 0; h < 2 * heads; ++h) {
             const T *a = in + h * depth, *b = a + half;

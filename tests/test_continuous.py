@@ -9,6 +9,7 @@ from tests.identities.conftest import random_vector_model
 from tests.identities.oracles import ExactDenoiser, GaussianFlow
 from tinydiff import FlowMatching, GaussianDiffusion, Tensor, Transformer, check_grads, conditioned
 from tinydiff.data.toys import GaussianMixture
+from tinydiff.decoders import DDIM, ODE, Langevin
 from tinydiff.processes.flow import uncross
 from tinydiff.processes.gaussian import langevin_step
 
@@ -113,12 +114,12 @@ def moments_agree(x: np.ndarray, tolerance: float) -> bool:
     return all(abs(a.mean() - b.mean()) < 4.5 * a.std() / np.sqrt(len(a)) + tolerance for a, b in checks)
 
 
-@pytest.mark.parametrize("options", [{}, {"eta": 0.0}, {"eta": 0.5}, {"steps": 60}, {"steps": 60, "eta": 0.0}])
-def test_ddpm_samples_have_the_law_of_the_exact_denoiser(options: dict) -> None:
+@pytest.mark.parametrize("decoder", [DDIM(), DDIM(eta=0.0), DDIM(eta=0.5), DDIM(60), DDIM(60, eta=0.0)])
+def test_ddpm_samples_have_the_law_of_the_exact_denoiser(decoder: DDIM) -> None:
     """A mixture, from noise: two-sided at 4.5 standard errors, seed fixed, plus 6 / steps for their finite number."""
     process = GaussianDiffusion(1, 300)
-    *_, last = process.sample(ExactDenoiser(process, LAW), 1, 10_000, rng=rng(), **options)
-    assert moments_agree(last.state.ravel(), 6 / options.get("steps", 300))
+    *_, last = process.sample(ExactDenoiser(process, LAW), 1, 10_000, decoder=decoder, rng=rng())
+    assert moments_agree(last.state.ravel(), 6 / (decoder.steps or 300))
 
 
 def test_langevin_steps_lead_to_the_law_of_their_score() -> None:
@@ -136,24 +137,24 @@ def test_langevin_correction_repairs_coarse_sampling() -> None:
     process = GaussianDiffusion(1, 300)
     model, reference = ExactDenoiser(process, LAW), np.sort(LAW.sample(5000, rng(5)).ravel())
 
-    def distance(**options: object) -> float:
-        *_, last = process.sample(model, 1, 5000, rng=rng(), steps=5, eta=0.0, **options)
+    def distance(corrector: Langevin | None) -> float:
+        *_, last = process.sample(model, 1, 5000, decoder=DDIM(5, eta=0.0, corrector=corrector), rng=rng())
         return float(np.abs(np.sort(last.state.ravel()) - reference).mean())
 
-    assert distance(langevin=10) < 0.8 * distance()
+    assert distance(Langevin(10)) < 0.8 * distance(None)
 
 
-@pytest.mark.parametrize("process", [GaussianDiffusion(2, 40), FlowMatching(2)])
-def test_frames_carry_what_they_promise(process: GaussianDiffusion | FlowMatching) -> None:
+@pytest.mark.parametrize(("process", "decoder"), [(GaussianDiffusion(2, 40), DDIM(8)), (FlowMatching(2), ODE(8))])
+def test_frames_carry_what_they_promise(process: GaussianDiffusion | FlowMatching, decoder: DDIM | ODE) -> None:
     """Times out of order, a frame too few, or states that later steps change."""
-    frames = list(process.sample(random_vector_model(3, 2), 3, 5, rng=rng(), steps=8))
+    frames = list(process.sample(random_vector_model(3, 2), 3, 5, decoder=decoder, rng=rng()))
     assert [frame.step for frame in frames] == list(range(9))
     assert {frame.steps for frame in frames} == {8}
     np.testing.assert_allclose([frame.t for frame in frames], np.arange(8, -1, -1) / 8)
     assert all(frame.state.shape == frame.denoised.shape == (5, 3, 2) for frame in frames)
     assert len({frame.state.tobytes() for frame in frames}) == 9
     np.testing.assert_array_equal(frames[0].state, rng().standard_normal((5, 3, 2)))
-    again = list(process.sample(random_vector_model(3, 2), 3, 5, rng=rng(), steps=8))
+    again = list(process.sample(random_vector_model(3, 2), 3, 5, decoder=decoder, rng=rng()))
     np.testing.assert_array_equal(frames[-1].state, again[-1].state)
 
 
@@ -218,20 +219,16 @@ DDPM, FLOW, MODEL = GaussianDiffusion(2, 50), FlowMatching(2), random_vector_mod
         (lambda: DDPM.loss(MODEL, X0[0], rng()), r"x0 has shape \(3, 2\)"),
         (lambda: DDPM.bound(MODEL, X0[:, :, :1], rng()), r"expected \(B, L, 2\) numbers"),
         (lambda: DDPM.corrupt(X0, np.full(8, 1.2), rng()), r"expected \(8,\) times in \[0, 1\]"),
-        (lambda: DDPM.sample(MODEL, 3, rng=rng(), steps=51), "steps is 51; expected 1 <= steps <= 50"),
-        (lambda: DDPM.sample(MODEL, 3, rng=rng(), steps=0), "steps is 0"),
-        (lambda: DDPM.sample(MODEL, 3, rng=rng(), eta=1.1), "eta is 1.1; expected 0"),
-        (lambda: DDPM.sample(MODEL, 3, rng=rng(), eta=-0.1), "eta is -0.1"),
-        (lambda: DDPM.sample(MODEL, 3, rng=rng(), eta=np.nan), "eta is nan"),
-        (lambda: DDPM.sample(MODEL, 3, rng=rng(), langevin=-1), "langevin is -1"),
+        (lambda: DDPM.sample(MODEL, 3, decoder=DDIM(51), rng=rng()), "steps is 51; expected 1 <= steps <= 50"),
+        (lambda: DDIM(eta=-0.1), "eta is -0.1"),
+        (lambda: DDIM(eta=np.nan), "eta is nan"),
+        (lambda: Langevin(-1), "steps is -1"),
         (lambda: DDPM.sample(MODEL, 0, rng=rng()), "length is 0"),
         (lambda: list(DDPM.sample(lambda x, t: Tensor(x * np.nan), 3, rng=rng())), "output contains NaN"),
         (lambda: list(FLOW.sample(lambda x, t: Tensor(x * np.nan), 3, rng=rng())), "output contains NaN"),
         (lambda: FlowMatching(2, "best"), "pairing is 'best'"),
         (lambda: FLOW.loss(MODEL, NAN, rng()), "x0 contains nan"),
         (lambda: FLOW.corrupt(X0, np.zeros(3), rng()), r"expected \(8,\) times"),
-        (lambda: FLOW.sample(MODEL, 3, rng=rng(), solver="rk5"), "solver is 'rk5'; expected one of euler, heun, rk4"),
-        (lambda: FLOW.sample(MODEL, 3, rng=rng(), steps=0), "steps is 0"),
         (lambda: FLOW.nll(MODEL, X0, steps=0), "steps is 0"),
         (lambda: FlowMatching(2, "optimal").score(MODEL, X0, 0.5), "pairing is 'optimal', .* train with 'independent'"),
         (lambda: FLOW.score(MODEL, X0, 0.0), "t is 0.0; expected 0 < t <= 1"),

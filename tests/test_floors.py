@@ -1,11 +1,11 @@
-"""The house has floors: a module imports from its own floor or from one below, never from above."""
+"""The house has floors: modules import from their own or from below. And its functions have few parameters."""
 
 import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "tinydiff"
 FLOORS = [
-    {"arrays", "kernels", "schedules"},
+    {"_start", "arrays", "kernels", "schedules"},
     {"data"},
     {"tensor", "ops"},
     {"transformer"},
@@ -41,3 +41,15 @@ def test_no_import_runs_upstairs() -> None:
         room = path.relative_to(ROOT).parts[0].removesuffix(".py")
         for other in imports(path):
             assert FLOOR[other] <= FLOOR[room], f"{path.relative_to(ROOT)} imports {other}, which is above it"
+
+
+def test_functions_have_few_parameters() -> None:
+    """At most eight, for what is public. Kernels, commands and the constructors of models and processes aside."""
+    for path in ROOT.rglob("*.py"):
+        if path.relative_to(ROOT).parts[0] in ("cli", "kernels"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                given = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+                names = [argument.arg for argument in given if argument.arg not in ("self", "cls")]
+                assert len(names) <= 8, f"{path.relative_to(ROOT)}: {node.name} takes {', '.join(names)}"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tinydiff import Tensor, Transformer, check_grads, no_grad
+from tinydiff import AdamW, MaskedDiffusion, Tensor, Transformer, check_grads, no_grad
 
 V, L = 7, 9
 RNG = np.random.default_rng(0)
@@ -26,7 +26,10 @@ def moved_outputs(network: Transformer, position: int, **call) -> np.ndarray:
         return (network(X, **call).data != network(other, **call).data).any(axis=(0, 2))
 
 
-@pytest.mark.parametrize("positions", ["rotary", "learned"])
+POSITIONS = ["both", "rotary", "learned"]
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
 def test_full_attention_sees_everything_and_causal_only_the_past(positions: str) -> None:
     """A mask off by one would leak the answer into an autoregressive model, or hide half of a bidirectional one."""
     network = model(positions=positions)
@@ -45,14 +48,67 @@ def test_mask_decides_who_sees_whom() -> None:
 def test_positions_matter() -> None:
     """Without positions, attention is blind to order: equal tokens would get equal answers everywhere."""
     same = np.full((1, L), 2)
-    for positions in ("rotary", "learned"):
+    for positions in POSITIONS:
         network = model(positions=positions)
         swapped = X[:1, ::-1]
         assert not np.allclose(network(X[:1]).data, network(swapped).data[:, ::-1])
     assert np.ptp(model(positions="learned")(same).data, axis=1).max() > 1e-6
 
 
-@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_masks_alone_can_be_told_apart() -> None:
+    """What only distances place, rows of nothing but MASK, get one answer everywhere: nothing could be first.
+
+    The default adds a vector per place, which starts at zero, so that an untrained network is the rotary one.
+    """
+    masks = np.full((1, L), V)
+    rotary, default = model(positions="rotary"), model()
+    assert np.ptp(rotary(masks).data, axis=1).max() < 1e-14
+    np.testing.assert_array_equal(default(X).data, rotary(X).data)
+    learnt = Transformer(V, L, d_model=16, layers=2, heads=2, rng=np.random.default_rng(1))
+    optimiser, data = AdamW(learnt.params), np.tile(np.arange(L) % V, (8, 1))
+    process, rng = MaskedDiffusion(V), np.random.default_rng(0)
+    for _ in range(150):
+        process.loss(learnt, data, rng).backward()
+        optimiser.step(1e-2)
+    np.testing.assert_array_equal(learnt(masks).data[0].argmax(axis=-1), data[0])
+
+
+@pytest.mark.parametrize("block", [2, 3, 4, L])
+def test_blocks_see_themselves_and_those_before(block: int) -> None:
+    """As the mask that says so, forward and backward."""
+    at = np.arange(L) // block
+    network, mask = model(), at[:, None] >= at
+    for position in (0, 4, L - 1):
+        np.testing.assert_array_equal(moved_outputs(network, position, causal=block), at >= at[position])
+    gradients = []
+    for call in ({"causal": block}, {"mask": mask}):
+        network(X, **call).sum().backward()
+        gradients.append({name: p.grad.copy() for name, p in network.params.items()})
+        for p in network.params.values():
+            p.grad[...] = 0
+    for name, gradient in gradients[0].items():
+        np.testing.assert_allclose(gradient, gradients[1][name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_tokens_stand_where_they_are_said_to(positions: str) -> None:
+    """The same places the same answer, whatever the order; for all sequences or each; several tokens in one place."""
+    network, rng = model(positions=positions), np.random.default_rng(2)
+    if positions == "both":
+        network.params["position"].data[...] = rng.normal(size=(L, 16))
+    plain = network(X).data
+    np.testing.assert_array_equal(network(X, positions=np.arange(L)).data, plain)
+    orders = np.stack([rng.permutation(L) for _ in X])
+    moved = network(np.take_along_axis(X, orders, axis=1), positions=orders).data
+    np.testing.assert_allclose(moved, np.take_along_axis(plain, orders[..., None], axis=1), rtol=1e-9, atol=1e-12)
+    twice = np.tile(np.arange(L), 2)
+    apart = np.repeat(np.eye(2, dtype=bool), L, axis=1).repeat(L, axis=0)  # two copies that do not see each other
+    doubled = network(np.tile(X, 2), mask=apart, positions=twice).data
+    np.testing.assert_allclose(doubled, np.tile(plain, (1, 2, 1)), rtol=1e-12, atol=1e-12)
+    assert np.abs(network(X, positions=np.arange(L)[::-1]).data - plain).max() > 1e-3
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("chunks", [[1] * L, [4, 1, 4], [L]])
 def test_cache_gives_the_same_logits(positions: str, chunks: list[int]) -> None:
     """Keys kept with the wrong rotation, or a mask aligned with the wrong end, would show here."""
@@ -98,7 +154,7 @@ def test_vectors_in_vectors_out() -> None:
     assert out.dtype == np.float64
 
 
-@pytest.mark.parametrize("options", [{}, {"positions": "learned"}, {"time": True}])
+@pytest.mark.parametrize("options", [{}, {"positions": "rotary"}, {"positions": "learned"}, {"time": True}])
 def test_gradients_of_all_parameters(options: dict) -> None:
     """The whole network against central differences: an op used wrongly shows even if each is right by itself."""
     network = model(d_model=4, layers=1, length=3, vocab_size=2, **options)
@@ -151,6 +207,10 @@ def test_bad_shapes(options: dict, words: str) -> None:
         (np.full((1, 2), V + 1), {}, "ids contains 8"),
         (X, {"mask": np.ones((2, 2), bool)}, "mask has shape"),
         (X, {"select": np.ones((2, 2), bool)}, "at has shape"),
+        (X, {"causal": -2}, "causal is -2"),
+        (X, {"positions": np.arange(L - 1)}, r"positions has shape \(8,\) .*expected \(9,\) or \(3, 9\) integers"),
+        (X, {"positions": np.zeros(L)}, "dtype float64"),
+        (X, {"positions": np.arange(L) + 1}, "positions contains 1..9; expected 0 <= position < 9"),
     ],
 )
 def test_bad_calls(x: np.ndarray, call: dict, words: str) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tests.decoders.test_decoders import rng
-from tinydiff import MaskedDiffusion, exact
+from tinydiff import MaskedDiffusion, decoders, exact
 from tinydiff.data import laws
 
 LAW = laws.Listed(("abab", "abba", "baba", "bbbb"), np.array([0.4, 0.3, 0.2, 0.1]))
@@ -25,7 +25,7 @@ def test_listed_denoiser_is_the_bayes_denoiser() -> None:
 def test_one_at_a_time_with_the_truth_is_always_valid() -> None:
     """No decoder errs that asks a perfect model before every token; random order then has the law itself."""
     process, model = MaskedDiffusion(2), exact.ListedDenoiser(LAW)
-    *_, last = process.sample(model, 4, 20_000, rng=rng(), remasking="random")
+    *_, last = process.sample(model, 4, 20_000, decoder=decoders.Random(), rng=rng())
     counts = np.bincount(LAW.places(last.state), minlength=4)
     assert counts.sum() == 20_000
     assert (

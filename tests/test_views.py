@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from conftest import Runs
 
 TEXT = "if a[b]:\n    c = d[:2]\n  return x\n"
-CODEC = data.Codec.of(TEXT)
+CODEC = data.Characters.of(TEXT)
 WIDTHS = [20, 80, 200]
 
 
@@ -44,7 +44,7 @@ def sampling() -> list[Frame]:
     return [
         Frame(
             step, 3, 1 - step / 3, np.where(turn <= step, ids, CODEC.vocab_size), turn == step, turn < 0,
-            np.where(turn <= step, turn / 3, 0.0),
+            np.where(turn <= step, turn / 3, 0.0), turn < 0,
         )
         for step in range(4)
     ]  # fmt: skip
@@ -89,9 +89,9 @@ def test_every_character_is_in_the_log(width: int) -> None:
 
 def test_text_is_not_read_as_emoji() -> None:
     """Letters between colons in a text, shown as a cross."""
-    codec, console = data.Codec(":x"), screen(False)
+    codec, console = data.Characters(":x"), screen(False)
     done = np.zeros((1, 3), bool)
-    show_sampling(console, codec, [Frame(1, 1, 0.0, codec.encode(":x:")[None], done, done, np.ones((1, 3)))])
+    show_sampling(console, codec, [Frame(1, 1, 0.0, codec.encode(":x:")[None], done, done, np.ones((1, 3)), done)])
     assert console.file.getvalue() == "   1/1  :x:\n"
 
 
@@ -111,9 +111,9 @@ def test_no_frames() -> None:
 
 def test_colour_is_confidence() -> None:
     """A confidence of exactly 1 beyond the last colour, the scale upside down, or fresh characters not marked."""
-    codec, nothing = data.Codec("abc"), np.zeros((1, 4), bool)
+    codec, nothing = data.Characters("abc"), np.zeros((1, 4), bool)
     fresh = np.array([[False, False, True, False]])
-    frame = Frame(1, 2, 0.25, np.array([[0, 1, 2, 3]]), fresh, nothing, np.array([[0.0, 0.5, 1.0, 0.0]]))
+    frame = Frame(1, 2, 0.25, np.array([[0, 1, 2, 3]]), fresh, nothing, np.array([[0.0, 0.5, 1.0, 0.0]]), nothing)
     text = state_text(codec, frame, 0, 10)
     assert text.plain == "abc" + MASK
     assert [span.style for span in text.spans] == [COLOURS[0], COLOURS[2], f"bold black on {COLOURS[4]}", "grey42"]
@@ -127,13 +127,14 @@ def test_positions_keep_their_place() -> None:
 
 def test_masked_again_is_marked() -> None:
     """A position masked again that looks like one never filled, or a legend that does not say what its sign means."""
-    frame = Frame(1, 2, 0.5, np.array([[0, 3, 3]]), *np.array([[[0, 0, 0]], [[0, 1, 0]]], bool), np.zeros((1, 3)))
-    text = state_text(data.Codec("abc"), frame, 0, 10)
+    fresh, again = np.array([[[0, 0, 0]], [[0, 1, 0]]], bool)
+    frame = Frame(1, 2, 0.5, np.array([[0, 3, 3]]), fresh, again, np.zeros((1, 3)), fresh)
+    text = state_text(data.Characters("abc"), frame, 0, 10)
     assert text.plain == "a" + REMASKED + MASK
     assert len({str(span.style) for span in text.spans}) == 3
     for again in (True, False):
         console = screen(True)
-        show_sampling(console, data.Codec("abc"), [replace(frame, remasked=frame.remasked & again)])
+        show_sampling(console, data.Characters("abc"), [replace(frame, remasked=frame.remasked & again)])
         assert ("masked again" in shown(console)) == again
         assert "unsure to sure" in shown(console)
 

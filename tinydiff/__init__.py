@@ -1,5 +1,15 @@
-"""Diffusion and non-autoregressive language models from scratch, in NumPy with a C++ hot loop."""
+"""Diffusion and non-autoregressive language models from scratch, in NumPy with a C++ hot loop.
 
+To read it, start with `processes/masked.py`: masked diffusion, its loss and its bound, in one page. Then
+
+- `decoders/orders.py`: from masks to text, a few positions at a time, the surest first
+- `transformer.py`, on `ops.py` and `tensor.py`: the one network of all processes, and its gradients
+- `learning/training.py`: the loop; `exact/masked.py`: what the loss and the decoders should give, by enumeration
+
+The rest are variations: other noise in `processes/`, other orders in `decoders/`.
+"""
+
+from . import _start  # noqa: F401, I001  # first: it answers Ctrl-C while all of this is imported
 from . import data, decoders, kernels, measures, ops, schedules
 from .decoders.guidance import conditioned
 from .learning import Options, Run, evaluate, load, train

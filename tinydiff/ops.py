@@ -99,11 +99,14 @@ def cross_entropy(logits: Tensor, targets: Ints) -> Tensor:
 
 
 def rotary(qkv: Tensor, cos: Floats, sin: Floats) -> Tensor:
-    """Turn queries and keys of a packed (B, L, 3, H, D) by the angles of their positions (Su et al. 2021)."""
+    """Turn queries and keys of a packed (B, L, 3, H, D) by the angles of their positions (Su et al. 2021).
+
+    cos and sin are (L, D/2), or (B, L, D/2) where sequences differ in their positions.
+    """
     return Tensor.from_op(kernels.rotary(qkv.data, cos, sin), (qkv,), lambda g: (kernels.rotary(g, cos, -sin),))
 
 
-def self_attention(qkv: Tensor, mask: Bools | None = None, causal: bool = False) -> Tensor:
+def self_attention(qkv: Tensor, mask: Bools | None = None, causal: int = 0) -> Tensor:
     """Multi-head attention of a sequence to itself: packed (B, L, 3, H, D) -> (B, L, H * D).
 
     The kernel reads queries, keys and values where they lie in `qkv` and writes their gradients likewise: no copies.
@@ -111,7 +114,7 @@ def self_attention(qkv: Tensor, mask: Bools | None = None, causal: bool = False)
     Parameters
     ----------
     mask : (L, L) or (B, L, L), True where the row's position may see the column's; None for all
-    causal : position i sees positions j <= i
+    causal : 0, or the length b of blocks: position i sees positions j with j // b <= i // b; 1 is left to right
 
     """
     q, k, v = (qkv.data[:, :, i] for i in range(3))  # (B, L, H, D) views
@@ -138,6 +141,13 @@ def take_rows(x: Tensor, at: Bools) -> Tensor:
         return (full,)
 
     return Tensor.from_op(x.data[at], (x,), vjp)
+
+
+def append_zero(x: Tensor) -> Tensor:
+    """One more entry at the end of the last axis, 0: (..., V) to (..., V + 1)."""
+    out = np.zeros((*x.shape[:-1], x.shape[-1] + 1), x.dtype)
+    out[..., :-1] = x.data
+    return Tensor.from_op(out, (x,), lambda g: (g[..., :-1],))
 
 
 def expected_log(p: Tensor, weight: Floats) -> Tensor:

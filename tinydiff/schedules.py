@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,6 +27,7 @@ class Schedule:
     _alpha: Callable[[Floats], Floats]
     _derivative: Callable[[Floats], Floats]
     _inverse: Callable[[Floats], Floats]
+    options: dict[str, float] | None = None  # of a schedule in SCHEDULES, so that it can be made again
 
     def __post_init__(self) -> None:
         t = np.linspace(0, 1, 101)
@@ -36,6 +39,12 @@ class Schedule:
                 f"alpha of schedule {self.name!r} goes from {alpha[0]:g} at t = 0 to {alpha[-1]:g} at t = 1, and from "
                 f"{alpha[at]:g} at t = {t[at]:g} to {alpha[at + 1]:g} next; expected to fall from 1 to 0 or more"
             )
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Schedules of this module are pickled by name: their functions cannot be."""
+        if self.options is None:
+            return super().__reduce_ex__(protocol)
+        return partial(SCHEDULES[self.name], **self.options), ()
 
     def alpha(self, t: ArrayLike) -> Floats:
         """Probability that a token is still itself at time t in [0, 1]."""
@@ -77,7 +86,7 @@ def _in_unit(name: str, x: ArrayLike) -> Floats:
 
 def linear() -> Schedule:
     """Alpha = 1 - t: the masked fraction is t itself, and w(t) = 1/t (LLaDA, Nie et al. 2025)."""
-    return Schedule("linear", lambda t: 1 - t, lambda t: np.full_like(t, -1.0), lambda a: 1 - a)
+    return Schedule("linear", lambda t: 1 - t, lambda t: np.full_like(t, -1.0), lambda a: 1 - a, {})
 
 
 def cosine() -> Schedule:
@@ -87,6 +96,7 @@ def cosine() -> Schedule:
         lambda t: 1 - np.sin(math.pi / 2 * t),
         lambda t: -math.pi / 2 * np.cos(math.pi / 2 * t),
         lambda a: 2 / math.pi * np.arcsin(1 - a),
+        {},
     )
 
 
@@ -99,6 +109,7 @@ def loglinear(eps: float = 1e-3) -> Schedule:
         lambda t: 1 - (1 - eps) * t,
         lambda t: np.full_like(t, eps - 1),
         lambda a: (1 - a) / (1 - eps),
+        {"eps": eps},
     )
 
 
@@ -119,6 +130,7 @@ def geometric(low: float = 1e-5, high: float = 20.0) -> Schedule:
         lambda t: np.exp(low - noise(t)),
         lambda t: -ratio * noise(t) * np.exp(low - noise(t)),
         lambda a: np.log1p(-np.log(a) / low) / ratio,
+        {"low": low, "high": high},
     )
 
 
@@ -131,6 +143,7 @@ def polynomial(power: float = 2.0) -> Schedule:
         lambda t: 1 - t**power,
         lambda t: -power * t ** (power - 1),
         lambda a: (1 - a) ** (1 / power),
+        {"power": power},
     )
 
 

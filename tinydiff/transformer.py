@@ -1,8 +1,12 @@
 """One transformer for every process: tokens or vectors in; full, causal or any masked attention; optional time.
 
-Pre-norm blocks (Xiong et al. 2020): x += attention(norm(x)); x += mlp(norm(x)). Positions are rotary (Su et al.
-2021) or learned. Which positions see which is an argument of the call, not of the model: the same weights run left to
-right or in both directions.
+Pre-norm blocks (Xiong et al. 2020): x += attention(norm(x)); x += mlp(norm(x)). Which positions see which is an
+argument of the call, not of the model: the same weights run left to right, in blocks or in both directions.
+
+Positions are rotary (Su et al. 2021): queries and keys turn with their place, so only distances count, and a window
+looks the same wherever in a text it begins. But where every token is MASK, attention mixes equal values, and the logits
+are the same everywhere: a model that starts from masks could not tell its first position from its last. So a learned
+vector per place is added to the embedding. It starts at zero: what it says is only what training found worth saying.
 """
 
 from __future__ import annotations
@@ -24,8 +28,11 @@ TIME_SCALE = 1_000.0  # times in [0, 1] are spread over the range that sinusoida
 class Model(Protocol):
     """What a process needs of a network: the transformer is one, the exact oracles are others."""
 
-    def __call__(self, x: Any, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None) -> Tensor:
-        """Tokens (B, L) and times (B,) to logits (B, L, V), or (n, V) for the n positions that `select` marks."""
+    def __call__(self, x: Any, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None) -> Tensor:
+        """Tokens (B, L) and times (B,) to logits (B, L, V), or (n, V) for the n positions that `select` marks.
+
+        With `causal` = 1 (or True) no position sees one after it, with b none that is after its own block of b.
+        """
         ...
 
 
@@ -50,7 +57,7 @@ class Transformer:
     length : longest sequence L
     d_model, layers, heads : width, depth, attention heads (of size d_model / heads)
     features : size F of the vectors read and predicted, instead of `vocab_size`
-    positions : "rotary" or "learned"
+    positions : "rotary", "learned" (one vector per place), or "both"
     time : whether the network is told the time t
     classes : number of classes that it can be told, next to "no class"
     rng : initial weights; uniform in +-1/sqrt(inputs) for matrices, normal for embeddings
@@ -66,7 +73,7 @@ class Transformer:
         layers: int = 2,
         heads: int = 4,
         features: int | None = None,
-        positions: Literal["rotary", "learned"] = "rotary",
+        positions: Literal["both", "rotary", "learned"] = "both",
         time: bool = False,
         classes: int = 0,
         rng: np.random.Generator,
@@ -77,13 +84,13 @@ class Transformer:
         for name, value in (("length", length), ("d_model", d_model), ("layers", layers), ("heads", heads)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
-        if d_model % heads or (positions == "rotary" and d_model // heads % 2):
+        if positions not in ("both", "rotary", "learned"):
+            raise ValueError(f"positions is {positions!r}; expected 'both', 'rotary' or 'learned'")
+        if d_model % heads or (positions != "learned" and d_model // heads % 2):
             raise ValueError(
                 f"d_model is {d_model} and heads is {heads}; d_model must be a multiple of heads"
-                + (", of twice the heads for rotary positions" if positions == "rotary" else "")
+                + (", of twice the heads for rotary positions" if positions != "learned" else "")
             )
-        if positions not in ("rotary", "learned"):
-            raise ValueError(f"positions is {positions!r}; expected 'rotary' or 'learned'")
         if time and d_model % 2:
             raise ValueError(f"d_model is {d_model}; it must be even to carry the time")
         if classes < 0:
@@ -113,6 +120,8 @@ class Transformer:
             linear("embed", features or 0, d_model)
         if positions == "learned":
             parameter("position", 0.02 * rng.standard_normal((length, d_model)))
+        elif positions == "both":
+            parameter("position", np.zeros((length, d_model)))
         if time:
             linear("time.up", d_model, d_model)
             linear("time.down", d_model, d_model)
@@ -146,11 +155,12 @@ class Transformer:
         x: Any,
         t: Floats | None = None,
         *,
-        causal: bool = False,
+        causal: int = 0,
         mask: Bools | None = None,
         select: Bools | None = None,
         cache: Cache | None = None,
         label: Ints | None = None,
+        positions: Ints | None = None,
     ) -> Tensor:
         """Logits (or predicted vectors) for every position.
 
@@ -158,11 +168,14 @@ class Transformer:
         ----------
         x : (B, L) token ids in [0, V], or (B, L, F) vectors, as a Tensor if their gradient is wanted
         t : (B,) times; needed if the network was built with time=True, ignored otherwise
-        causal : position i sees positions j <= i only
+        causal : 0 for all; 1 (or True): position i sees positions j <= i only; b: those with j // b <= i // b, that is,
+            the blocks of length b before its own, and its own
         mask : (L, L) or (B, L, L), True where the row's position may see the column's; None for all
         select : (B, L); only these positions go through the output head
         cache : x continues the sequences in the cache, which is extended (causal, no gradients)
         label : (B,) classes, `classes` itself for "no class"; None for "no class" everywhere
+        positions : (L,) or (B, L), where each token stands, in [0, length); several may stand in one place, and then x
+            may be longer than the model. None: one after the other
 
         Returns
         -------
@@ -170,17 +183,28 @@ class Transformer:
 
         """
         past = 0 if cache is None else cache.length
-        h = self._embed(x, past)  # (B, L, d)
+        h = self._embed(x)  # (B, L, d)
+        stop = past + h.shape[1]
+        if positions is None:
+            places: Any = slice(past, stop)
+            if stop > self.length:
+                raise ValueError(
+                    f"x brings the sequence to {stop} positions; this model was built for at most length={self.length}"
+                )
+        else:
+            places = self._checked_positions(positions, h.shape[:2])
+        if "position" in self.params:
+            table = self.params["position"]
+            h = h + (table[places] if positions is None else ops.embedding(table, places))
         if self.time:
             h = h + self._time_features(t, len(h.data))
         if self.classes or label is not None:
             h = h + self._class_features(label, len(h.data))
-        stop = past + h.shape[1]
-        cos, sin = self._cos[past:stop], self._sin[past:stop]
+        cos, sin = self._cos[places], self._sin[places]  # (L, D/2), or (B, L, D/2)
         for i in range(self.layers):
             qkv = self._linear(f"block{i}.qkv", self._norm(f"block{i}.norm1", h))
             qkv = qkv.reshape(*h.shape[:2], 3, self.heads, self.depth)
-            if self.positions == "rotary":
+            if self.positions != "learned":
                 qkv = ops.rotary(qkv, cos, sin)
             if cache is None:
                 attended = ops.self_attention(qkv, mask, causal)  # (B, L, d)
@@ -195,24 +219,24 @@ class Transformer:
             h = ops.take_rows(h, select)
         return self._linear("head", self._norm("norm", h))
 
-    def _embed(self, x: Any, past: int) -> Tensor:
-        p = self.params
+    def _embed(self, x: Any) -> Tensor:
         rank = 2 if self.features is None else 3
         if np.ndim(x) != rank or (rank == 3 and np.shape(x)[2] != self.features):
             wanted = "(B, L)" if rank == 2 else f"(B, L, {self.features})"
             raise ValueError(f"x has shape {np.shape(x)}; expected {wanted}")
-        if past + np.shape(x)[1] > self.length:
-            raise ValueError(
-                f"x brings the sequence to {past + np.shape(x)[1]} positions; this model was built for at most "
-                f"length={self.length}"
-            )
         if rank == 2:
-            h = ops.embedding(p["embed"], x)
-        else:
-            h = self._linear("embed", x.astype(self.dtype) if isinstance(x, Tensor) else Tensor(x, dtype=self.dtype))
-        if self.positions == "learned":
-            h = h + p["position"][past : past + h.shape[1]]
-        return h
+            return ops.embedding(self.params["embed"], x)
+        return self._linear("embed", x.astype(self.dtype) if isinstance(x, Tensor) else Tensor(x, dtype=self.dtype))
+
+    def _checked_positions(self, positions: Ints, shape: tuple[int, ...]) -> Ints:
+        at = np.asarray(positions)
+        if at.shape not in (shape, shape[1:]) or at.dtype.kind not in "iu":
+            raise ValueError(
+                f"positions has shape {at.shape} and dtype {at.dtype}; expected {shape[1:]} or {shape} integers"
+            )
+        if at.size and not (at.min() >= 0 and at.max() < self.length):
+            raise ValueError(f"positions contains {at.min()}..{at.max()}; expected 0 <= position < {self.length}")
+        return at
 
     def _time_features(self, t: Floats | None, batch: int) -> Tensor:
         if t is None or np.shape(t) != (batch,):

@@ -1,16 +1,42 @@
 """Sampling: which positions a step fills, with what, and what a frame says about it."""
 
+import copy
+import dataclasses
+import itertools
+import pickle
+from collections.abc import Callable, Iterator
+from decimal import Decimal, localcontext
+
 import numpy as np
 import pytest
 
 from tests.identities.conftest import random_model
-from tinydiff import Autoregressive, MaskedDiffusion, Tensor, decoders, exact
+from tinydiff import (
+    D3PM,
+    Autoregressive,
+    Bert,
+    FlowMatching,
+    GaussianDiffusion,
+    MaskedDiffusion,
+    ScoreEntropy,
+    Tensor,
+    decoders,
+    exact,
+)
 from tinydiff.arrays import Bools, Floats, Ints
 from tinydiff.data import laws
+from tinydiff.decoders import quotas, remask
+from tinydiff.decoders.orders import Order
+from tinydiff.processes import Process
+from tinydiff.processes.discrete import DiscreteDiffusion
 
 V, L = 5, 12
 PROCESS = MaskedDiffusion(V)
 MASK = PROCESS.mask_id
+ORDERS = [
+    decoders.LowConfidence, decoders.MostLikely, decoders.Entropy, decoders.Margin, decoders.Random,
+    decoders.LeftToRight,
+]  # fmt: skip
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -23,13 +49,19 @@ class Sure:
     def __init__(self, confidence: Floats) -> None:
         self.confidence = confidence
 
-    def __call__(
-        self, x: Ints, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None
-    ) -> Tensor:
+    def __call__(self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None) -> Tensor:
         p = np.repeat(((1 - self.confidence) / (V - 1))[:, None], V, axis=1)
         p[:, 1] = self.confidence
         logits = np.broadcast_to(np.log(p), (*x.shape, V))
         return Tensor(np.array(logits if select is None else logits[select]))
+
+
+GREEDY = decoders.Draw(temperature=0)
+
+
+def known(ids: Ints, blank: int = MASK) -> dict[str, Ints | Bools]:
+    """What is known of ids (L,) or (B, L) with blanks: the options of `sample`."""
+    return {"x0": np.asarray(ids), "given": np.asarray(ids) != blank}
 
 
 # --- drawing tokens -------------------------------------------------------------------------------------------------
@@ -89,7 +121,7 @@ def test_broken_logits_are_refused() -> None:
 def test_low_confidence_commits_the_surest_first() -> None:
     """The order of commits is the order of confidence, ties to the left."""
     confidence = np.array([0.3, 0.9, 0.5, 0.5, 0.8, 0.4])
-    frames = list(PROCESS.sample(Sure(confidence), 6, rng=rng(), steps=6, temperature=0))
+    frames = list(PROCESS.sample(Sure(confidence), 6, decoder=decoders.LowConfidence(draw=GREEDY), rng=rng()))
     order = [int(np.flatnonzero(frame.committed[0])[0]) for frame in frames[1:]]
     assert order == [1, 4, 2, 3, 5, 0]
     np.testing.assert_allclose(frames[-1].confidence[0], confidence)
@@ -98,7 +130,7 @@ def test_low_confidence_commits_the_surest_first() -> None:
 def test_random_ignores_confidence() -> None:
     """Every position is equally likely to come first: 4.5 standard errors, two-sided, seed fixed."""
     confidence = np.array([0.3, 0.9, 0.5, 0.4])
-    frames = PROCESS.sample(Sure(confidence), 4, 20_000, rng=rng(), steps=4, remasking="random", temperature=0)
+    frames = PROCESS.sample(Sure(confidence), 4, 20_000, decoder=decoders.Random(draw=GREEDY), rng=rng())
     next(frames)
     assert_frequencies(next(frames).committed.mean(axis=0), [0.25] * 4, 20_000)
 
@@ -108,9 +140,8 @@ def test_choice_temperature_blends_confidence_and_chance() -> None:
     confidence = np.array([0.3, 0.9, 0.5, 0.4])
 
     def first_is_surest(choice_temperature: float) -> float:
-        frames = PROCESS.sample(
-            Sure(confidence), 4, 4000, rng=rng(), steps=4, temperature=0, choice_temperature=choice_temperature
-        )
+        decoder = decoders.LowConfidence(draw=GREEDY, choice_temperature=choice_temperature)
+        frames = PROCESS.sample(Sure(confidence), 4, 4000, decoder=decoder, rng=rng())
         next(frames)
         return float(next(frames).committed[:, 1].mean())
 
@@ -120,11 +151,11 @@ def test_choice_temperature_blends_confidence_and_chance() -> None:
     assert 0.2 < much < 0.35
 
 
-@pytest.mark.parametrize("remasking", ["low_confidence", "entropy", "margin", "random"])
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("steps", [1, 2, 5, 11, 12])
-def test_every_step_takes_its_share_and_nothing_stays_masked(remasking: str, steps: int) -> None:
+def test_every_step_takes_its_share_and_nothing_stays_masked(order: type[Order], steps: int) -> None:
     """Off by one here leaves masks in the result, or fills everything in the first step."""
-    frames = list(PROCESS.sample(random_model(V, L), L, 3, rng=rng(), steps=steps, remasking=remasking))
+    frames = list(PROCESS.sample(random_model(V, L), L, 3, decoder=order(steps), rng=rng()))
     assert [frame.step for frame in frames] == list(range(steps + 1))
     commits = np.array([frame.committed.sum(axis=1) for frame in frames[1:]])  # (steps, B)
     assert commits.min() >= L // steps
@@ -138,7 +169,7 @@ def test_ancestral_leaves_no_mask(steps: int) -> None:
     """The last reverse step reveals whatever is left, however few or many steps there are."""
     for schedule in ("linear", "geometric", "loglinear"):
         process = MaskedDiffusion(V, schedule)
-        *_, last = process.sample(random_model(V, L), L, 3, rng=rng(), steps=steps, remasking="ancestral")
+        *_, last = process.sample(random_model(V, L), L, 3, decoder=decoders.Ancestral(steps), rng=rng())
         assert (last.state != MASK).all()
 
 
@@ -146,14 +177,16 @@ def test_rows_with_different_numbers_of_masks_keep_their_own_pace() -> None:
     """One quota for the whole batch would starve the fullest row or overrun the emptiest."""
     given = np.full((3, L), MASK)
     given[1, :7] = 2
-    given[2] = 3
-    frames = list(PROCESS.sample(random_model(V, L), L, 3, rng=rng(), steps=4, given=given))
-    np.testing.assert_array_equal([f.committed.sum(axis=1) for f in frames[1:]], [[3, 1, 0]] * 3 + [[3, 2, 0]])
+    given[2, 1:] = 3
+    model, decoder = random_model(V, L), decoders.LowConfidence(4)
+    frames = list(PROCESS.sample(model, L, 3, decoder=decoder, rng=rng(), **known(given)))
+    np.testing.assert_array_equal([f.committed.sum(axis=1) for f in frames[1:]], [[3, 1, 0]] * 3 + [[3, 2, 1]])
 
 
 def test_blocks_are_filled_left_to_right() -> None:
     """Semi-autoregressive order: no position of a block before the block to its left is done; the last may be short."""
-    frames = list(PROCESS.sample(random_model(V, L), L, 2, rng=rng(), steps=L, block_length=5))
+    decoder = decoders.LowConfidence(block_length=5)
+    frames = list(PROCESS.sample(random_model(V, L), L, 2, decoder=decoder, rng=rng()))
     for frame in frames[1:]:
         block = np.unique(np.nonzero(frame.committed)[1] // 5)
         left = frame.state[:, : block.max() * 5]
@@ -162,13 +195,48 @@ def test_blocks_are_filled_left_to_right() -> None:
     assert (frames[-1].state != MASK).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"threshold": 0.5}, {"remask": "cap"}, {"remasking": "ancestral"}])
-def test_nothing_to_fill(options: dict) -> None:
-    """A text without masks comes back as it is, after at most one idle step."""
-    given = np.arange(L) % V
-    frames = list(PROCESS.sample(random_model(V, L), L, rng=rng(), given=given, **options))
-    assert len(frames) <= 2
-    np.testing.assert_array_equal(frames[-1].state[0], given)
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        decoders.LowConfidence(L - 4, block_length=3),
+        decoders.Random(block_length=3),
+        decoders.Threshold(0.5, block_length=3),
+    ],
+)
+def test_blocks_begin_where_each_prompt_ends(decoder: decoders.Decoder) -> None:
+    """Prompts of unequal length: blocks counted from position 0 would cut the first one of each row short."""
+    given = np.full((3, L), MASK)
+    given[0, :4], given[1, :2], given[1, 6] = 1, 1, 1  # 6 is no part of the prompt
+    frames = list(PROCESS.sample(random_model(V, L), L, 3, decoder=decoder, rng=rng(), **known(given)))
+    filled = np.full((3, L), -1)  # the step that filled each position
+    for frame in frames:
+        filled[frame.committed] = frame.step
+    for row, prompt in enumerate((4, 2, 0)):
+        ends = [filled[row, i : i + 3] for i in range(prompt, L, 3)]
+        for before, after in itertools.pairwise(ends):
+            assert before.max() < after[after > 0].min()
+    assert (frames[-1].state != MASK).all()
+
+
+@pytest.mark.parametrize("block_length", [None, *range(1, 8)])
+def test_blocks_against_counting(block_length: int | None) -> None:
+    """Every position of every row, by walking along it; prompts of every length."""
+    given = np.tril(np.ones((7, 7), bool), -1)
+    given[0, 5] = True  # after a blank: known, and no part of the prompt
+    canvas = decoders.Canvas.of(7, 7, MASK, x0=np.zeros(7, int), given=given)
+    expected = np.full((7, 7), -1)
+    for row in range(7):
+        for place, i in enumerate(range(row, 7)):
+            expected[row, i] = 0 if block_length is None else place // block_length
+    np.testing.assert_array_equal(quotas.blocks_of(canvas, block_length), expected)
+
+
+def test_left_to_right_fills_the_leftmost() -> None:
+    """Whatever the model is sure of, and around what is given."""
+    given = np.array([MASK, MASK, 1, MASK, MASK, MASK])
+    decoder = decoders.LeftToRight(3, draw=GREEDY)
+    frames = list(PROCESS.sample(Sure(np.linspace(0.3, 0.9, 6)), 6, decoder=decoder, rng=rng(), **known(given)))
+    assert [frame.committed[0].nonzero()[0].tolist() for frame in frames[1:]] == [[0], [1, 3], [4, 5]]
 
 
 class Fixed:
@@ -177,31 +245,44 @@ class Fixed:
     def __init__(self, p: Floats) -> None:
         self.p = np.array(p)
 
-    def __call__(
-        self, x: Ints, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None
-    ) -> Tensor:
+    def __call__(self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None) -> Tensor:
         logits = np.broadcast_to(np.log(self.p), (*x.shape, self.p.shape[1]))
         return Tensor(np.array(logits if select is None else logits[select]))
 
 
-def test_entropy_and_margin_judge_the_law_not_the_draw() -> None:
-    """Three laws that the two orders rank differently, whatever is drawn from them."""
+def test_orders_that_judge_the_law_not_the_draw() -> None:
+    """Three laws that these orders rank differently, whatever is drawn from them."""
     peaked, two, flat = [0.7, 0.1, 0.1, 0.1], [0.6, 0.4 - 2e-9, 1e-9, 1e-9], [0.55, 0.15, 0.15, 0.15]
     process, model = MaskedDiffusion(4), Fixed([flat, two, peaked])  # entropies 1.18, 0.67, 0.94; margins .4, .2, .6
-    for remasking, expected in (("entropy", [1, 2, 0]), ("margin", [2, 0, 1])):
-        frames = list(process.sample(model, 3, 500, rng=rng(), steps=3, remasking=remasking))
+    for order, expected in (
+        (decoders.Entropy, [1, 2, 0]), (decoders.Margin, [2, 0, 1]), (decoders.MostLikely, [2, 1, 0])
+    ):  # fmt: skip
+        frames = list(process.sample(model, 3, 500, decoder=order(), rng=rng()))
         order = np.stack([frame.committed.argmax(axis=1) for frame in frames[1:]], axis=1)  # (B, 3)
         np.testing.assert_array_equal(order, np.tile(expected, (500, 1)))
 
 
+def test_most_likely_is_low_confidence_where_draws_are_greedy() -> None:
+    """Then the token drawn is the most likely one; as it is, the orders part."""
+
+    def text(kind: type[Order], draw: decoders.Draw) -> Ints:
+        *_, last = PROCESS.sample(random_model(V, L), L, 8, decoder=kind(draw=draw), rng=rng())
+        return last.state
+
+    np.testing.assert_array_equal(text(decoders.MostLikely, GREEDY), text(decoders.LowConfidence, GREEDY))
+    assert (text(decoders.MostLikely, decoders.Draw()) != text(decoders.LowConfidence, decoders.Draw())).any()
+
+
 def test_cosine_commits_few_at_first() -> None:
     """The share still masked after i of S steps is cos(pi i / 2 S), rounded up; no step is idle; short rows keep up."""
-    frames = list(PROCESS.sample(random_model(V, 40), 40, rng=rng(), steps=5, commits="cosine"))
+    decoder = decoders.LowConfidence(5, commits="cosine")
+    frames = list(PROCESS.sample(random_model(V, 40), 40, decoder=decoder, rng=rng()))
     left = [int((frame.state == MASK).sum()) for frame in frames]
     assert left == [40, 39, 33, 24, 13, 0]  # 40 cos(pi i / 10) = 38.04, 32.4, 23.5, 12.4
     given = np.full((2, L), MASK)
     given[1, 2:] = 0  # two masks for ten steps
-    frames = list(PROCESS.sample(random_model(V, L), L, 2, rng=rng(), steps=10, commits="cosine", given=given))
+    decoder = decoders.LowConfidence(10, commits="cosine")
+    frames = list(PROCESS.sample(random_model(V, L), L, 2, decoder=decoder, rng=rng(), **known(given)))
     commits = np.array([frame.committed.sum(axis=1) for frame in frames[1:]])
     assert commits[:, 0].min() >= 1
     np.testing.assert_array_equal(commits.sum(axis=0), [L, 2])
@@ -210,46 +291,54 @@ def test_cosine_commits_few_at_first() -> None:
 def test_threshold_commits_all_that_is_sure_and_at_least_one() -> None:
     """Rows with different numbers of sure positions each take their own; the number of steps follows."""
     confidence = np.array([0.9, 0.3, 0.85, 0.5, 0.8, 0.4])
-    given = np.array([[MASK] * 6, [MASK, 1, MASK, MASK, 1, 1], [1] * 6])
-    frames = list(PROCESS.sample(Sure(confidence), 6, 3, rng=rng(), threshold=0.7, temperature=0, given=given))
+    given = np.array([[MASK] * 6, [MASK, 1, MASK, MASK, 1, 1], [1] * 5 + [MASK]])
+    decoder = decoders.Threshold(0.7, draw=GREEDY)
+    frames = list(PROCESS.sample(Sure(confidence), 6, 3, decoder=decoder, rng=rng(), **known(given)))
     commits = [frame.committed.sum(axis=1).tolist() for frame in frames[1:]]
-    assert commits == [[3, 2, 0], [1, 1, 0], [1, 0, 0], [1, 0, 0]]
+    assert commits == [[3, 2, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0]]
     assert [frame.committed[0].nonzero()[0].tolist() for frame in frames[1:]] == [[0, 2, 4], [3], [5], [1]]
     assert [frame.steps for frame in frames] == [6, 4, 4, 4, 4]
     assert frames[-1].t == 0
     # A probability equal to the threshold is not above it.
-    *_, last = PROCESS.sample(Sure(np.array([0.5, 0.5])), 2, rng=rng(), threshold=0.5, temperature=0)
+    decoder = decoders.Threshold(0.5, draw=GREEDY)
+    *_, last = PROCESS.sample(Sure(np.array([0.5, 0.5])), 2, decoder=decoder, rng=rng())
     assert last.step == 2
 
 
 def test_only_blocks_with_masks_take_steps() -> None:
     """A text that is mostly given, in blocks: steps go where the masks are, at least one to each block that has any."""
     given = np.ones((2, 12), np.int64)
-    given[0, [2, 3, 8, 9, 10, 11]] = MASK
+    given[0, [0, 3, 8, 9, 10, 11]] = MASK
     given[1, 0] = MASK
-    frames = list(PROCESS.sample(random_model(V, L), 12, 2, rng=rng(), block_length=4, given=given))
+
+    def sample(steps: int | None) -> Iterator[decoders.Frame]:
+        decoder = decoders.LowConfidence(steps, block_length=4)
+        return PROCESS.sample(random_model(V, L), 12, 2, decoder=decoder, rng=rng(), **known(given))
+
+    frames = list(sample(None))
     assert [frame.committed.sum(axis=1).tolist() for frame in frames[1:]] == [[1, 0], [1, 1]] + [[1, 0]] * 4
     for steps, most in ((2, 4), (3, 2), (6, 1)):
-        frames = list(PROCESS.sample(random_model(V, L), 12, 2, rng=rng(), block_length=4, given=given, steps=steps))
+        frames = list(sample(steps))
         assert len(frames) == steps + 1
         assert max(frame.committed.sum(axis=1).max() for frame in frames) == most
         assert not (frames[-1].state == MASK).any()
-    with pytest.raises(ValueError, match="2 blocks of 4 need at least one step each"):
-        PROCESS.sample(random_model(V, L), 12, 2, rng=rng(), block_length=4, given=given, steps=1)
+    with pytest.raises(ValueError, match="steps is 1; the 2 blocks with masks need at least one step each"):
+        sample(1)
 
 
 def test_steps_are_never_more_than_announced() -> None:
     """With a threshold a bound of the steps is known: here of sequences that are masked in different blocks."""
-    given = np.ones((2, 4), np.int64)
-    given[0, :2], given[1, 2:] = MASK, MASK
-    frames = list(PROCESS.sample(Sure(np.full(4, 0.5)), 4, 2, rng=rng(), threshold=0.9, block_length=2, given=given))
+    given = np.array([[MASK, MASK, 1, 1, 1], [MASK, 1, MASK, MASK, 1]])
+    decoder = decoders.Threshold(block_length=2)
+    frames = list(PROCESS.sample(Sure(np.full(5, 0.5)), 5, 2, decoder=decoder, rng=rng(), **known(given)))
     assert [(frame.step, frame.steps) for frame in frames] == [(i, 4) for i in range(5)]
 
 
 def test_first_hitting_ends_at_time_0() -> None:
     """Also where a sequence is done before the others."""
     given = np.array([[MASK] * 6, [MASK] + [1] * 5])
-    frames = list(PROCESS.sample(random_model(V, L), 6, 2, rng=rng(), remasking="first_hitting", given=given))
+    decoder = decoders.FirstHitting()
+    frames = list(PROCESS.sample(random_model(V, L), 6, 2, decoder=decoder, rng=rng(), **known(given)))
     assert frames[-1].t == 0
     assert all(frame.t > 0 for frame in frames[:-1])
 
@@ -257,26 +346,29 @@ def test_first_hitting_ends_at_time_0() -> None:
 def test_threshold_keeps_to_blocks() -> None:
     """A sure position of a later block waits."""
     confidence = np.array([0.3, 0.9, 0.95, 0.95])
-    frames = list(PROCESS.sample(Sure(confidence), 4, rng=rng(), threshold=0.7, block_length=2, temperature=0))
+    decoder = decoders.Threshold(0.7, draw=GREEDY, block_length=2)
+    frames = list(PROCESS.sample(Sure(confidence), 4, decoder=decoder, rng=rng()))
     assert [frame.committed[0].nonzero()[0].tolist() for frame in frames[1:]] == [[1], [0], [2, 3]]
 
 
 # --- masking again --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("how", "eta"), [("cap", 0.3), ("rescale", 0.6), ("confidence", 1.0)])
+@pytest.mark.parametrize(
+    "decoder", [decoders.RemaskCap(8, 0.3), decoders.RemaskRescale(8, 0.6), decoders.RemaskConfidence(8, 1.0)]
+)
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_remasking_keeps_the_marginals(how: str, eta: float, schedule: str) -> None:
-    """The share of masks at time s is 1 - alpha_s, as without remasking (ReMDM, eq. 4); "confidence" leaves more.
+def test_remasking_keeps_the_marginals(decoder: decoders.RemaskCap, schedule: str) -> None:
+    """The share of masks at time s is 1 - alpha_s, as without remasking (ReMDM, eq. 4); by confidence, it is more.
 
     At 4.5 standard errors (level 7e-6 each), two-sided, seed fixed.
     """
     process, steps, batch = MaskedDiffusion(V, schedule), 8, 4000
-    frames = list(process.sample(random_model(V, L), L, batch, rng=rng(), steps=steps, remask=how, eta=eta))
+    frames = list(process.sample(random_model(V, L), L, batch, decoder=decoder, rng=rng()))
     share = np.array([(frame.state == MASK).mean() for frame in frames])
     expected = 1 - process.schedule.grid(steps)[::-1]
     slack = 4.5 * np.sqrt(expected * (1 - expected) / (batch * L))
-    if how == "confidence":
+    if isinstance(decoder, decoders.RemaskConfidence):
         assert (share[2:-1] > expected[2:-1] + slack[2:-1]).all()
         assert share[-1] == 0
     else:
@@ -291,8 +383,8 @@ def test_remasking_keeps_the_marginals(how: str, eta: float, schedule: str) -> N
 
 def test_strength_zero_is_ancestral_sampling() -> None:
     """Nothing is masked again, and the share of masks falls evenly, as by `ancestral` under the linear schedule."""
-    for how in ("cap", "rescale", "confidence"):
-        frames = list(PROCESS.sample(random_model(V, L), L, 50, rng=rng(), steps=6, remask=how, eta=0))
+    for kind in (decoders.RemaskCap, decoders.RemaskRescale, decoders.RemaskConfidence):
+        frames = list(PROCESS.sample(random_model(V, L), L, 50, decoder=kind(6, eta=0), rng=rng()))
         assert not any(frame.remasked.any() for frame in frames)
         share = [(frame.state == MASK).mean() for frame in frames]
         np.testing.assert_allclose(share, np.linspace(1, 0, 7), atol=0.06)
@@ -301,7 +393,7 @@ def test_strength_zero_is_ancestral_sampling() -> None:
 def test_confidence_masks_the_least_sure_again() -> None:
     """Of two visible tokens, exp(-confidence) decides how often each is masked again."""
     visible = np.array([[True, True, False], [False, False, False]])
-    p = decoders.remask.least_sure(visible, np.array([[0.9, 0.2, 0.0], [0.0, 0.0, 0.0]]))
+    p = remask.least_sure(visible, np.array([[0.9, 0.2, 0.0], [0.0, 0.0, 0.0]]))
     e = np.exp([-0.9, -0.2])
     np.testing.assert_allclose(p, [[*(e / e.sum()), 0], [0, 0, 0]])
 
@@ -327,34 +419,79 @@ def test_guidance_exaggerates_the_prompt() -> None:
 def test_guidance_leaves_the_impossible_alone() -> None:
     """A model that rules tokens out: guided or not, only texts that it knows come out."""
     law = laws.Listed(("abc", "acb", "ddd"), np.full(3, 1 / 3))
-    process, given = MaskedDiffusion(law.codec.vocab_size), np.array([0, 4, 4])
-    *_, last = process.sample(exact.ListedDenoiser(law), 3, 50, rng=rng(), cfg_scale=1.0, given=given)
+    process, given = MaskedDiffusion(law.codec.vocab_size), np.array([True, False, False])
+    model = decoders.prompted(exact.ListedDenoiser(law), given, process.mask_id, 1.0)
+    *_, last = process.sample(model, 3, 50, rng=rng(), x0=np.array([0, 0, 0]), given=given)
     assert {law.codec.decode(row) for row in last.state} == {"abc", "acb"}
 
 
-def test_guidance_reaches_the_sampler() -> None:
-    """`cfg_scale` changes the texts that the same seed gives: it is not forgotten on the way."""
-    given = np.full(L, MASK)
-    given[:3] = [0, 1, 2]
-    texts = [
-        list(PROCESS.sample(random_model(V, L), L, 200, rng=rng(), steps=2, cfg_scale=scale, given=given))[-1].state
-        for scale in (0.0, 3.0)
-    ]
-    assert (texts[0] != texts[1]).any()
-
-
 @pytest.mark.parametrize(
-    "options", [{}, {"remasking": "random"}, {"remasking": "ancestral"}, {"remasking": "first_hitting"},
-                {"remask": "rescale"}, {"threshold": 0.4}, {"temperature": 0}, {"top_k": 1}, {"top_p": 0.1}],
-)  # fmt: skip
-def test_constraints_hold(options: dict) -> None:
+    ("process", "decoder"),
+    [
+        *((PROCESS, kind()) for kind in PROCESS.decoded_by),
+        (PROCESS, decoders.LowConfidence(draw=GREEDY)),
+        (PROCESS, decoders.LowConfidence(draw=decoders.Draw(top_k=1))),
+        (PROCESS, decoders.LowConfidence(draw=decoders.Draw(top_p=0.1))),
+        (Autoregressive(V), decoders.NextToken()),
+        (Bert(V), decoders.Refill()),
+        (D3PM(V, "absorbing", steps=8), decoders.Chain()),
+        (D3PM(V, "uniform", steps=8), decoders.Chain()),
+        (ScoreEntropy(V, "absorbing"), decoders.Tweedie()),
+        (ScoreEntropy(V, "uniform"), decoders.Euler()),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_constraints_hold(process: DiscreteDiffusion, decoder: decoders.Decoder) -> None:
     """Every position holds one of its own tokens, whatever chooses it; alike for (L, V) and (B, L, V)."""
     allowed = rng(3).random((4, L, V)) < 0.4
     allowed[..., 0] |= ~allowed.any(axis=-1)
-    *_, last = PROCESS.sample(random_model(V, L), L, 4, rng=rng(), allowed=allowed, **options)
+    model = random_model(V, L, time=process.needs_time)
+    *_, last = process.sample(model, L, 4, decoder=decoder, rng=rng(), allowed=allowed)
     assert np.take_along_axis(allowed, last.state[..., None], axis=-1).all()
-    *_, last = PROCESS.sample(random_model(V, L), L, 4, rng=rng(), allowed=allowed[0], **options)
+    *_, last = process.sample(model, L, 4, decoder=decoder, rng=rng(), allowed=allowed[0])
     assert allowed[0][np.arange(L), last.state].all()
+
+
+EVERY_DRAW: list[tuple[DiscreteDiffusion, type]] = [
+    *((PROCESS, kind) for kind in PROCESS.decoded_by),
+    (Autoregressive(V), decoders.NextToken),
+    (Bert(V), decoders.Refill),
+    (D3PM(V, "absorbing", steps=8), decoders.Chain),
+    (D3PM(V, "uniform", steps=8), decoders.Chain),
+    (ScoreEntropy(V, "absorbing"), decoders.Tweedie),
+    (ScoreEntropy(V, "uniform"), decoders.Tweedie),
+]
+
+
+@pytest.mark.parametrize(("process", "kind"), EVERY_DRAW, ids=lambda x: getattr(x, "__name__", type(x).__name__))
+def test_the_draw_reaches_every_decoder(process: DiscreteDiffusion, kind: type) -> None:
+    """Greedily nothing but the likeliest token; as it is, others too."""
+    model = Fixed([[0.1, 0.5, 0.2, 0.1, 0.1]])
+    for draw, alone in ((GREEDY, True), (decoders.Draw(top_k=1), True), (decoders.Draw(), False)):
+        *_, last = process.sample(model, L, 8, decoder=kind(draw=draw), rng=rng())
+        assert (last.state == 1).all() == alone
+
+
+@pytest.mark.parametrize(
+    ("kinds", "options"),
+    [
+        (ORDERS, {"commits": "cosine"}),
+        (ORDERS[:5], {"block_length": 4}),
+        (ORDERS[:4], {"choice_temperature": 50.0}),
+        ([decoders.RemaskCap, decoders.RemaskRescale, decoders.RemaskConfidence], {"eta": 0.9}),
+        ([decoders.Threshold], {"threshold": 0.25}),
+        ([decoders.Threshold], {"block_length": 4}),
+    ],
+)
+def test_options_reach_every_decoder_that_has_them(kinds: list[type], options: dict) -> None:
+    """Two values of an option, the same seed: other positions at other times."""
+    for kind in kinds:
+        fixed = {} if kind is decoders.Threshold else {"steps": 6}
+        ways = []
+        for more in ({}, options):
+            frames = PROCESS.sample(random_model(V, L), L, 4, decoder=kind(**fixed, **more), rng=rng())
+            ways.append([frame.committed for frame in frames])
+        assert len(ways[0]) != len(ways[1]) or (np.array(ways[0]) != np.array(ways[1])).any(), kind
 
 
 def test_a_constraint_is_a_condition() -> None:
@@ -368,7 +505,7 @@ def test_a_constraint_is_a_condition() -> None:
 def test_frames_are_snapshots() -> None:
     """A frame kept for a film must not change when the sampler goes on."""
     frames, copies = [], []
-    for frame in PROCESS.sample(random_model(V, L), L, 2, rng=rng(), steps=4):
+    for frame in PROCESS.sample(random_model(V, L), L, 2, decoder=decoders.LowConfidence(4), rng=rng()):
         frames.append(frame)
         copies.append((frame.state.copy(), frame.confidence.copy(), frame.committed.copy()))
     for frame, (state, confidence, committed) in zip(frames, copies, strict=True):
@@ -378,12 +515,12 @@ def test_frames_are_snapshots() -> None:
         assert ((frame.confidence > 0) == (frame.state != MASK)).all()
 
 
-@pytest.mark.parametrize("remasking", ["low_confidence", "entropy", "margin", "random", "ancestral"])
-def test_same_seed_same_text(remasking: str) -> None:
+@pytest.mark.parametrize("kind", [*ORDERS, decoders.Ancestral])
+def test_same_seed_same_text(kind: type[Order]) -> None:
     """The generator passed in is the only source of chance."""
 
     def text(seed: int) -> Ints:
-        *_, last = PROCESS.sample(random_model(V, L), L, 2, rng=rng(seed), steps=4, remasking=remasking)
+        *_, last = PROCESS.sample(random_model(V, L), L, 2, decoder=kind(4), rng=rng(seed))
         return last.state
 
     np.testing.assert_array_equal(text(1), text(1))
@@ -391,53 +528,186 @@ def test_same_seed_same_text(remasking: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        *((lambda kind=kind: kind(0), "steps is 0; it must be at least 1") for kind in
+          (*ORDERS, decoders.Ancestral, decoders.RemaskCap, decoders.Chain, decoders.Tweedie, decoders.Euler,
+           decoders.Refill, decoders.DDIM, decoders.ODE, decoders.Langevin)),
+        (lambda: decoders.Draw(-1.0), "temperature is -1"),
+        (lambda: decoders.Draw(float("nan")), "temperature is nan"),
+        (lambda: decoders.Draw(top_k=0), "top_k is 0"),
+        (lambda: decoders.Draw(top_p=0.0), "top_p is 0"),
+        (lambda: decoders.Draw(top_p=1.5), "top_p is 1.5"),
+        (lambda: decoders.Random(block_length=0), "block_length is 0"),
+        (lambda: decoders.Threshold(block_length=0), "block_length is 0"),
+        (lambda: decoders.Margin(choice_temperature=-1.0), "choice_temperature is -1"),
+        (lambda: decoders.LeftToRight(commits="slowly"), "commits is 'slowly'; expected one of linear, cosine"),
+        (lambda: decoders.Threshold(0.0), "threshold is 0.0; expected 0 < threshold < 1"),
+        (lambda: decoders.Threshold(1.0), "threshold is 1.0; expected 0 < threshold < 1"),
+        (lambda: decoders.Threshold(float("nan")), "threshold is nan"),
+        (lambda: decoders.RemaskCap(eta=1.5), "eta is 1.5; expected 0 <= eta <= 1"),
+        (lambda: decoders.RemaskConfidence(eta=-0.5), "eta is -0.5; expected 0 <= eta <= 1"),
+        (lambda: decoders.DDIM(eta=1.1), "eta is 1.1; expected 0"),
+        (lambda: decoders.Langevin(snr=0.0), "snr is 0.0"),
+        (lambda: decoders.ODE(solver="rk5"), "solver is 'rk5'; expected one of euler, heun, rk4"),
+    ],
+)  # fmt: skip
+def test_decoders_refuse_bad_options(make: Callable[[], object], words: str) -> None:
+    """Raised when the value is made, wherever it is used."""
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("process", "foreign", "words"),
+    [
+        (
+            PROCESS,
+            decoders.Chain(),
+            r"decoder is Chain\(.*not made for MaskedDiffusion; expected one of LowConfidence\(\)",
+        ),
+        (PROCESS, "random", "decoder is 'random', which is not made for MaskedDiffusion"),
+        (PROCESS, decoders.Random, "which is not made for MaskedDiffusion"),  # the class, not a value
+        (Bert(V), decoders.Ancestral(), r"not made for Bert; expected one of Refill\(\)$"),
+        (D3PM(V), decoders.Tweedie(), r"not made for D3PM; expected one of Chain\(\)$"),
+        (ScoreEntropy(V), decoders.Chain(), r"not made for ScoreEntropy; expected one of Tweedie\(\), Euler\(\)$"),
+        (Autoregressive(V), decoders.LeftToRight(), r"not made for Autoregressive; expected one of NextToken\(\)$"),
+        (GaussianDiffusion(1), decoders.ODE(), r"not made for GaussianDiffusion; expected one of DDIM\(\)$"),
+        (FlowMatching(1), decoders.DDIM(), r"not made for FlowMatching; expected one of ODE\(\)$"),
+    ],
+)
+def test_a_decoder_of_another_process_is_refused(process: Process, foreign: object, words: str) -> None:
+    """By name, with those that fit, before any frame is asked for."""
+    with pytest.raises(ValueError, match=words):
+        process.sample(random_model(V, L), L, decoder=foreign, rng=rng())
+
+
+def test_every_decoder_pickles() -> None:
+    """A value with a function in it does not; what comes back is equal."""
+    for kind in (*PROCESS.decoded_by, decoders.NextToken, decoders.Chain, decoders.Tweedie, decoders.Euler,
+                 decoders.Refill, decoders.DDIM, decoders.ODE):  # fmt: skip
+        made = kind(draw=decoders.Draw(0.5)) if "draw" in {field.name for field in dataclasses.fields(kind)} else kind()
+        assert pickle.loads(pickle.dumps(made)) == copy.deepcopy(made) == made
+
+
+A_PROMPT = {"x0": np.arange(L) % V, "given": np.arange(L) < 2}
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"steps": 0}, "steps is 0"),
-        ({"steps": L + 1}, f"steps is {L + 1}, but only {L} positions"),
-        ({"steps": 0, "remasking": "ancestral"}, "steps is 0"),
-        ({"temperature": -1.0}, "temperature is -1"),
-        ({"temperature": float("nan")}, "temperature is nan"),
-        ({"top_k": 0}, "top_k is 0"),
-        ({"top_p": 0.0}, "top_p is 0"),
-        ({"top_p": 1.5}, "top_p is 1.5"),
-        ({"block_length": 0}, "block_length is 0"),
-        ({"block_length": L + 1}, f"block_length is {L + 1}"),
-        ({"block_length": 3, "steps": 2}, "4 blocks of 3"),
-        ({"block_length": 3, "remasking": "ancestral"}, "block_length is 3, but in ancestral chance decides"),
-        ({"steps": 3, "remasking": "first_hitting"}, "one step per masked position"),
-        ({"choice_temperature": -1.0}, "choice_temperature is -1"),
-        ({"remasking": "sideways"}, "'sideways'"),
-        ({"given": np.zeros(3, int)}, r"given has shape \(3,\)"),
-        ({"given": np.full(L, MASK + 1)}, "given contains ids outside"),
         ({"batch": 0}, "batch is 0"),
-        ({"commits": "slowly"}, "commits is 'slowly'"),
-        ({"threshold": 0.0}, "threshold is 0.0; expected 0 < threshold < 1"),
-        ({"threshold": 1.0}, "threshold is 1.0; expected 0 < threshold < 1"),
-        ({"threshold": float("nan")}, "threshold is nan"),
-        ({"threshold": 0.5, "steps": 3}, "steps is 3 and threshold is 0.5"),
-        ({"threshold": 0.5, "commits": "cosine"}, "commits is 'cosine' and threshold is 0.5"),
-        ({"threshold": 0.5, "remasking": "ancestral"}, "threshold is 0.5, but in ancestral chance decides"),
-        ({"remask": "sometimes"}, "remask is 'sometimes'"),
-        ({"remask": "cap", "eta": 1.5}, "eta is 1.5; expected 0 <= eta <= 1"),
-        ({"remask": "cap", "remasking": "random"}, "leave one out"),
-        ({"remask": "cap", "block_length": 4}, "block_length is 4, but in remask cap chance decides"),
-        ({"eta": 0.5}, "eta is 0.5, but nothing is masked again"),
-        ({"cfg_scale": 1.0}, "cfg_scale is 1.0, but nothing is given"),
-        ({"cfg_scale": float("inf")}, "cfg_scale is inf"),
+        ({"given": np.zeros(L, bool)}, "given is there and x0 is missing"),
+        ({"x0": np.zeros(L, int)}, "x0 is there and given is missing"),
+        ({"x0": np.zeros(L, int), "given": np.zeros(3, bool)}, r"given has shape \(3,\) and dtype bool"),
+        ({"x0": np.zeros(L, int), "given": np.zeros((2, L), bool)}, r"given has shape \(2, 12\)"),
+        ({"x0": np.zeros(L, int), "given": np.zeros(L, int)}, "dtype int64; expected .* booleans, one per position"),
+        ({"x0": np.zeros(3, int), "given": np.zeros(L, bool)}, r"x0 has shape \(3,\)"),
+        ({"x0": np.zeros(L), "given": np.zeros(L, bool)}, "dtype float64; expected .* token ids"),
+        ({"x0": np.zeros(L, int), "given": np.ones(L, bool)}, "given leaves nothing free in sequence 0"),
+        (A_PROMPT | {"x0": np.full(L, MASK)}, f"x0 has {MASK} at the given position 0 of sequence 0; expected 0 <= id"),
+        (A_PROMPT | {"x0": np.full(L, -1)}, "x0 has -1 at the given position 0"),
         ({"allowed": np.ones((L, V + 1), bool)}, r"allowed has shape \(12, 6\)"),
         ({"allowed": np.ones((L, V))}, "dtype float64"),
         ({"allowed": np.arange(L * V).reshape(L, V) >= V}, "no token for position 0 of sequence 0"),
         (
-            {"allowed": np.arange(V) != np.full((L, 1), 3), "given": np.array([0, 3, *[MASK] * 10])},
-            "token 3 is given at position 1 of sequence 0, but is not allowed",
+            {"allowed": np.arange(V) != np.full((L, 1), 1), **A_PROMPT},
+            "token 1 is given at position 1 of sequence 0, but is not allowed",
         ),
     ],
 )
-def test_bad_input(options: dict, words: str) -> None:
-    """Raised by the call itself, before any frame is asked for."""
+@pytest.mark.parametrize("process", [PROCESS, Autoregressive(V), D3PM(V, steps=8)], ids=["masked", "left", "d3pm"])
+def test_bad_input(process: DiscreteDiffusion, options: dict, words: str) -> None:
+    """Raised by the call itself, before any frame is asked for; of the canvas, by every process alike."""
+    with pytest.raises(ValueError, match=words):
+        process.sample(random_model(V, L), L, rng=rng(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"decoder": decoders.LowConfidence(L + 1)}, f"steps is {L + 1}, but only {L} positions are masked"),
+        ({"decoder": decoders.LowConfidence(L), **A_PROMPT}, f"steps is {L}, but only {L - 2} positions are masked"),
+        ({"decoder": decoders.Random(block_length=L + 1)}, f"block_length is {L + 1}; expected 1 <= block_length"),
+        ({"decoder": decoders.Threshold(block_length=L + 1)}, f"block_length is {L + 1}; expected 1 <= block_length"),
+        ({"decoder": decoders.Entropy(2, block_length=3)}, "steps is 2; the 4 blocks with masks need"),
+    ],
+)
+def test_decoders_that_do_not_suit_the_text(options: dict, words: str) -> None:
+    """More steps than masks, fewer than blocks, blocks beyond the text: raised by the call itself."""
     with pytest.raises(ValueError, match=words):
         PROCESS.sample(random_model(V, L), L, rng=rng(), **options)
+
+
+@pytest.mark.parametrize("scale", [float("inf"), float("nan")])
+def test_bad_guidance(scale: float) -> None:
+    """A scale that means nothing, and nothing to follow."""
+    with pytest.raises(ValueError, match=f"cfg_scale is {scale}"):
+        decoders.prompted(random_model(V, L), np.ones(L, bool), MASK, scale)
+    with pytest.raises(ValueError, match=r"cfg_scale is 1\.0, but nothing is given"):
+        decoders.prompted(random_model(V, L), np.zeros(L, bool), MASK, 1.0)
+
+
+def test_only_given_positions_of_x0_are_read() -> None:
+    """What x0 holds elsewhere, out of range even, changes nothing; (L,) is the same as (B, L)."""
+    here = np.arange(L) % 3 == 0
+    x0, other = np.where(here, 2, 0), np.where(here, 2, 10**6)
+    texts = [
+        list(PROCESS.sample(random_model(V, L), L, 2, rng=rng(), x0=ids, given=given))[-1].state
+        for ids, given in ((x0, here), (other, here), (np.tile(x0, (2, 1)), np.tile(here, (2, 1))))
+    ]
+    np.testing.assert_array_equal(texts[0], texts[1])
+    np.testing.assert_array_equal(texts[0], texts[2])
+    assert (texts[0][:, here] == 2).all()
+
+
+# --- how many at once -----------------------------------------------------------------------------------------------
+
+
+def cosine_of(step: int, steps: int) -> Decimal:
+    """cos(pi step / 2 steps) to 40 digits, by its series."""
+    with localcontext() as context:
+        context.prec = 60
+        pi = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
+        x = pi * step / (2 * steps)
+        term, total, n = Decimal(1), Decimal(1), 0
+        while abs(term) > Decimal(10) ** -55:
+            n += 2
+            term *= -x * x / (n * (n - 1))
+            total += term
+        return total.quantize(Decimal(10) ** -40)
+
+
+def test_cosine_commits_are_rounded_as_they_should_be() -> None:
+    """floor(n (1 - cos)), with at least one per step, for all small numbers: one too few where the share is 1/2."""
+    assert quotas.filled(np.array([64]), 8, 12, "cosine") == 32
+    for steps in range(1, 41):
+        for step in range(steps + 1):
+            share = 1 - cosine_of(step, steps)
+            totals = np.arange(steps, 130)
+            expected = [n if step == steps else max(int(n * share), step) for n in totals.tolist()]
+            np.testing.assert_array_equal(quotas.filled(totals, step, steps, "cosine"), expected)
+
+
+@pytest.mark.parametrize("commits", ["linear", "cosine"])
+def test_no_step_is_idle(commits: str) -> None:
+    """As long as there are enough masks every step fills at least one, and the last fills them all."""
+    totals = np.arange(90)
+    for steps in range(1, 61):
+        done = np.array([quotas.filled(totals, step, steps, commits) for step in range(steps + 1)])  # (steps + 1, 90)
+        assert (done[0] == 0).all()
+        assert (done[-1] == totals).all()
+        assert (np.diff(done, axis=0) >= np.where(totals >= steps, 1, 0)).all()
+
+
+def test_shares_of_the_steps() -> None:
+    """Every block with masks gets a step, none more than it has masks, and together they are all."""
+    for in_blocks in itertools.product(range(5), repeat=3):
+        blocks = np.array(in_blocks)
+        for steps in range(max(int((blocks > 0).sum()), 1), int(blocks.sum()) + 1):
+            shared = quotas.shares(blocks, steps)
+            assert shared.sum() == steps
+            assert ((shared >= (blocks > 0)) & (shared <= blocks)).all()
 
 
 # --- left to right --------------------------------------------------------------------------------------------------
@@ -450,7 +720,11 @@ def test_cache_or_not_the_same_text() -> None:
     """Keys and values kept in the wrong place, or of the wrong sequence: the same seed would give another text."""
     given = np.array([[1, 2, 3, *[START] * 9], [4, *[START] * 11]])
     cached, uncached = (
-        list(LEFT_TO_RIGHT.sample(random_model(V, L), L, 2, rng=rng(), given=given, cache=cache))
+        list(
+            LEFT_TO_RIGHT.sample(
+                random_model(V, L), L, 2, decoder=decoders.NextToken(cache=cache), rng=rng(), **known(given)
+            )
+        )
         for cache in (True, False)
     )
     for kept, read_again in zip(cached, uncached, strict=True):
@@ -460,15 +734,15 @@ def test_cache_or_not_the_same_text() -> None:
 
 def test_a_prompt_is_continued() -> None:
     """Prompts of different lengths stay as they are, and each text goes on from its own end with the model's law."""
-    given = np.array([[1, 2, 3, *[START] * 3], [4, *[START] * 5], [0, 1, 2, 3, 4, 0]])
-    frames = list(LEFT_TO_RIGHT.sample(random_model(V, L), 6, 3, rng=rng(), given=given))
+    given = np.array([[1, 2, 3, *[START] * 3], [4, *[START] * 5], [0, 1, 2, 3, 4, START]])
+    frames = list(LEFT_TO_RIGHT.sample(random_model(V, L), 6, 3, rng=rng(), **known(given)))
     assert [frame.step for frame in frames] == list(range(6))
     kept = given != START
     for frame in frames:
         np.testing.assert_array_equal(frame.state[kept], given[kept])
         assert not frame.committed[kept].any()
         assert (frame.confidence[kept] == 1).all()
-    np.testing.assert_array_equal(sum(frame.committed.sum(axis=1) for frame in frames), [3, 5, 0])
+    np.testing.assert_array_equal(sum(frame.committed.sum(axis=1) for frame in frames), [3, 5, 1])
     # What each token was given: against one pass over the finished text.
     text = frames[-1].state
     before = np.concatenate([np.full((3, 1), START), text[:, :-1]], axis=1)
@@ -489,26 +763,8 @@ def test_left_to_right_has_the_law_of_the_likelihood() -> None:
     assert (last.state[:, 1] == 1).all()
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"given": np.array([1, START, 2, *[START] * 9])}, f"special token {START} at position 1, inside the prompt"),
-        ({"given": np.array([1, 2])}, r"given has shape \(2,\)"),
-        ({"given": np.full(L, START + 1)}, "given contains ids outside"),
-        ({"top_k": 0}, "top_k is 0"),
-        ({"temperature": -0.1}, "temperature is -0.1"),
-        ({"allowed": np.zeros((L, V), bool)}, "no token for position 0"),
-        ({"batch": 0}, "batch is 0"),
-    ],
-)
-def test_bad_input_left_to_right(options: dict, words: str) -> None:
-    """Raised by the call itself, before any frame is asked for."""
-    with pytest.raises(ValueError, match=words):
-        LEFT_TO_RIGHT.sample(random_model(V, L), L, rng=rng(), **options)
-
-
-def test_a_finished_prompt_comes_back() -> None:
-    """Nothing to generate: the text as it is, and no call of the model."""
-    frames = list(LEFT_TO_RIGHT.sample(random_model(V, L), L, rng=rng(), given=np.arange(L) % V))
-    assert len(frames) == 1
-    np.testing.assert_array_equal(frames[0].state[0], np.arange(L) % V)
+def test_what_is_given_after_a_blank_is_refused() -> None:
+    """A model that goes left to right would generate as if it were not there."""
+    given = known(np.array([[1, *[START] * 11], [1, START, START, 2, *[START] * 8]]))
+    with pytest.raises(ValueError, match=r"in sequence 1 position 2 is free and the next one is given.*masked model"):
+        LEFT_TO_RIGHT.sample(random_model(V, L), L, 2, rng=rng(), **given)

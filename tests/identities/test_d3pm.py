@@ -8,7 +8,7 @@ import pytest
 
 import tinydiff as td
 from tests.identities.conftest import random_law, random_model
-from tinydiff import D3PM, MaskedDiffusion, exact, ops, schedules
+from tinydiff import D3PM, MaskedDiffusion, decoders, exact, ops, schedules
 from tinydiff.arrays import Bools, Floats, Ints
 from tinydiff.processes import transitions
 from tinydiff.processes.discrete import DiscreteDiffusion
@@ -257,9 +257,11 @@ def test_D8_nearest_noise_moves_to_neighbours_first() -> None:
         q = transitions.matrix(noise, float(noise.level(alpha)))
         np.testing.assert_allclose(np.trace(q), np.trace(transitions.matrix(uniform, float(uniform.level(alpha)))))
         assert all(q[i, near[i]].mean() > q[i, far[i]].mean() for i in range(8))
-        # A single step from i: neighbours in proportion to their links.
+    # A little noise: neighbours in proportion to their links, twice as strong where both are near each other.
     slow = transitions.matrix(noise, float(noise.level(1 - 1e-7)))
-    links = noise.adjacency / noise.adjacency.sum()
+    chosen = np.array([[j in nearest[i] for j in range(8)] for i in range(8)], float)
+    links = (chosen + chosen.T) / (2 * chosen.sum())
+    assert set(np.unique(links * 32).round(12)) == {0, 1, 2}
     off = np.where(near, slow, 0)
     np.testing.assert_allclose(off / off.sum(), links, rtol=1e-5, atol=1e-9)  # first order in the level: 1e-7
     np.testing.assert_allclose(transitions.matrix(noise, np.inf), 1 / 8, rtol=1e-12)
@@ -271,9 +273,7 @@ def test_D8_nearest_noise_moves_to_neighbours_first() -> None:
 class Certain:
     """A model that is sure of token 0 everywhere, beyond what float32 can express as a probability."""
 
-    def __call__(
-        self, x: Ints, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None
-    ) -> td.Tensor:
+    def __call__(self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None) -> td.Tensor:
         logits = np.zeros((*x.shape, V), np.float32)
         logits[..., 0] = 500
         return td.Tensor(logits if select is None else logits[select], requires_grad=True)
@@ -312,13 +312,22 @@ def test_one_step_per_sequence(matrix: str) -> None:
 def test_last_step_leaves_no_mask_and_given_stays(matrix: str, steps: int) -> None:
     """Off by one in the last step leaves masks; C6: given positions never change, in every frame."""
     process, model = d3pm(matrix, 8), random_model(V, L, time=True)
-    given = np.array([[1, V, V], [V, V, 2]])
-    frames = list(process.sample(model, L, 2, rng=np.random.default_rng(0), steps=steps, given=given))
+    x0, given = np.array([[1, 0, 0], [0, 0, 2]]), np.array([[True, False, False], [False, False, True]])
+    decoder = decoders.Chain(steps)
+    frames = list(process.sample(model, L, 2, decoder=decoder, x0=x0, given=given, rng=np.random.default_rng(0)))
     assert len(frames) == steps + 1
     for frame in frames:
         assert frame.state[0, 0] == 1
         assert frame.state[1, 2] == 2
+        np.testing.assert_array_equal(frame.given, given)
     assert (frames[-1].state < V).all()
+
+
+def test_D1_rates_into_a_token_are_a_column_of_the_generator() -> None:
+    """G[:, x] without building G, for every symbol."""
+    for noise in (Uniform(V), Absorbing(V), Nearest(EMBEDDINGS, 1)):
+        x = np.arange(noise.symbols)
+        np.testing.assert_array_equal(noise.into(x), noise.generator.T[x])
 
 
 def test_gradients_of_the_reverse_law() -> None:
@@ -367,7 +376,10 @@ class Leaky(Uniform):
         ),
         (lambda: D3PM(V).grid(2000), "T = 1000"),
         (lambda: D3PM(V).level(1.5), "t contains 1.5"),
-        (lambda: D3PM(V).sample(random_model(V, L), L, rng=np.random.default_rng(0), steps=2000), "T = 1000"),
+        (
+            lambda: D3PM(V).sample(random_model(V, L), L, decoder=decoders.Chain(2000), rng=np.random.default_rng(0)),
+            "T = 1000",
+        ),
         (lambda: exact.check_elbo(D3PM(20, "uniform", steps=2), random_model(20, 5), 5), "at most 4"),
     ],
 )

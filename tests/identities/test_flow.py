@@ -11,6 +11,7 @@ from tests.identities.oracles import GaussianFlow
 from tinydiff import FlowMatching, Tensor, Transformer
 from tinydiff.arrays import Floats
 from tinydiff.data.toys import GaussianMixture
+from tinydiff.decoders import ODE
 
 MEAN, COVARIANCE = np.array([0.6, -0.4]), np.array([[0.9, 0.3], [0.3, 0.7]])
 
@@ -103,7 +104,7 @@ def test_G9_flow_carries_noise_to_the_data_law() -> None:
         def standard_normal(self, shape: tuple[int, ...]) -> Floats:
             return start
 
-    *_, last = process.sample(model, 2, 3, rng=Start(), steps=400, solver="rk4")
+    *_, last = process.sample(model, 2, 3, decoder=ODE(400, "rk4"), rng=Start())
     origin, first, second = last.state[:, :, 0]
     A = np.stack([first - origin, second - origin], axis=1)
     np.testing.assert_allclose(origin, MEAN, rtol=1e-9)
@@ -120,7 +121,7 @@ def test_G9_solvers_have_their_order(solver: str, order: int) -> None:
             return z
 
     def end(steps: int, solver: str = solver) -> Floats:
-        *_, last = process.sample(model, 2, 4, rng=Start(), steps=steps, solver=solver)
+        *_, last = process.sample(model, 2, 4, decoder=ODE(steps, solver), rng=Start())
         return last.state
 
     exact = end(800, "rk4")

@@ -1,5 +1,6 @@
-"""Samplers, C1 to C6: do draws have the law that the model defines? Laws by enumeration, draws by a G-test."""
+"""Decoders, C1 to C6 and K1 to K3: do draws have the law that the model defines? By enumeration, and by a G-test."""
 
+import dataclasses
 import itertools
 import math
 
@@ -9,7 +10,18 @@ import pytest
 from tests.identities.conftest import random_model
 from tinydiff import MaskedDiffusion, Tensor, decoders, exact
 from tinydiff.arrays import Floats, Ints
+from tinydiff.decoders.orders import Order
 from tinydiff.transformer import Model
+
+ORDERS: dict[str, type[Order]] = {
+    "random": decoders.Random,
+    "left_to_right": decoders.LeftToRight,
+    "low_confidence": decoders.LowConfidence,
+    "most_likely": decoders.MostLikely,
+    "entropy": decoders.Entropy,
+    "margin": decoders.Margin,
+}
+OF_THE_STATE = [order for order in ORDERS if order != "low_confidence"]
 
 
 def assert_drawn_from(states: Ints, law: Floats, rng: np.random.Generator) -> None:
@@ -58,7 +70,7 @@ def chain_law_by_bayes(process: MaskedDiffusion, model: Model, length: int, step
 
 @pytest.mark.parametrize("time", [False, True])
 def test_C1_ancestral_sampling_has_the_law_of_the_chain(schedule_name: str, time: bool) -> None:
-    """The law of `decoders.ancestral` is that of the chain defined by p_theta(x_s | x_t) and Bayes' rule.
+    """The law of `decoders.Ancestral` is that of the chain defined by p_theta(x_s | x_t) and Bayes' rule.
 
     First the enumerated laws agree (total variation 0), then draws are compared with them by a G-test: two-sided, level
     0.2 % (the p-value is the rank of G among 2,000 simulations of it); seed fixed. Austin et al. 2021, eq. 4.
@@ -74,8 +86,7 @@ def test_C1_ancestral_sampling_has_the_law_of_the_chain(schedule_name: str, time
     assert np.abs(law - chain_law_by_bayes(process, model, length, steps)).sum() / 2 < 1e-12
 
     rng = np.random.default_rng(3)
-    start = np.full((draws, length), process.mask_id)
-    *_, last = decoders.ancestral(model, start, process.mask_id, process.schedule, steps=steps, rng=rng)
+    *_, last = process.sample(model, length, draws, decoder=decoders.Ancestral(steps), rng=rng)
     assert_drawn_from(last.state, law, rng)
 
 
@@ -106,7 +117,7 @@ def test_C2_first_hitting_has_the_law_of_infinitely_many_steps(timed: bool) -> N
     distance = [np.abs(exact.ancestral_law(process, model, length, steps) - limit).sum() / 2 for steps in (32, 64, 128)]
     assert 0 < distance[2] < 0.6 * distance[1] < 0.36 * distance[0]
     rng = np.random.default_rng(0)
-    frames = list(process.sample(model, length, draws, rng=rng, remasking="first_hitting"))
+    frames = list(process.sample(model, length, draws, decoder=decoders.FirstHitting(), rng=rng))
     assert [frame.committed.sum(axis=1).tolist() for frame in frames[1:]] == [[1] * draws] * length
     assert_drawn_from(frames[-1].state, limit, rng)
     first = np.sort([next(itertools.islice(hits(process, model, length, seed), 1, None)).t for seed in range(400)])
@@ -116,18 +127,18 @@ def test_C2_first_hitting_has_the_law_of_infinitely_many_steps(timed: bool) -> N
 
 
 def hits(process: MaskedDiffusion, model: Model, length: int, seed: int):
-    return process.sample(model, length, 1, rng=np.random.default_rng(seed), remasking="first_hitting")
+    return process.sample(model, length, decoder=decoders.FirstHitting(), rng=np.random.default_rng(seed))
 
 
 def test_C3_one_token_per_step_in_random_order_has_the_any_order_law() -> None:
-    """`remasking="random"` with as many steps as tokens: p = mean over orders of the product of conditionals (M6)."""
+    """`decoders.Random` with as many steps as tokens: p = mean over orders of the product of conditionals (M6)."""
     process, model, length = MaskedDiffusion(2), random_model(2, 3), 3
     law = np.exp(-exact.any_order_nll(process, model, exact.all_sequences(2, length)))
     rng = np.random.default_rng(0)
-    *_, last = process.sample(model, length, 20_000, rng=rng, steps=length, remasking="random")
+    *_, last = process.sample(model, length, 20_000, decoder=decoders.Random(length), rng=rng)
     assert_drawn_from(last.state, law, rng)
     # Two at once is another law, and the same test sees it.
-    *_, last = process.sample(model, length, 20_000, rng=rng, steps=1, remasking="random")
+    *_, last = process.sample(model, length, 20_000, decoder=decoders.Random(1), rng=rng)
     with pytest.raises(AssertionError):
         assert_drawn_from(last.state, law, rng)
 
@@ -201,7 +212,7 @@ def at_once(k: int, length: int) -> list[int]:
     return [k] * (length // k) + [length % k] * (length % k > 0)
 
 
-@pytest.mark.parametrize("order", ["random", "entropy", "margin"])
+@pytest.mark.parametrize("order", OF_THE_STATE)
 def test_C4_committing_several_at_once_costs_what_ties_them_together(order: str) -> None:
     """TV(law of k at once, law of one at a time) is 0 for k = 1, 0 for any k if positions are independent, else > 0.
 
@@ -242,29 +253,114 @@ def test_C4_low_confidence_tilts_even_independent_positions() -> None:
     np.testing.assert_allclose(one, by_hand.ravel(), atol=1e-12)
 
 
-@pytest.mark.parametrize("order", ["random", "low_confidence", "entropy", "margin"])
+@pytest.mark.parametrize("order", ORDERS)
 def test_C4_draws_have_the_enumerated_law(order: str) -> None:
-    """What `decoders.unmask` draws has the law that the oracle enumerates: G-test as in C1, seed fixed."""
+    """What each order draws has the law that the oracle enumerates: G-test as in C1, seed fixed."""
     v, length = 2, 3
     process, model, rng = MaskedDiffusion(v), random_model(v, length), np.random.default_rng(1)
-    *_, last = process.sample(model, length, 20_000, rng=rng, steps=2, remasking=order)
+    *_, last = process.sample(model, length, 20_000, decoder=ORDERS[order](2), rng=rng)
     assert_drawn_from(last.state, exact.unmask_law(process, model, [1, 2], order), rng)
     with pytest.raises(AssertionError):  # the same test tells other numbers of commits apart
         assert_drawn_from(last.state, exact.unmask_law(process, model, [3], order), rng)
 
 
-WAYS: dict[str, dict[str, object]] = {
-    "random": {"remasking": "random", "steps": 3},
-    "low_confidence": {"remasking": "low_confidence", "steps": 3},
-    "entropy": {"remasking": "entropy", "commits": "cosine", "steps": 3},
-    "margin": {"remasking": "margin", "block_length": 4, "steps": 3},
-    "threshold": {"threshold": 0.5},
-    "guided": {"cfg_scale": 1.0, "steps": 3},
-    "ancestral": {"remasking": "ancestral", "steps": 3},
-    "first_hitting": {"remasking": "first_hitting"},
-    "cap": {"remask": "cap", "eta": 0.5, "steps": 6},
-    "rescale": {"remask": "rescale", "eta": 0.5, "steps": 6},
-    "confidence": {"remask": "confidence", "steps": 6},
+COMMITS: list[list[int]] = [[1, 1, 1], [2, 1], [1, 2], [3]]
+
+
+@pytest.mark.parametrize("quotas", COMMITS)
+@pytest.mark.parametrize("order", OF_THE_STATE)
+def test_K1_orders_that_follow_a_rule_of_the_state_have_a_likelihood(order: str, quotas: list[int]) -> None:
+    """log p(x) = sum over steps of log p(x_i | state) at the positions that the rule commits, replayed on x.
+
+    It sums to one over all x and equals the law found by enumerating every draw. By enumeration, V = 3, L = 3.
+    """
+    process, model = MaskedDiffusion(3), random_model(3, 3)
+    replayed = exact.replayed(process, model, quotas, order)
+    assert replayed.sum() == pytest.approx(1, rel=1e-12)
+    np.testing.assert_allclose(replayed, exact.unmask_law(process, model, quotas, order), rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [decoders.MostLikely, decoders.Entropy, decoders.Margin, decoders.LeftToRight])
+def test_K1_blocks_have_a_likelihood_too(kind: type[decoders.Entropy]) -> None:
+    """The decoder itself, in blocks, replayed on every x: the products sum to one and are the law of its draws.
+
+    Positions are chosen as always, while the tokens of x take the place of the draws. G-test as in C1, seed fixed.
+    """
+    v, length, steps = 2, 4, 3
+    process, model, rng = MaskedDiffusion(v), random_model(v, length), np.random.default_rng(2)
+    texts = exact.all_sequences(v, length)
+    decoder = kind(steps) if kind is decoders.LeftToRight else kind(steps, block_length=2)
+
+    class Dictated(kind):  # type: ignore[misc, valid-type]
+        """The same rule, with draws that are dictated."""
+
+        def pick(self, model, look, quota, rng):
+            chosen, _, _ = super().pick(model, look, quota, rng)
+            p = exact.token_probabilities(model, look.state, 0.5)
+            sure = np.take_along_axis(p, texts[..., None], axis=-1)[..., 0]
+            return chosen, texts, sure
+
+    fields = {field.name: getattr(decoder, field.name) for field in dataclasses.fields(decoder)}
+    frames = list(process.sample(model, length, len(texts), decoder=Dictated(**fields), rng=rng))
+    np.testing.assert_array_equal(frames[-1].state, texts)
+    likelihood = frames[-1].confidence.prod(axis=1)
+    assert likelihood.sum() == pytest.approx(1, rel=1e-12)
+    *_, last = process.sample(model, length, 20_000, decoder=decoder, rng=rng)
+    assert_drawn_from(last.state, likelihood, rng)
+
+
+@pytest.mark.parametrize("quotas", COMMITS)
+def test_K2_low_confidence_has_no_such_likelihood(quotas: list[int]) -> None:
+    """Replaying the decoder on x tells it that x was drawn, so what it prefers depends on x: no sum of one.
+
+    The law itself sums to one as any does, and differs from what is replayed; at once, there is nothing to prefer.
+    """
+    process, model = MaskedDiffusion(3), random_model(3, 3)
+    replayed = exact.replayed(process, model, quotas, "low_confidence")
+    law = exact.unmask_law(process, model, quotas, "low_confidence")
+    assert law.sum() == pytest.approx(1, rel=1e-12)
+    if quotas == [3]:
+        np.testing.assert_allclose(replayed, law, rtol=1e-10)
+    else:
+        assert abs(replayed.sum() - 1) > 0.02
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_K3_one_token_per_step_with_bayes_conditionals_keeps_the_law(order: str) -> None:
+    """With p(x_i | visible) of the data itself, at temperature 1, any rule of the state gives the data's law exactly.
+
+    By the chain rule along whatever order. Ranking by the drawn token does not; nor, for any order, two tokens at once.
+    Enumerated, and drawn: G-test as in C1, seed fixed.
+    """
+    v, length = 3, 3
+    process, law = MaskedDiffusion(v), np.random.default_rng(0).dirichlet(np.full(v**length, 0.5))
+    model, rng = exact.BayesDenoiser(law, v, length), np.random.default_rng(3)
+    found = exact.unmask_law(process, model, [1] * length, order)
+    *_, last = process.sample(model, length, 20_000, decoder=ORDERS[order](), rng=rng)
+    if order in OF_THE_STATE:
+        assert exact.total_variation(found, law) < 1e-12
+        assert_drawn_from(last.state, law, rng)
+    else:
+        assert exact.total_variation(found, law) > 0.02
+        with pytest.raises(AssertionError):
+            assert_drawn_from(last.state, law, rng)
+    assert exact.total_variation(exact.unmask_law(process, model, [2, 1], order), law) > 0.02
+
+
+WAYS: dict[str, decoders.Decoder] = {
+    "random": decoders.Random(3),
+    "low_confidence": decoders.LowConfidence(3),
+    "most_likely": decoders.MostLikely(3, block_length=5),
+    "entropy": decoders.Entropy(3, commits="cosine"),
+    "margin": decoders.Margin(3, block_length=4),
+    "left_to_right": decoders.LeftToRight(3),
+    "threshold": decoders.Threshold(0.5),
+    "guided": decoders.LowConfidence(3),
+    "ancestral": decoders.Ancestral(3),
+    "first_hitting": decoders.FirstHitting(),
+    "cap": decoders.RemaskCap(6, 0.5),
+    "rescale": decoders.RemaskRescale(6, 0.5),
+    "confidence": decoders.RemaskConfidence(6),
 }
 
 
@@ -273,10 +369,11 @@ def test_C6_infilling_never_changes_a_given_position(way: str) -> None:
     """x_t^i = x_0^i for every given i and every t, in every frame of every sampler, and no mask is left."""
     v, length, rng = 5, 12, np.random.default_rng(0)
     process, model = MaskedDiffusion(v), random_model(v, length)
-    given = np.where(rng.random((8, length)) < 0.5, rng.integers(0, v, (8, length)), process.mask_id)
-    kept = given != process.mask_id
-    for frame in process.sample(model, length, 8, rng=rng, given=given, **WAYS[way]):
-        np.testing.assert_array_equal(frame.state[kept], given[kept])
+    kept, x0 = rng.random((8, length)) < 0.5, rng.integers(0, v, (8, length))
+    model = decoders.prompted(model, kept, process.mask_id, 1.0 if way == "guided" else 0.0)
+    for frame in process.sample(model, length, 8, decoder=WAYS[way], x0=x0, given=kept, rng=rng):
+        np.testing.assert_array_equal(frame.given, kept)
+        np.testing.assert_array_equal(frame.state[kept], x0[kept])
         assert not (frame.committed | frame.remasked)[kept].any()
         assert (frame.confidence[kept] == 1).all()
     assert (frame.state != process.mask_id).all()

@@ -43,7 +43,7 @@ class Case(NamedTuple):
     heads: int
     depth: int
     mask: str
-    causal: bool
+    causal: int
     scale: float
     seed: int
 
@@ -58,7 +58,7 @@ def cases(draw: st.DrawFn) -> Case:
         batch, heads = 1, draw(st.integers(1, 2))
         border = st.sampled_from([31, 32, 33, 127, 128, 129, 255, 256, 257, 290])
         queries, keys = draw(border), draw(border)
-    causal = draw(st.booleans())
+    causal = draw(st.sampled_from([0, 0, 1, 1, 3, 32, 100, 128]))
     if causal:
         queries, keys = sorted((queries, keys))
     depth = draw(st.integers(1, 9) | st.sampled_from([16, 17, 32]))
@@ -127,7 +127,8 @@ def problem(case: Case, dtype: type) -> Problem:
     if mask is not None:
         scores = np.where(mask if mask.ndim == 2 else mask[:, None], scores, -np.inf)
     if case.causal:
-        scores = np.where(np.tri(case.queries, case.keys, case.keys - case.queries, dtype=bool), scores, -np.inf)
+        block_of_query = (np.arange(case.queries) + case.keys - case.queries) // case.causal
+        scores = np.where(np.arange(case.keys) // case.causal <= block_of_query[:, None], scores, -np.inf)
     top = scores.max(axis=-1, keepdims=True, initial=-1e9)
     p = np.exp(scores - top)
     total = p.sum(axis=-1, keepdims=True)
@@ -202,11 +203,35 @@ def test_attention_backward(impl: ModuleType, dtype: type, case: Case, layout: l
         assert np.isnan(untouched).all()
 
 
+BORDERS = [(1, 1), (1, 129), (129, 129), (33, 129), (257, 257)]
+
+
+@pytest.mark.parametrize("causal", [1, 2, 33, 128, 129])
+@pytest.mark.parametrize("sizes", BORDERS, ids=str)
+def test_borders_of_causal_tiles(impl: ModuleType, dtype: type, sizes: tuple[int, int], causal: int) -> None:
+    """The last query of a tile of 32, or the first key of one of 128, alone in it; blocks that end at such a border."""
+    case = Case(2, *sizes, 2, 8, "all", causal, 1, 0)
+    want = problem(case, dtype)
+    out, lse = impl.attention(want.q, want.k, want.v, None, causal)
+    assert_close(lse, want.lse, dtype, want.off_lse)
+    assert_close(out, want.out, dtype, want.off_out)
+    got = _backward(impl, want.g, want.q, want.k, want.v, None, causal)
+    for one, gradient, off in zip(got, want.gradients, want.off_gradients, strict=True):
+        assert_close(one, gradient, dtype, off + 4 * off.max())  # of the rounded out and lse of the call itself
+
+
+def test_causal_is_checked(impl: ModuleType) -> None:
+    """A negative length of blocks."""
+    q = np.zeros((1, 2, 1, 4), np.float32)
+    with pytest.raises(ValueError, match="causal is -1; expected 0"):
+        impl.attention(q, q, q, None, -1)
+
+
 # --- properties -----------------------------------------------------------------------------------------------------
 
 
 def _backward(
-    impl: ModuleType, g: Array, q: Array, k: Array, v: Array, mask: Array | None = None, causal: bool = False
+    impl: ModuleType, g: Array, q: Array, k: Array, v: Array, mask: Array | None = None, causal: int = 0
 ) -> list[Array]:
     out, lse = impl.attention(q, k, v, mask, causal)
     gradients = [np.full_like(a, np.nan) for a in (q, k, v)]
@@ -214,9 +239,9 @@ def _backward(
     return gradients
 
 
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("causal", [0, 1, 2])
 @pytest.mark.parametrize("masked", [False, True])
-def test_gradient(impl: ModuleType, causal: bool, masked: bool) -> None:
+def test_gradient(impl: ModuleType, causal: int, masked: bool) -> None:
     """The formulas themselves, against finite differences, with one query that sees nothing."""
     rng = np.random.default_rng(0)
     q, g, k, v = (rng.standard_normal((2, n, 2, 3)) for n in (3, 3, 4, 4))

@@ -197,19 +197,27 @@ def test_gelu_backward(
     heads=st.integers(0, 3),
     half=st.integers(0, 9) | st.sampled_from([16, 33]),
     layout=layouts,
+    per_sequence=st.booleans(),
     seed=seeds,
 )
 def test_rotary(
-    impl: ModuleType, dtype: type, lead: tuple[int, int], heads: int, half: int, layout: list[str], seed: int
+    impl: ModuleType,
+    dtype: type,
+    lead: tuple[int, int],
+    heads: int,
+    half: int,
+    layout: list[str],
+    per_sequence: bool,
+    seed: int,
 ) -> None:
     """Guards the pairing of j with j + D/2, the position that picks the angle, and the values, which stay as is."""
     rng = np.random.default_rng(seed)
     qkv = normal(rng, (*lead, 3, heads, 2 * half), dtype)
-    cos, sin = normal(rng, (lead[1], half), dtype), normal(rng, (lead[1], half), dtype)
+    cos, sin = normal(rng, (2, *(lead if per_sequence else lead[1:]), half), dtype)
     got = impl.rotary(*map(laid_out, (qkv, cos, sin), layout))
     want = reference.rotary(*wide(qkv, cos, sin))
     a, b = np.split(np.abs(qkv), 2, axis=-1)
-    c, s = np.abs(cos)[:, None, None], np.abs(sin)[:, None, None]
+    c, s = np.abs(cos)[..., None, None, :], np.abs(sin)[..., None, None, :]
     assert_close(got, want, dtype, 2 * np.concatenate([a * c + b * s, a * s + b * c], axis=-1))
     np.testing.assert_array_equal(got[:, :, 2], qkv[:, :, 2])
 

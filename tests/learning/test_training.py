@@ -19,7 +19,8 @@ import pytest
 import typer
 
 from tinydiff import Options, Run, cli, data, evaluate, load, train
-from tinydiff.learning.checkpoint import CheckpointError, read_log
+from tinydiff.learning import CheckpointError
+from tinydiff.learning.checkpoint import read_log
 from tinydiff.learning.optim import learning_rate
 from tinydiff.processes.named import VARIANTS, new_process
 from tinydiff.views import terminal
@@ -42,7 +43,7 @@ def saved_step(folder: Path) -> int:
 def test_loss_falls(runs: Runs, process: str) -> None:
     """Gradients of the wrong sign, cleared too early or never, or a learning rate of 0: nothing is learnt."""
     run = runs.new(process=process, steps=300, batch=16, lr=1e-2, evaluate_every=300, evaluate_windows=512)
-    before, _ = evaluate(run.model, run.process, run.corpus, windows=512)  # the same windows and noise as after
+    before, *_ = evaluate(run.model, run.process, run.corpus, windows=512)  # the same windows and noise as after
     *_, last = train(run)
     # Networks that must learn what the time means are slow in 300 steps of this size.
     assert last.held_out[0] < (0.97 if run.process.needs_time else 0.8) * before
@@ -81,7 +82,7 @@ def test_evaluation_is_the_same_every_time(runs: Runs, tmp_path: Path) -> None:
     np.testing.assert_array_equal(run.model.params["head.weight"].data, live)
     model, process, codec, _ = load(tmp_path / "run")
     figures.append(evaluate(model, process, data.load(str(runs.text), codec), windows=128))
-    assert [mean for mean, _ in figures] == [last.held_out[0]] * 3
+    assert [figure.mean for figure in figures] == [last.held_out[0]] * 3
     assert evaluate(run.model, run.process, run.corpus, windows=128)[0] != last.held_out[0]  # not the last step's
 
 
@@ -170,7 +171,7 @@ def test_ctrl_c_between_steps_saves_before_it_says_so(
     """An interrupt while a frame is being drawn, not during a step: "saved" is announced, the file is still the old."""
 
     def interrupted(bar: terminal.Smooth, x: float) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     def listen(*text: object, **options: object) -> None:
         if "saved at step" in str(text):
@@ -263,7 +264,7 @@ def test_a_folder_that_holds_a_run_is_refused(runs: Runs, trained: Path) -> None
 def test_three_vocabularies_must_agree(runs: Runs) -> None:
     """A model of another alphabet, found out only as an index error deep inside."""
     run = runs.new()
-    other = data.Corpus("other", run.corpus.text, data.Codec.of(run.corpus.text + "#"))
+    other = data.Corpus("other", run.corpus.text, data.Characters.of(run.corpus.text + "#"))
     with pytest.raises(ValueError, match=r"vocab_size is 13 for the corpus, 12 for the process and 12 for the model"):
         Run(other, run.process, run.model)
 

@@ -31,7 +31,7 @@ class Counter:
             self.flops += 2 * a.shape[0] * a.shape[1] * b.shape[1]
             return matmul(a, b, *rest)
 
-        def counted_attention(q: Any, k: Any, v: Any, mask: Any = None, causal: bool = False) -> Any:
+        def counted_attention(q: Any, k: Any, v: Any, mask: Any = None, causal: int = 0) -> Any:
             (batch, queries, heads, depth), keys = q.shape, k.shape[1]
             sees = np.tril(np.ones((queries, keys), bool), keys - queries) if causal else np.ones((queries, keys), bool)
             self.flops += 2 * 2 * batch * heads * depth * int(sees.sum())

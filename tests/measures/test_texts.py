@@ -63,12 +63,17 @@ def test_by_judge_is_the_exact_likelihood() -> None:
 
 
 def test_intervals_cover() -> None:
-    """95 % intervals of a difference hold the truth in 95 % of 200 repetitions: 4.5 standard errors, seed fixed."""
+    """95 % intervals of a difference hold the truth in 95 % of 200 repetitions: 4.5 standard errors, seed fixed.
+
+    And they are no wider than they need be, 2 x 1.96 standard errors of the difference on average.
+    """
     assert texts.interval(np.arange(1001)) == pytest.approx((25, 975))
-    rng, held = np.random.default_rng(0), 0
+    rng, held, widths = np.random.default_rng(0), 0, []
     for _ in range(200):
         a, b = (rng.random(100) < 0.6).astype(float), (rng.random(150) < 0.3).astype(float)
         found, low, high = texts.difference(a, b, rng)
         assert low <= found <= high
         held += low <= 0.3 <= high
+        widths.append(high - low)
     assert abs(held / 200 - 0.95) < 4.5 * np.sqrt(0.95 * 0.05 / 200)
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * np.sqrt(0.6 * 0.4 / 100 + 0.3 * 0.7 / 150), rel=0.05)

@@ -2,27 +2,75 @@
 
 A command is a function under `@app.command`; typer reads its options off the annotations of its parameters. An
 annotation that several commands use has a name here, so that an option is explained in one place. Most are None if not
-given: the process's sampler has the default, and not every sampler has every option.
+given: the decoder has the default, and not every decoder has every option (`cli.decoding`).
 """
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import numpy as np
 import typer
 from rich.console import Console
 
 from ..decoders import CHOICE_TEMPERATURE
+from ..learning.files import printable, refuse_existing
 
 RUNS = Path("runs")
 TEMPERATURE = 0.7
+LONGEST = 3600.0  # seconds of a delay
+
+CLOSED = 141
+"""Exit code if whoever read the output has gone, as of programs that SIGPIPE ends."""
+
+
+class Terminal(Console):
+    """Standard error. Nothing that a model wrote or a folder is called moves the cursor or changes colours there."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        try:
+            super().print(*(tame(x) if isinstance(x, str) else x for x in objects), **options)
+        except OSError:  # a full disk, a terminal that is gone: the work goes on, the exit code tells
+            self.quiet = True
+
+    def on_broken_pipe(self) -> NoReturn:
+        raise SystemExit(CLOSED)
+
+
+def tame(text: str) -> str:
+    """The lines with all control characters escaped."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def on_terminal(stream: Any) -> bool:
+    """Whether a stream is a screen that can be drawn on again; a file or a pipe is not, whatever FORCE_COLOR says."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
 
 # What is watched goes to standard error, results to standard output, so that they can be piped. Names and text are
 # shown as they are: rich would read "[b]" and ":x:" in them as markup.
-console = Console(stderr=True, soft_wrap=True, emoji=False, markup=False)
+console = Terminal(
+    stderr=True, soft_wrap=True, emoji=False, markup=False, force_terminal=None if on_terminal(sys.stderr) else False,
+    color_system="truecolor" if os.environ.get("FORCE_COLOR") else "auto",
+)  # fmt: skip
+
+
+def say(text: str = "") -> None:
+    """Print a result: as it is into a file or a pipe, without control characters onto a screen."""
+    if sys.stdout is None:
+        raise OSError("standard output is closed; there is nowhere to print the result")
+    try:
+        print(tame(text) if on_terminal(sys.stdout) else text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(f"cannot write to standard output: {error.strerror}") from error
+
 
 DECODING, TOKENS, VIEWS = "Which positions, in which order", "Which token", "What to see"  # headings in the help
 
@@ -34,18 +82,21 @@ CfgScale = Annotated[
 Seed = Annotated[int, typer.Option(help="Same seed, same machine: same result.")]
 
 Remasking = Annotated[
-    Literal["low_confidence", "entropy", "margin", "random", "ancestral", "first_hitting"] | None,
+    Literal[
+        "low_confidence", "most_likely", "entropy", "margin", "random", "left_to_right", "ancestral", "first_hitting"
+    ]
+    | None,
     typer.Option(
         metavar="ORDER",
-        help="Which drawn tokens a step keeps: low_confidence (default), entropy, margin, random, ancestral or "
-        "first_hitting.",
+        help="Which drawn tokens a step keeps: low_confidence (default), most_likely, entropy, margin, random, "
+        "left_to_right, ancestral or first_hitting.",
         rich_help_panel=DECODING,
     ),
 ]
 ChoiceTemperature = Annotated[
     float | None,
     typer.Option(
-        help=f"Noise in the order of low_confidence; default {CHOICE_TEMPERATURE:g} of sample and 0 of infill, which "
+        help=f"Noise in the orders that ask the model; default {CHOICE_TEMPERATURE:g} of sample and 0 of infill, which "
         "is the surest first.",
         rich_help_panel=DECODING,
     ),
@@ -61,7 +112,10 @@ Threshold = Annotated[
     ),
 ]
 BlockLength = Annotated[
-    int | None, typer.Option(help="Fill blocks of this length left to right.", rich_help_panel=DECODING)
+    int | None,
+    typer.Option(
+        help="Fill blocks of this length left to right, counted from the end of the prompt.", rich_help_panel=DECODING
+    ),
 ]
 Remask = Annotated[
     Literal["cap", "rescale", "confidence"] | None,
@@ -117,8 +171,49 @@ def generator(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+def given(context: typer.Context) -> list[str]:
+    """The options of a command that were typed, in the order of its help: "--steps"."""
+    return [
+        option.opts[0]
+        for option in context.command.params
+        if option.name and getattr(context.get_parameter_source(option.name), "name", "") == "COMMANDLINE"
+    ]
+
+
+def check_delay(delay: float) -> None:
+    """Raise ValueError for a delay that nobody wants to wait for."""
+    if not 0 <= delay <= LONGEST:
+        raise ValueError(f"--delay is {delay}; expected 0 <= delay <= {LONGEST} seconds")
+
+
+def check_views(*paths: Path | None) -> None:
+    """Raise if one of these pictures and pages cannot be written; None is not to be. Before the work, not after."""
+    given = [path for path in paths if path is not None]
+    for path in given:
+        if given.count(path) > 1:
+            raise ValueError(f"{path} is given twice; choose another name for one of them")
+    refuse_existing(*given)
+
+
+def write_all(wanted: list[tuple[Path | None, Callable[[Path], None]]]) -> None:
+    """Write each file that has a path, even if one before it could not be; then raise the first error."""
+    errors = []
+    for path, write in wanted:
+        try:
+            if path is not None:
+                write(path)
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
 def need_matplotlib(*paths: Path | None) -> None:
-    """FileNotFoundError if something is to be drawn and nothing can: before the work is done, not after."""
+    """FileNotFoundError if something is to be drawn and nothing can: before the work is done, not after.
+
+    What is drawn goes to files, which needs no screen: MPLBACKEND, which may name one that is not there, is overruled.
+    """
+    os.environ["MPLBACKEND"] = "agg"
     for path in paths:
         if path is not None and find_spec("matplotlib") is None:
             raise FileNotFoundError(

@@ -12,10 +12,12 @@ import numpy as np
 from rich.console import Console
 
 from .. import data, learning
-from ..decoders import CHOICE_TEMPERATURE, Frame
+from ..decoders import CHOICE_TEMPERATURE, Draw, Frame, LowConfidence
+from ..learning.files import quoted
 from ..processes import MaskedDiffusion
 from ..transformer import Transformer
 from ..views import terminal
+from .common import say
 
 LENGTH, D_MODEL, LAYERS, HEADS = 128, 96, 3, 4
 OPTIONS = learning.Options(batch=16, evaluate_every=500)
@@ -51,9 +53,8 @@ def show(console: Console, folder: Path, corpus: data.Corpus, training_speed: fl
     assert isinstance(process, MaskedDiffusion)
     assert codec is not None
     console.print("\nNow the other way: from nothing but masks to text, the most confident characters first.\n")
-    frames = process.sample(
-        model, model.length, 2, rng=np.random.default_rng(SEED), temperature=0.7, choice_temperature=CHOICE_TEMPERATURE
-    )
+    decoder = LowConfidence(draw=Draw(0.7), choice_temperature=CHOICE_TEMPERATURE)
+    frames = process.sample(model, model.length, 2, decoder=decoder, rng=np.random.default_rng(SEED))
     seconds = []
 
     def timed() -> Iterator[Frame]:
@@ -67,17 +68,17 @@ def show(console: Console, folder: Path, corpus: data.Corpus, training_speed: fl
 
     last = terminal.show_sampling(console, codec, timed(), title="masked diffusion", delay=0.05)
     for ids in last.state:
-        print(codec.decode(ids), end="\n\n")
-    mean, error = learning.evaluate(model, process, corpus, windows=1024)
-    print(f"held-out: {mean:.3f} +- {error:.3f} bits per character (an upper bound, 1,024 windows)")
+        say(codec.decode(ids) + "\n")
+    held_out = learning.evaluate(model, process, corpus, windows=1024)
+    say(f"held-out: {held_out.mean:.3f} +- {held_out.error:.3f} bits per character (an upper bound, 1,024 windows)")
     speed = f"{last.state.size / sum(seconds):.0f} characters/s sampling in {last.steps} steps"
-    print(f"speed: {'' if training_speed is None else f'{training_speed:.0f} characters/s training, '}{speed}")
-    print("\nNext:")
+    say(f"speed: {'' if training_speed is None else f'{training_speed:.0f} characters/s training, '}{speed}")
+    say("\nNext:")
     for command in (
-        f"tinydiff sample {folder} --steps 16",
-        f'tinydiff infill {folder} "the ______ statement is used to"',
-        f"tinydiff evaluate {folder}",
+        f"tinydiff sample {quoted(folder)} --steps 16",
+        f'tinydiff infill {quoted(folder)} "the ______ statement is used to"',
+        f"tinydiff evaluate {quoted(folder)}",
         "tinydiff train --text FILE --out runs/mine",
     ):
-        print(f"  {COMMAND_FOLDER}{command}")
-    print("  make lessons")
+        say(f"  {COMMAND_FOLDER}{command}")
+    say("  make lessons")

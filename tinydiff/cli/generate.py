@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,16 +9,13 @@ import numpy as np
 import typer
 
 from .. import data, learning
-from ..arrays import Bools, Ints
-from ..decoders import CHOICE_TEMPERATURE, ORDERS
-from ..decoders.guidance import conditioned
-from ..learning.checkpoint import refuse_existing
-from ..processes import Autoregressive, Process
-from ..transformer import Transformer
+from ..arrays import Bools
+from ..decoders import CHOICE_TEMPERATURE, conditioned, prompted
+from ..processes import Autoregressive, Bert, MaskedDiffusion, Process
+from ..transformer import Model, Transformer
 from ..views import terminal
 from .common import (
     DECODING,
-    TEMPERATURE,
     Allow,
     BlockLength,
     CfgScale,
@@ -39,11 +35,14 @@ from .common import (
     Threshold,
     TopK,
     TopP,
+    check_views,
     console,
     epilog,
     generator,
+    say,
 )
-from .watch import watch
+from .decoding import decoder_of, foreign
+from .watch import check_watching, watch, write_views
 
 app = typer.Typer()
 DDPM_STEPS = 100
@@ -67,7 +66,7 @@ def sample(
     batch: Annotated[
         int | None, typer.Option(help="How many to generate; default 1 text, 1000 points or 36 pictures.")
     ] = None,
-    length: Annotated[int | None, typer.Option(help="Characters of each; default the model's length.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of each; default the model's length.")] = None,
     steps: Steps = None,
     prompt: Annotated[str | None, typer.Option(help="How the text begins.")] = None,
     remasking: Remasking = None,
@@ -104,47 +103,39 @@ def sample(
 ) -> None:
     """Generate from a run and watch: text from all masks, points and pictures from noise."""
     model, process, codec, config = learning.load(run)
-    of_text = {
-        "--length": length, "--remasking": remasking, "--temperature": temperature, "--top-k": top_k, "--top-p": top_p,
-        "--block-length": block_length, "--choice-temperature": choice_temperature, "--sampler": sampler,
-        "--prompt": prompt, "--remask": remask, "--commits": commits, "--threshold": threshold, "--allow": allow,
-        "--cache": cache, "--strip": strip, "--html": html,
-    }  # fmt: skip
-    of_vectors = {"--solver": solver, "--label": label}
-    for name, value in (of_text if codec is None else of_vectors).items():
+    of_text = {"--length": length, "--prompt": prompt, "--allow": allow, "--strip": strip, "--html": html}
+    for name, value in (of_text if codec is None else {"--label": label}).items():
         if value is not None:
             kind = config["process"]["process"]
             raise ValueError(f"{name} is {value}, but {run} is a run of {kind}: leave {name} out")
-    if codec is None:
-        own: dict[str, Any] = {"steps": steps, "eta": eta, "solver": solver}
-        sample_vectors(run, model, process, config, batch, label, cfg_scale, own, seed, gif)
-        return
-    batch, temperature = 1 if batch is None else batch, TEMPERATURE if temperature is None else temperature
-    length = model.length if length is None else length
-    if not 1 <= length <= model.length:
-        raise ValueError(f"--length is {length}; this model generates 1 to {model.length} characters")
-    rng = generator(seed)
-    given, allowed = None, None
-    if prompt is not None:
-        if len(prompt) > length:
-            raise ValueError(f"--prompt has {len(prompt)} characters; the text has {length}")
-        given = np.full(length, codec.vocab_size)
-        given[: len(prompt)] = codec.encode(prompt)
-    if allow is not None:
-        allowed = allowed_there(codec, allow, np.full(length, codec.vocab_size) if given is None else given)
-    options = known_options(
-        process, run, steps=steps, remasking=remasking, remask=remask, eta=eta, commits=commits, threshold=threshold,
-        sampler=sampler, block_length=block_length, choice_temperature=choice_temperature, cfg_scale=cfg_scale,
-        given=given, allowed=allowed, cache=cache,
+    defaults = {"choice_temperature": CHOICE_TEMPERATURE} | ({"steps": DDPM_STEPS} if codec is None else {})
+    decoder = decoder_of(
+        process, run, defaults, steps=steps, remasking=remasking, remask=remask, eta=eta, commits=commits,
+        threshold=threshold, sampler=sampler, temperature=temperature, top_k=top_k, top_p=top_p,
+        block_length=block_length, choice_temperature=choice_temperature, cache=cache, solver=solver,
     )  # fmt: skip
-    asks_the_model = remasking in (None, *ORDERS) and remask is None
-    if asks_the_model and "choice_temperature" in signature(process.sample).parameters:
-        options.setdefault("choice_temperature", CHOICE_TEMPERATURE)
-    if options.get("sampler") != "euler":
-        options |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    frames = process.sample(model, length, batch, rng=rng, **options)
-    for ids in watch(frames, codec, run, delay, strip, html, gif).state:
-        print(codec.decode(ids))
+    if codec is None:
+        sample_vectors(run, model, process, config, batch, label, cfg_scale, decoder, seed, gif)
+        return
+    batch, length = 1 if batch is None else batch, model.length if length is None else length
+    if not 1 <= length <= model.length:
+        raise ValueError(f"--length is {length}; this model generates 1 to {model.length} {codec.unit}s")
+    rng = generator(seed)
+    known: dict[str, Any] = {}
+    if prompt is not None:
+        ids = codec.encode(prompt)
+        if len(ids) >= length:
+            raise ValueError(f"--prompt has {len(ids)} {codec.unit}s; the text has {length}, so that none are left")
+        known = {"x0": np.pad(ids, (0, length - len(ids))), "given": np.arange(length) < len(ids)}
+    given = known.get("given", np.zeros(length, bool))
+    if allow is not None:
+        known["allowed"] = allowed_there(codec, allow, given)
+    told = guided(model, process, run, given, cfg_scale)
+    check_watching(batch, delay, strip, html, gif)
+    shown = watch(process.sample(told, length, batch, decoder=decoder, rng=rng, **known), codec, run, delay)
+    for ids in shown.frames[-1].state:
+        say(codec.decode(ids))
+    write_views(strip, html, gif, shown)
 
 
 def sample_vectors(
@@ -155,17 +146,13 @@ def sample_vectors(
     batch: int | None,
     label: str | None,
     cfg_scale: float | None,
-    own: dict[str, Any],
+    decoder: Any,
     seed: int,
     gif: Path | None,
 ) -> None:
-    """Generate points, printed as numbers, or pictures, printed in shades; `own` are options of the process."""
-    refuse_existing(gif)
-    kind, patch, names = config["process"]["process"], config["data"].get("patch", 0), config["data"].get("classes", "")
-    for option in {"ddpm": ["solver"], "flow": ["eta"]}[kind]:
-        if own.pop(option) is not None:
-            raise ValueError(f"--{option} is given, but {run} is a run of {kind}: leave it out")
-    own = {"steps": DDPM_STEPS} | own if kind == "ddpm" and own["steps"] is None else own
+    """Generate points, printed as numbers, or pictures, printed in shades."""
+    check_views(gif)
+    patch, names = config["data"].get("patch", 0), config["data"].get("classes", "")
     batch = (36 if patch else 1000) if batch is None else batch
     if batch < 1:
         raise ValueError(f"--batch is {batch}; it must be at least 1")
@@ -179,15 +166,16 @@ def sample_vectors(
     if names:
         labels = np.full(batch, names.index(label)) if label is not None else np.arange(batch) % len(names)
     told = conditioned(model, labels, cfg_scale or 0.0)
-    options = {name: value for name, value in own.items() if value is not None}
-    frames = list(process.sample(told, model.length, batch, rng=generator(seed), **options))
     if gif is not None:
         from ..views import animation  # needs Pillow
 
+        animation.check_gif(batch, patch, model.length)
+    frames = list(process.sample(told, model.length, batch, decoder=decoder, rng=generator(seed)))
+    for vectors in frames[-1].state:
+        say(terminal.picture_text(vectors, patch) if patch else " ".join(f"{x:.4f}" for x in vectors.ravel()))
+    if gif is not None:
         animation.save_gif(gif, frames, patch=patch)
         console.print(f"{gif}: {len(frames)} frames")
-    for vectors in frames[-1].state:
-        print(terminal.picture_text(vectors, patch) if patch else " ".join(f"{x:.4f}" for x in vectors.ravel()))
 
 
 @app.command(
@@ -232,41 +220,40 @@ def infill(
         raise ValueError(f"--blank is {blank!r}; expected one character")
     if blank not in text:
         raise ValueError(f"text has no {blank!r} to fill in; mark blanks with it or choose another with --blank")
-    if len(text) > model.length:
-        raise ValueError(f"text has {len(text)} characters; this model takes at most {model.length}")
-    if config["data"]["name"] in data.LAWS:
+    if config["data"]["name"] in data.LAWS and codec.unit == "character":
         text = text.ljust(model.length)  # its texts are padded with spaces
-    blanks = np.array([character == blank for character in text])
-    given = np.where(blanks, codec.vocab_size, codec.encode(text.replace(blank, codec.alphabet[0])))
-    frames = process.sample(
-        model, len(text), rng=generator(seed), temperature=TEMPERATURE if temperature is None else temperature,
-        top_k=top_k, top_p=top_p, given=given, **known_options(
-            process, run, steps=steps, remasking=remasking, remask=remask, eta=eta, commits=commits,
-            threshold=threshold, block_length=block_length, choice_temperature=choice_temperature, cfg_scale=cfg_scale,
-            allowed=None if allow is None else allowed_there(codec, allow, given),
-        ),
+    x0, given = data.with_blanks(codec, text, blank)
+    if len(x0) > model.length:
+        raise ValueError(f"text has {len(x0)} {codec.unit}s; this model takes at most {model.length}")
+    decoder = decoder_of(
+        process, run, steps=steps, remasking=remasking, remask=remask, eta=eta, commits=commits, threshold=threshold,
+        temperature=temperature, top_k=top_k, top_p=top_p, block_length=block_length,
+        choice_temperature=choice_temperature,
     )  # fmt: skip
-    print(codec.decode(watch(frames, codec, run, delay, strip, html, gif).state[0]))
+    known: dict[str, Any] = {"x0": x0, "given": given}
+    if allow is not None:
+        known["allowed"] = allowed_there(codec, allow, given)
+    told = guided(model, process, run, given, cfg_scale)
+    check_watching(1, delay, strip, html, gif)
+    frames = process.sample(told, len(x0), decoder=decoder, rng=generator(seed), **known)
+    shown = watch(frames, codec, run, delay)
+    say(codec.decode(shown.frames[-1].state[0]))
+    write_views(strip, html, gif, shown)
 
 
-def known_options(process: Process, run: Path, **options: Any) -> dict[str, Any]:
-    """The options that were given, refused where this process's sampler has no such option."""
-    given = {name: value for name, value in options.items() if value is not None}
-    for name, value in given.items():
-        if name not in signature(process.sample).parameters:
-            flag = {"given": "--prompt", "allowed": "--allow"}.get(name, "--" + name.replace("_", "-"))
-            told = "given" if isinstance(value, np.ndarray) else value
-            kind = str(process.config["process"]).replace("_", "-")
-            raise ValueError(f"{flag} is {told}, but {run} is {'an' if kind[0] in 'aeiou' else 'a'} {kind} model, "
-                             f"whose sampler has no such option: leave {flag} out")  # fmt: skip
-    return given
+def guided(model: Model, process: Process, run: Path, given: Bools, cfg_scale: float | None) -> Model:
+    """The model that exaggerates what is given (L,), if that is asked for."""
+    if cfg_scale is None:
+        return model
+    if not isinstance(process, MaskedDiffusion) or isinstance(process, Bert):
+        raise foreign("cfg_scale", cfg_scale, process, run)
+    return prompted(model, given, process.mask_id, cfg_scale)
 
 
-def allowed_there(codec: data.Codec, characters: str, given: Ints) -> Bools:
-    """The tokens that each position of `given` (L,) may hold, (L, V): these characters wherever it is masked."""
+def allowed_there(codec: data.Codec, characters: str, given: Bools) -> Bools:
+    """The tokens that each position may hold, (L, V): those of these characters wherever nothing is `given` (L,)."""
     if not characters:
         raise ValueError("--allow is empty; name the characters that may be generated")
-    allowed = np.zeros((len(given), codec.vocab_size), bool)
-    allowed[:, codec.encode(characters)] = True
-    allowed[given != codec.vocab_size] = True
-    return allowed
+    codec.encode(characters)  # an error for what it does not have
+    made = np.array([set(token) <= set(characters) for token in codec.tokens])
+    return np.asarray(made | given[:, None])

@@ -10,7 +10,7 @@ import typer
 
 from .. import __version__, kernels
 from ..kernels.threads import usable_cores
-from .common import RUNS, epilog
+from .common import RUNS, epilog, say
 
 app = typer.Typer()
 
@@ -30,7 +30,7 @@ def info() -> None:
         "checkpoint folder": str(RUNS.resolve()),
     }
     for name, value in rows.items():
-        print(f"{name:18} {value}")
+        say(f"{name:18} {value}")
 
 
 def _blas() -> str:

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from .. import data, learning
-from ..learning.checkpoint import refuse_existing, write_atomically
+from ..learning.files import write_atomically
 from ..measures import clock as racing
 from ..measures import dial as sweeping
 from ..processes import Autoregressive, Bert, MaskedDiffusion, Process
 from ..transformer import Transformer
 from ..views import figures, terminal
 from ..views.trajectory import record
-from .common import TEMPERATURE, Gif, Html, RunFolder, Seed, console, epilog, generator, need_matplotlib
+from .common import (
+    TEMPERATURE,
+    Gif,
+    Html,
+    RunFolder,
+    Seed,
+    check_views,
+    console,
+    epilog,
+    generator,
+    need_matplotlib,
+    on_terminal,
+    say,
+    write_all,
+)
 from .watch import write_views
 
 app = typer.Typer()
@@ -28,18 +43,48 @@ KINDS = {"autoregressive": "exact", "flow": "exact up to the error of the ODE's 
 @app.command(epilog=epilog("tinydiff evaluate runs/demo", "tinydiff evaluate runs/demo --windows 10000"))
 def evaluate(
     run: RunFolder,
-    text: Annotated[Path | None, typer.Option(help="Use the last tenth of this file instead.")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Evaluate on this file, all of it, or on the run's own if it is that.")
+    ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Evaluate on the pairs of this file instead.")] = None,
     windows: Annotated[int, typer.Option(help="Random windows of held-out text.")] = 3840,
 ) -> None:
     """Held-out bits per character or dimension: exact for some models, an upper bound for diffusion."""
     model, process, codec, config = learning.load(run)
-    if text is not None and codec is None:
-        raise ValueError(f"--text is {text}, but {run} is a run on vectors: leave it out")
-    corpus = data.load(str(text), codec) if text is not None else learning.corpus_of(run, config)
+    for option, value in (("--text", text), ("--pairs", pairs)):
+        if value is not None and codec is None:
+            raise ValueError(f"{option} is {value}, but {run} is not a run on text: leave it out")
+    if text is not None and pairs is not None:
+        raise ValueError("--text and --pairs are both given; leave one out")
+    corpus, length = corpus_there(run, config, codec, text, pairs), model.length
+    if isinstance(corpus, data.Unseen):
+        length = min(length, max(len(corpus.ids), 1))
+        if corpus.unknown:
+            console.print(
+                f"{sum(corpus.unknown.values()):,} characters are none that the model knows "
+                f"({', '.join(map(repr, [*corpus.unknown][:10]))}{', ...' if len(corpus.unknown) > 10 else ''}); "
+                "windows with them are left out"
+            )
     windows = learning.EVALUATION_BATCH * -(-windows // learning.EVALUATION_BATCH)
-    mean, error = learning.evaluate(model, process, corpus, windows=windows)
+    held_out = learning.evaluate(model, process, corpus, windows=windows, length=length)
     kind = KINDS.get(config["process"]["process"], "NELBO, an upper bound")
-    print(f"{mean:.4f} +- {error:.4f} {corpus.unit} ({kind}; {corpus.name}, {windows} windows of {model.length})")
+    figures = f"{held_out.mean:.4f} +- {held_out.error:.4f} {corpus.unit}"
+    if codec is not None and codec.unit != "character":
+        figures += f", {held_out.per_token:.4f} +- {held_out.per_token_error:.4f} per {codec.unit}"
+    say(f"{figures} ({kind}; {corpus.name}, {windows} windows of {length})")
+
+
+def corpus_there(
+    run: Path, config: dict[str, Any], codec: data.Codec | None, text: Path | None, pairs: Path | None
+) -> data.Dataset:
+    """The run's own data, of which the last tenth is held out, or else a file that it has never seen."""
+    if pairs is not None:
+        return data.load_pairs(pairs.resolve(), codec)
+    if text is None or codec is None:
+        return learning.corpus_of(run, config)
+    content = data.read_text(text)
+    own = data.Corpus(str(text.resolve()), content, codec)
+    return own if own.config["sha256"] == config["data"]["sha256"] else data.Unseen(own.name, content, codec)
 
 
 @app.command(
@@ -80,7 +125,7 @@ def sweep(
     if out.suffix not in (".csv", ".json"):
         raise ValueError(f"--out is {out}; expected a name ending in .csv or .json")
     figure = out.with_suffix(".png")
-    refuse_existing(out, figure)
+    check_views(out, figure)
     need_matplotlib(figure)
     measure = sweeping.measure_of(run, config, judge, model.length, texts)
     cells = sweeping.plan(
@@ -94,8 +139,8 @@ def sweep(
     )
     done, stopped = report.follow(console, measured, len(cells), out)
     if done:
+        say(report.summary(done, codec, measure.label))
         report.write_figure(figure, done, measure.label, str(run))
-        print(report.summary(done, codec, measure.label))
         console.print(f"Table in {out}, figure in {figure}.")
     if stopped:
         console.print(f"Stopped after {len(done)} of {len(cells)} points; what was measured is kept.")
@@ -130,10 +175,10 @@ def race(
     gif: Gif = None,
 ) -> None:
     """Left to right, with and without a cache, against diffusion: who is faster, and from how many steps on."""
-    refuse_existing(json, html, gif)
-    need_matplotlib(figure, gif)
     if figure is not None:
         figures.check_figure(figure)
+    check_views(json, figure, html, gif)
+    need_matplotlib(figure, gif)
     rng = generator(seed)
     if rival is None or diffusion is None:
         if rival is not None:
@@ -145,19 +190,21 @@ def race(
     else:
         first, codec = racer(rival, Autoregressive, "autoregressive")
         second, other = racer(diffusion, MaskedDiffusion, "masked")
-        if other.alphabet != codec.alphabet:
+        if other.config != codec.config:
             raise ValueError(f"{rival} and {diffusion} have different alphabets; train both on the same data")
         lengths = length or [n for n in (64, 128, 256) if n <= second.length] or [second.length]
     with console.status("") as status:
         report = racing.race(
             first, second, lengths=lengths, steps=steps, batch=batch, repeats=repeats, rng=rng, progress=status.update
         )
-    print(racing.table(report))
-    if json is not None:
-        write_atomically(json, dumps(report, indent=1).encode())
-    if figure is not None:
-        figures.save(figure, figures.race(report))
-    if console.is_terminal or html is not None or gif is not None:
+    say(racing.table(report))
+    write_all(
+        [
+            (json, lambda path: write_atomically(path, dumps(report, indent=1).encode())),
+            (figure, lambda path: figures.save(path, figures.race(report))),
+        ]
+    )
+    if on_terminal(sys.stderr) or html is not None or gif is not None:
         shown = [
             record(racing.sampler(kind, model, max(lengths), steps, 1, rng, TEMPERATURE), codec, title)
             for (kind, title), model in zip(racing.NAMES.items(), (first, first, second), strict=True)

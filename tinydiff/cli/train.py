@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,14 +10,17 @@ import numpy as np
 import typer
 
 from .. import data, kernels, learning
+from ..learning.files import quoted
+from ..learning.interrupts import stops_wait
 from ..processes import Bert, MaskedDiffusion
 from ..processes.named import new_process
 from ..transformer import Transformer
 from ..views import terminal
 from . import demo as demonstration
-from .common import RUNS, Seed, console, epilog
+from .common import RUNS, Seed, console, epilog, given
 
 app = typer.Typer()
+BESIDE_RESUME = ("--resume", "--steps", "--lr", "--text", "--pairs")
 GENERAL: dict[str, Any] = {
     "process": "masked", "steps": 3000, "batch": 32, "length": 64, "d_model": 64, "layers": 2,
     "heads": 4, "lr": 2e-3, "evaluate_every": 250,
@@ -27,6 +30,7 @@ GENERAL: dict[str, Any] = {
 
 @app.command(epilog=epilog("tinydiff demo", "tinydiff demo --seconds 300 --out runs/longer"))
 def demo(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of the run; trained already, it is only shown.")] = RUNS / "demo",
     seconds: Annotated[float, typer.Option(help="How long to train, about.")] = 90.0,
 ) -> None:
@@ -34,6 +38,11 @@ def demo(
     if not (np.isfinite(seconds) and seconds > 0):
         raise ValueError(f"--seconds is {seconds}; it must be positive")
     known = (out / "config.json").exists()
+    if known and "--seconds" in given(context):
+        raise ValueError(
+            f"--seconds is {seconds:g}, but {out} holds a run with its own number of steps: leave --seconds out, "
+            f"choose another --out, or train on with: tinydiff train --resume {quoted(out)} --steps N"
+        )
     run = learning.Run.resume(out) if known else demonstration.new_run(out, seconds)
     if (
         not isinstance(run.process, MaskedDiffusion)
@@ -56,14 +65,23 @@ def demo(
     epilog=epilog(
         "tinydiff train --data python_docs --out runs/docs",
         "tinydiff train --text book.txt --out runs/book --steps 5000 --length 128",
+        "tinydiff train --text book.txt --tokens pieces --vocab 2048 --out runs/pieces",
+        "tinydiff train --pairs questions.jsonl --out runs/answers",
         "tinydiff train --process sedd_uniform --schedule geometric --out runs/scores",
         "tinydiff train --data spiral --process flow --out runs/spiral",
         "tinydiff train --resume runs/book",
     )
 )
 def train(
+    context: typer.Context,
     out: Annotated[Path | None, typer.Option(help="Folder to write the run to.")] = None,
-    text: Annotated[Path | None, typer.Option(help="Train on this UTF-8 file.")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Train on this file of text, gzipped or not; - for standard input.")
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help='Train on answers to prompts: a file of lines like {"prompt": "Who?", "answer": "Me."}'),
+    ] = None,
     data_name: Annotated[
         str | None,
         typer.Option(
@@ -71,7 +89,25 @@ def train(
             help=f"A corpus ({', '.join([*data.CORPORA, *data.LAWS])}) or vectors ({', '.join(data.VECTORS)}).",
         ),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Continue this run, with its own options.")] = None,
+    tokens: Annotated[
+        Literal["characters", "words", "pieces"] | None,
+        typer.Option(
+            metavar="TOKENS",
+            help="What a token is: characters (default), words, or pieces of words (needs tinydiff[pieces]).",
+        ),
+    ] = None,
+    vocab: Annotated[
+        int | None,
+        typer.Option(help="How many tokens: words, default all there are, the rest spelled; pieces, default 1024."),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Continue this run, with its own options; --steps and --lr begin a new schedule of the rate. --text "
+            "or --pairs say where its data are now.",
+        ),
+    ] = None,
     process: Annotated[
         Literal[
             "masked",
@@ -110,7 +146,7 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Training steps; default 3000 for text.")] = None,
     batch: Annotated[int | None, typer.Option(help="Sequences per step; default 32 for text.")] = None,
     length: Annotated[
-        int | None, typer.Option(help="Characters per sequence; default 64. Vectors have theirs.")
+        int | None, typer.Option(help="Tokens per sequence; default 64, of pairs what the longest takes.")
     ] = None,
     d_model: Annotated[int | None, typer.Option(help="Width of the network; default 64 for text.")] = None,
     layers: Annotated[int | None, typer.Option(help="Depth of the network; default 2 for text.")] = None,
@@ -120,23 +156,29 @@ def train(
 ) -> None:
     """Train a model, with checkpoints, a log and the held-out bits per character or dimension."""
     if resume is not None:
-        if out is not None or text is not None or data_name is not None:
-            raise ValueError("--resume continues a run with its own text and folder; leave out --out, --text, --data")
-        run = learning.Run.resume(resume)
+        others = [option for option in given(context) if option not in BESIDE_RESUME]
+        if others:
+            raise ValueError(
+                f"{', '.join(others)} cannot be changed beside --resume, which continues a run with its own options: "
+                f"leave {'it' if len(others) == 1 else 'them'} out"
+            )
+        run = learning.Run.resume(resume, moved(resume, text, pairs))
+        extend(run, steps, lr)
         if run.step >= run.options.steps:
-            console.print(f"{resume} is trained to its {run.options.steps} steps already.")
+            console.print(
+                f"{resume} is trained to its {run.options.steps} steps already; train on with: "
+                f"tinydiff train --resume {quoted(resume)} --steps {2 * run.options.steps}"
+            )
             return
     else:
         if out is None:
             raise ValueError("--out is missing: the folder to write the run to, for instance --out runs/mine")
-        if text is not None and data_name is not None:
-            raise ValueError("--text and --data are both given; a run has one corpus")
-        corpus = data.load(str(text.resolve()) if text is not None else data_name or "python_docs")
-        given = {
+        corpus = corpus_named(text, data_name, pairs, tokens, vocab)
+        chosen_here = {
             "process": process, "steps": steps, "batch": batch, "length": length,
             "d_model": d_model, "layers": layers, "heads": heads, "lr": lr,
         }  # fmt: skip
-        chosen = GENERAL | corpus.recipe | {name: value for name, value in given.items() if value is not None}
+        chosen = GENERAL | corpus.recipe | {name: value for name, value in chosen_here.items() if value is not None}
         options = learning.Options(
             steps=chosen["steps"], batch=chosen["batch"], lr=chosen["lr"], seed=seed, warmup=min(100, chosen["steps"]),
             evaluate_every=min(chosen["evaluate_every"], chosen["steps"]),
@@ -146,34 +188,99 @@ def train(
         model = Transformer(
             getattr(corpus, "vocab_size", None), chosen["length"], features=getattr(corpus, "features", None),
             classes=getattr(corpus, "classes", 0), time=made.needs_time,
-            positions="rotary" if type(corpus) is data.Corpus else "learned",  # windows of a text begin anywhere
+            positions="learned" if isinstance(corpus, data.Examples | data.Vectors) else "both",  # of a whole, a window
             d_model=chosen["d_model"], layers=chosen["layers"], heads=chosen["heads"], rng=np.random.default_rng(seed),
         )  # fmt: skip
         run = learning.Run(corpus, made, model, options, out)
     follow(run)
 
 
+def corpus_named(
+    text: Path | None, name: str | None, pairs: Path | None, tokens: data.Tokens | None, vocab: int | None
+) -> data.Corpus | data.Vectors | data.Pairs:
+    """What to train on, by the options that say so."""
+    options = {"--text": text, "--data": name, "--pairs": pairs}
+    chosen = [option for option, value in options.items() if value is not None]
+    if len(chosen) > 1:
+        raise ValueError(f"{' and '.join(chosen)} are both given; a run has one corpus")
+    cut: data.Tokens = tokens or "characters"
+    if pairs is not None:
+        return data.load_pairs(pairs.resolve(), tokens=cut, vocab=vocab)
+    if text is not None:
+        return data.load(str(text.resolve() if text.is_file() else text), tokens=cut, vocab=vocab)  # or a pipe
+    name = name or "python_docs"
+    if name in (*data.CORPORA, *data.LAWS, *data.VECTORS) and Path(name).is_file():
+        console.print(f"{name} is the corpus of that name; the file is --text {name}")
+    return data.load(name, tokens=cut, vocab=vocab)
+
+
+def moved(run: Path, text: Path | None, pairs: Path | None) -> data.Dataset | None:
+    """The data of a run in another place than where they were; None if that is not said."""
+    if text is None and pairs is None:
+        return None
+    if text is not None and pairs is not None:
+        raise ValueError("--text and --pairs are both given; a run has one corpus")
+    *_, codec, _ = learning.load(run)
+    if codec is None:
+        raise ValueError(f"{'--text' if text else '--pairs'} is given, but {run} is not a run on text: leave it out")
+    if pairs is not None:
+        return data.load_pairs(pairs.resolve(), codec)
+    assert text is not None
+    return data.Corpus(str(text.resolve()), data.read_text(text), codec)
+
+
+def extend(run: learning.Run, steps: int | None, lr: float | None) -> None:
+    """Give a run more steps or another rate, and say how its schedule goes on."""
+    if run.step >= run.options.steps and lr is not None and steps is None:
+        raise ValueError(f"--lr is {lr:g}, but all {run.step} steps are done: add --steps, more than that")
+    before = run.options
+    run.extend(steps, lr)
+    options = run.options
+    if options != before:
+        console.print(
+            f"From step {run.step} on the learning rate begins again: up to {options.lr:g} in {options.warmup} steps, "
+            f"then down to a tenth of that at step {options.steps}."
+        )
+
+
 def follow(run: learning.Run) -> float:
-    """Train a run to its end while showing it, and return its speed in tokens/s; on Ctrl-C say how to go on."""
+    """Train a run to its end while showing it, and return its speed in tokens/s; when stopped, say how to go on.
+
+    Ctrl-C, a signal to end or a closed terminal wait for the end of a step and until it is saved, and so do more of
+    them: what is said to be saved is.
+    """
     folder = run.folder
     console.print(
-        f"{run.corpus.name}: {run.corpus.description}; "
+        f"{run.corpus.name}: {getattr(run.corpus, 'description', 'data of your own')}; "
         f"model of {run.optimiser.flat.values.size:,} parameters; {kernels.active()} kernels",
     )
-    held_out, speeds = None, []
-    try:
-        with closing(learning.train(run)) as frames:  # an interrupt between steps saves before it is announced
-            for frame in terminal.show_training(
-                console, frames, start=run.step, steps=run.options.steps, unit=run.corpus.short_unit
-            ):
-                held_out = frame.held_out
-                speeds.append(frame.tokens_per_second)
-    except KeyboardInterrupt:
-        console.print(f"Stopped and saved at step {run.step}. Continue with: tinydiff train --resume {folder}")
-        raise typer.Exit(130) from None
+    held_out, speeds, unit = None, [], getattr(run.corpus, "short_unit", run.corpus.unit)
+    with stops_wait() as stops:
+        try:
+            with closing(learning.train(run)) as frames, closing(terminal.show_training(
+                console, frames, start=run.step, steps=run.options.steps, unit=unit
+            )) as shown:  # fmt: skip
+                for frame in shown:
+                    held_out = frame.held_out
+                    speeds.append(frame.tokens_per_second)
+                    if stops:
+                        break
+        except OSError:
+            if not stops:  # the terminal that was closed cannot be written to
+                raise
+        except Exception:
+            stops.clear()  # it was not saved: that is what is to be said
+            raise
+        if stops:
+            number = stops[0]
+            stops.clear()
+            on = f"Continue with: tinydiff train --resume {quoted(folder)}" if run.step < run.options.steps else ""
+            with suppress(OSError, SystemExit):
+                console.print(f"Stopped and saved at step {run.step}. {on}".rstrip())
+            raise typer.Exit(128 + number)
     if held_out is not None:
         console.print(
-            f"Trained {run.step} steps. Held-out: {held_out[0]:.3f} +- {held_out[1]:.3f} {run.corpus.unit}. "
+            f"Trained {run.step} steps. Held-out: {held_out.mean:.3f} +- {held_out.error:.3f} {run.corpus.unit}. "
             f"Saved in {folder}.",
             highlight=False,
         )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from .. import data
 from ..decoders import Frame
-from ..learning.checkpoint import refuse_existing
 from ..views import figures, terminal
-from ..views.gif import save_gif
+from ..views.gif import check_gif, save_gif
 from ..views.html import save_html
 from ..views.trajectory import Trajectory, timed
-from .common import console, need_matplotlib
+from .common import check_delay, check_views, console, need_matplotlib, write_all
 
 
 def watch(
@@ -20,15 +19,8 @@ def watch(
     codec: data.Codec,
     run: Path,
     delay: float,
-    strip: Path | None,
-    html: Path | None,
-    gif: Path | None,
-) -> Frame:
-    """Show the frames, write the views that were asked for, and return the last frame."""
-    refuse_existing(html, gif)
-    need_matplotlib(strip, gif)
-    if strip is not None:
-        figures.check_figure(strip)
+) -> Trajectory:
+    """Show the frames, and return them all."""
     seconds, kept = [], []
 
     def recorded() -> Iterator[Frame]:
@@ -37,16 +29,26 @@ def watch(
             kept.append(frame)
             yield frame
 
-    last = terminal.show_sampling(console, codec, recorded(), title=str(run), delay=delay)
-    write_views(strip, html, gif, Trajectory(kept, codec, str(run), seconds))
-    return last
+    terminal.show_sampling(console, codec, recorded(), title=str(run), delay=delay)
+    return Trajectory(kept, codec, str(run), seconds)
+
+
+def check_watching(batch: int, delay: float, strip: Path | None, html: Path | None, gif: Path | None) -> None:
+    """Raise if what is asked for cannot be shown or written, before the sampler is at work."""
+    check_delay(delay)
+    if strip is not None:
+        figures.check_figure(strip)
+    check_views(strip, html, gif)
+    need_matplotlib(strip, gif)
+    if gif is not None:
+        check_gif(batch)
 
 
 def write_views(strip: Path | None, html: Path | None, gif: Path | None, *trajectories: Trajectory) -> None:
-    """Write the views that have a path."""
-    if strip is not None:
-        figures.save(strip, figures.strip(trajectories[0]))
-    if html is not None:
-        save_html(html, *trajectories)
-    if gif is not None:
-        save_gif(gif, *trajectories)
+    """Write the views that have a path: each, also if another cannot be."""
+    wanted: list[tuple[Path | None, Callable[[Path], None]]] = [
+        (strip, lambda path: figures.save(path, figures.strip(trajectories[0]))),
+        (html, lambda path: save_html(path, *trajectories)),
+        (gif, lambda path: save_gif(path, *trajectories)),
+    ]
+    write_all(wanted)

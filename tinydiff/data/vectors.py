@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Floats, Ints
+from .batch import Batch
 
 UNLABELLED = 0.1
 """Share of the training labels that are hidden, so that the network learns to do without (Ho and Salimans 2022)."""
@@ -93,12 +94,10 @@ class Vectors:
 
     def batch(self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False) -> Floats:
         """Random examples, (size, L, F)."""
-        return self.examples(length, size, rng, held_out=held_out)[0]
+        return np.asarray(self.examples(length, size, rng, held_out=held_out).x0)
 
-    def examples(
-        self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False
-    ) -> tuple[Floats, Ints | None]:
-        """Random examples and their classes: (size, L, F) and (size,).
+    def examples(self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
+        """Random examples and their classes: x0 (size, L, F) and label (size,).
 
         For training some classes are replaced by "no class", the number after the last.
         """
@@ -109,9 +108,9 @@ class Vectors:
         if self.grain:
             drawn = drawn + self.grain * (rng.random(drawn.shape) - 0.5)
         if labels is None:
-            return drawn, None
+            return Batch(drawn, cluster=at)
         hidden = rng.random(size) < (0.0 if held_out else UNLABELLED)
-        return drawn, np.where(hidden, self.classes, labels[at])
+        return Batch(drawn, label=np.where(hidden, self.classes, labels[at]), cluster=at)
 
 
 def patches(pictures: Floats, patch: int) -> Floats:

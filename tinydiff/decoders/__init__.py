@@ -1,42 +1,72 @@
-"""Generation as generators of frames: from all MASK to text, some positions per step.
+"""From masks to text: decoders, each a small value with only its own options, that yield a frame per step.
 
-- frames.py: what a step tells a picture.
-- draws.py: a token from logits; temperature, top-k, nucleus, constraints.
-- orders.py: which positions a step commits, and how many.
-- unmask.py: the decoder of masked models over those. Better text in few steps, but not the law of the process.
-- reverse.py: the reverse process itself, exact: `ancestral`, `first_hitting`, and `chain` for other noise.
-- guidance.py: models that know their labels, or exaggerate their prompt.
-- remask.py: reverse processes that mask committed tokens again (ReMDM).
+    process.sample(model, length, batch, decoder=decoders.LowConfidence(steps=32, draw=decoders.Draw(0.7)), rng=rng)
 
-Tokens are drawn from logits over the V real tokens, so MASK (id V) is never sampled.
+| process | decoders, the first by default |
+|---|---|
+| masked | `LowConfidence`, `MostLikely`, `Entropy`, `Margin`, `Random`, `LeftToRight`: orders, some positions a step |
+| | `Threshold`: whatever the model is sure of |
+| | `Ancestral`, `FirstHitting`: the reverse process itself |
+| | `RemaskCap`, `RemaskRescale`, `RemaskConfidence`: that, with second thoughts (ReMDM) |
+| autoregressive | `NextToken` |
+| D3PM | `Chain` |
+| score entropy | `Tweedie`, `Euler` |
+| BERT | `Refill` |
+| Gaussian diffusion, flow matching | `DDIM`; `ODE` |
+
+Read frames.py (what a step tells a picture), canvas.py (what is to be filled), draws.py (a token from logits), then
+orders.py, over quotas.py (how many positions a step commits), and the others as you like. guidance.py has models that
+know their labels, or exaggerate their prompt. Tokens are drawn from logits over the V real tokens, so MASK (id V) is
+never sampled.
 """
 
-from .draws import Draw, categorical, check_allowed
-from .frames import Frame, first_frame
+from .canvas import Canvas
+from .chains import Chain, Euler, Reverse, Tweedie
+from .decoder import Decoder, suited
+from .draws import Draw, categorical, constrained
+from .frames import Frame
 from .guidance import conditioned, prompted
-from .orders import ORDERS, Choice, Commits, Remasking
-from .remask import Remdm, remdm
-from .reverse import Reverse, ancestral, chain, first_hitting
-from .unmask import CHOICE_TEMPERATURE, unmask
+from .next_token import NextToken
+from .orders import CHOICE_TEMPERATURE, Entropy, LeftToRight, LowConfidence, Margin, MostLikely, Random
+from .quotas import Commits
+from .refill import Refill
+from .remask import RemaskCap, RemaskConfidence, RemaskRescale
+from .reverse import Ancestral, FirstHitting
+from .threshold import Threshold
+from .vectors import DDIM, ODE, Langevin, Solver
 
 __all__ = [
     "CHOICE_TEMPERATURE",
-    "ORDERS",
-    "Choice",
+    "DDIM",
+    "ODE",
+    "Ancestral",
+    "Canvas",
+    "Chain",
     "Commits",
+    "Decoder",
     "Draw",
+    "Entropy",
+    "Euler",
+    "FirstHitting",
     "Frame",
-    "Remasking",
-    "Remdm",
+    "Langevin",
+    "LeftToRight",
+    "LowConfidence",
+    "Margin",
+    "MostLikely",
+    "NextToken",
+    "Random",
+    "Refill",
+    "RemaskCap",
+    "RemaskConfidence",
+    "RemaskRescale",
     "Reverse",
-    "ancestral",
+    "Solver",
+    "Threshold",
+    "Tweedie",
     "categorical",
-    "chain",
-    "check_allowed",
     "conditioned",
-    "first_frame",
-    "first_hitting",
+    "constrained",
     "prompted",
-    "remdm",
-    "unmask",
+    "suited",
 ]

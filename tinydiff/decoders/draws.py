@@ -7,12 +7,13 @@ silently sharpens the distribution (Zheng et al. 2024).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .. import kernels
-from ..arrays import Bools, Floats, Ints
-from ..tensor import no_grad
+from ..arrays import Bools, Floats, Ints, one_hot
+from ..tensor import Tensor, no_grad
 from ..transformer import Model
 
 
@@ -64,7 +65,7 @@ class Draw:
         """The law that tokens are drawn from, for each row of (n, V) logits."""
         p = untempered(logits)
         if self.temperature == 0:
-            return np.asarray(np.eye(p.shape[-1])[logits.argmax(axis=-1)])
+            return one_hot(logits.argmax(axis=-1), p.shape[-1])
         return kernels.softmax(self._tempered(logits))
 
     def _tempered(self, logits: Floats) -> Floats:
@@ -106,48 +107,32 @@ def categorical(p: Floats, rng: np.random.Generator) -> Ints:
     return np.asarray((cumulative / total <= u).sum(axis=-1))
 
 
-def check_allowed(allowed: Bools | None, start: Ints, mask_id: int) -> Bools | None:
-    """The constraints of every position, (L, V) or (B, L, V), as (B, L, V); None for none.
+def constrained(model: Model, allowed: Bools | None) -> Model:
+    """The model that gives probability zero to whatever is not allowed: (B, L, V), True for what a position may hold.
 
-    ValueError if a position that is to be filled may hold no token, or a given token is not allowed where it stands.
+    It is conditioned, not corrected: allowed tokens keep their ratio, and confidence is measured among them.
     """
     if allowed is None:
-        return None
-    allowed, (batch, length) = np.asarray(allowed), start.shape
-    if allowed.dtype != bool or allowed.shape not in ((length, mask_id), (batch, length, mask_id)):
-        raise ValueError(
-            f"allowed has shape {allowed.shape} and dtype {allowed.dtype}; expected ({length}, {mask_id}) or "
-            f"({batch}, {length}, {mask_id}) booleans"
-        )
-    allowed = np.broadcast_to(allowed, (batch, length, mask_id))
-    masked = start == mask_id
-    none = np.argwhere(masked & ~allowed.any(axis=-1))
-    if len(none):
-        b, i = none[0]
-        raise ValueError(f"allowed leaves no token for position {i} of sequence {b}; allow at least one")
-    here = np.take_along_axis(allowed, np.where(masked, 0, start)[..., None], axis=-1)[..., 0]
-    against = np.argwhere(~masked & ~here)
-    if len(against):
-        b, i = against[0]
-        raise ValueError(
-            f"allowed and given contradict each other: token {start[b, i]} is given at position {i} of sequence {b}, "
-            "but is not allowed there; change one of them"
-        )
-    return allowed
+        return model
+
+    def told(x: Any, t: Floats | None = None, *, select: Bools | None = None, **options: Any) -> Tensor:
+        logits = model(x, t, select=select, **options).data
+        return Tensor(np.where(allowed if select is None else allowed[select], logits, -np.inf))
+
+    return told
 
 
-def logits_at(model: Model, state: Ints, where: Bools, t: Floats, allowed: Bools | None) -> Floats:
-    """The model's answer at the n positions `where`, in order, -inf for tokens that are not allowed: (n, V)."""
+def logits_at(model: Model, state: Ints, where: Bools, t: Floats) -> Floats:
+    """The model's answer at the n positions `where`, in order: (n, V)."""
     with no_grad():
-        logits = model(state, t, select=where).data
-    return logits if allowed is None else np.where(allowed[where], logits, -np.inf)
+        return model(state, t, select=where).data
 
 
 def reveal(
-    model: Model, state: Ints, where: Bools, t: Floats, draw: Draw, rng: np.random.Generator, allowed: Bools | None
+    model: Model, state: Ints, where: Bools, t: Floats, draw: Draw, rng: np.random.Generator
 ) -> tuple[Ints, Floats]:
     """The model's draw at the positions `where`: tokens and confidences, (B, L), 0 elsewhere."""
     tokens, confidence = np.zeros_like(state), np.zeros(state.shape)
     if where.any():
-        tokens[where], confidence[where] = draw(logits_at(model, state, where, t, allowed), rng)
+        tokens[where], confidence[where] = draw(logits_at(model, state, where, t), rng)
     return tokens, confidence

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..arrays import Bools, Floats, Ints
 
 
@@ -22,6 +20,7 @@ class Frame:
     committed : positions filled in this step
     remasked : positions masked again in this step
     confidence : untempered probability of each filled-in token when it was committed; 0 where masked, 1 where given
+    given : positions that were known beforehand and stay as they are
 
     """
 
@@ -32,10 +31,4 @@ class Frame:
     committed: Bools
     remasked: Bools
     confidence: Floats
-
-
-def first_frame(start: Ints, mask_id: int, steps: int) -> Frame:
-    """The frame before any step: given tokens and masks."""
-    masked = start == mask_id
-    nothing = np.zeros(start.shape, bool)
-    return Frame(0, steps, float(masked.mean()), start.copy(), nothing, nothing, (~masked).astype(np.float64))
+    given: Bools

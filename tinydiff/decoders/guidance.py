@@ -44,11 +44,11 @@ def conditioned(model: Callable[..., Tensor], label: Ints | None, cfg_scale: flo
             raise ValueError(f"cfg_scale is {cfg_scale}, but there is no label to follow; leave it out or give one")
         return model
 
-    def guided(x: Any, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None) -> Tensor:
-        answer = model(x, t, causal=causal, select=select, label=label)
+    def guided(x: Any, t: Floats | None = None, **options: Any) -> Tensor:
+        answer = model(x, t, label=label, **options)
         if cfg_scale == 0:
             return answer
-        return answer + (answer - model(x, t, causal=causal, select=select)) * cfg_scale
+        return answer + (answer - model(x, t, **options)) * cfg_scale
 
     return guided
 
@@ -69,13 +69,16 @@ def prompted(model: Model, prompt: Bools, mask_id: int, cfg_scale: float = 0.0) 
     if not prompt.any():
         raise ValueError(f"cfg_scale is {cfg_scale}, but nothing is given to follow; leave it out or give a prompt")
 
-    def guided(x: Any, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None) -> Tensor:
+    def guided(
+        x: Any, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None, **options: Any
+    ) -> Tensor:
         both = np.concatenate([x, np.where(prompt, mask_id, x)])  # (2 B, L): one call for both answers
         answer = model(
             both,
             None if t is None else np.concatenate([t, t]),
             causal=causal,
             select=None if select is None else np.concatenate([select, select]),
+            **options,
         ).data
         told, untold = np.split(answer, 2)
         known = np.isfinite(told) & np.isfinite(untold)  # what is impossible stays so

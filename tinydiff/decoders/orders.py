@@ -1,118 +1,265 @@
-"""Which positions a step commits, and how many.
+"""Decoders that commit a fixed number of positions per step, in some order, all drawn from one look at the text.
 
-An order ranks the masked positions by what the model says about them, the surest first, in nats:
+Committing k positions at once treats them as independent given what is visible. That is the price of fewer steps: the
+text is no longer drawn from the law of the process, but a good order loses little (`tinydiff.exact.unmask_law`).
 
-- low_confidence: log probability of the token drawn there (MaskGIT, Chang et al. 2022; LLaDA, Nie et al. 2025)
-- entropy: minus the entropy of the law there (Dream, Ye et al. 2025)
-- margin: log of the difference between the two largest probabilities (Kim et al. 2025)
-- random: by chance, whatever the model says
+| order | ranks the masked positions by | its law |
+|---|---|---|
+| `LowConfidence` | log probability of the token drawn there (Chang et al. 2022; Nie et al. 2025) | bent |
+| `MostLikely` | log probability of the most likely token there (Kim et al. 2025, "top probability") | exact |
+| `Entropy` | minus the entropy of the law there (Dream, Ye et al. 2025) | exact |
+| `Margin` | log of how far the most likely token is ahead of the second (Kim et al. 2025) | exact |
+| `Random` | chance, whatever the model says | exact |
+| `LeftToRight` | the place | exact |
 
-Entropy and margin look at the law, not at the draw, so a position is not preferred because a likely token came up.
-Only for such orders do positions that are independent stay so: low_confidence tilts even those towards likely tokens.
+What "exact" means. A rule that looks only at the state, and not at what was drawn, chooses the same positions whatever
+comes up there. So the probability of a text x is that of the positions that the rule commits on the way to x,
+
+    log p(x) = sum over steps of sum over the positions i committed of log p_theta(x^i | state),
+
+averaged over the rule's own chance where it has some. It sums to one over all x; with one position per step, draws at
+temperature 1 and the true conditionals it is the data's law by the chain rule, in any such order.
+
+`LowConfidence` looks at the draws: a position is preferred because a likely token came up, and where an unlikely one
+did, another is drawn later. That tilts the law towards likely tokens, even where positions are independent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import kernels
 from ..arrays import Bools, Floats, Ints
+from ..transformer import Model
+from .canvas import Canvas
+from .decoder import Masks, check_steps
+from .draws import Draw, logits_at, reveal, untempered
+from .frames import Frame
+from .quotas import (
+    Commits,
+    blocks_of,
+    check_block_length,
+    check_commits,
+    filled,
+    highest,
+    masks_in_blocks,
+    shares,
+)
 
-Remasking = Literal["low_confidence", "entropy", "margin", "random"]
-Commits = Literal["linear", "cosine"]
-
+CHOICE_TEMPERATURE = 8.0
+"""What `tinydiff sample` and the demo use: enough for models trained for minutes, see `Ranked`."""
 TINY = float(np.finfo(np.float64).tiny)
 
 
-def low_confidence(p: Floats, tokens: Ints) -> Floats:
-    """Log probability of the drawn tokens: laws (n, V) and (n,) tokens to (n,)."""
-    return np.asarray(np.log(np.maximum(p[np.arange(len(p)), tokens], TINY)))
-
-
-def entropy(p: Floats, tokens: Ints) -> Floats:
-    """Minus the entropy of each law: (n, V) to (n,)."""
-    return np.asarray((p * np.log(np.maximum(p, TINY))).sum(axis=-1))
-
-
-def margin(p: Floats, tokens: Ints) -> Floats:
-    """Log of how far the likeliest token is ahead of the second: (n, V) to (n,)."""
-    best, _ = kernels.topk(p, min(2, p.shape[-1]))
-    return np.asarray(np.log(np.maximum(best[:, 0] - (best[:, 1] if best.shape[1] > 1 else 0), TINY)))
-
-
-ORDERS: dict[str, Callable[[Floats, Ints], Floats]] = {
-    "low_confidence": low_confidence,
-    "entropy": entropy,
-    "margin": margin,
-}
-"""Those that ask the model."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How to choose the positions of a step.
-
-    Small models are surest of the commonest token, and committing it everywhere makes it likelier still: text of
-    nothing but spaces. `choice_temperature` c > 0 prevents that: to the rank in nats is added c f times Gumbel noise,
-    where f, the share of the masks still there, takes the noise away towards the end (MaskGIT, appendix).
+class Look(NamedTuple):
+    """What a step has before it.
 
     Attributes
     ----------
-    remasking : the order of positions, see above; the drawn tokens of the rest are masked again
-    commits : how many per step, see `filled`
-    threshold : commit whatever the model gives more than this probability, and at least one position, in place of a
-        fixed number (Fast-dLLM, Wu et al. 2025); how many steps that takes depends on the text
-    block_length : fill blocks of this length left to right, each from its own share of the steps (semi-autoregressive,
-        LLaDA, section 2.4); None for the whole sequence at once
+    state : (B, L) token ids and masks
+    hidden : (B, L) masks that this step may fill
+    left : (B,) share of the block's masks that are still there
+    t : (B,) time at which that many are masked
+
+    """
+
+    state: Ints
+    hidden: Bools
+    left: Floats
+    t: Floats
+
+
+Picked = tuple[Bools, Ints, Floats]
+"""Which positions a step commits, its tokens, and their confidence: (B, L) each."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """Base of them all: how many steps, and how many commits in each.
+
+    Attributes
+    ----------
+    steps : default one per free position. Sequences with different numbers of masks each spread theirs over the steps
+    draw : which token, see `Draw`
+    commits : how many per step, as many in each ("linear") or few at first ("cosine"), see `quotas.filled`
+
+    """
+
+    steps: int | None = None
+    draw: Draw = Draw()
+    commits: Commits = "linear"
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+        check_commits(self.commits)
+
+    def blocks(self, canvas: Canvas) -> Ints:
+        """Which block each position belongs to; they are filled one after the other: (B, L)."""
+        return blocks_of(canvas, None)
+
+    def pick(self, model: Model, look: Look, quota: Ints, rng: np.random.Generator) -> Picked:
+        """The `quota` (B,) positions that this step commits."""
+        raise NotImplementedError
+
+    def __call__(self, process: Masks, model: Model, canvas: Canvas, rng: np.random.Generator) -> Iterator[Frame]:
+        """A frame per step."""
+        blocks = self.blocks(canvas)
+        in_blocks = masks_in_blocks(canvas.free, blocks)
+        most, fewest = int(in_blocks.sum()), int((in_blocks > 0).sum())
+        steps = most if self.steps is None else self.steps
+        if steps > most:
+            raise ValueError(f"steps is {steps}, but only {most} positions are masked; use at most {most}")
+        if steps < fewest:
+            raise ValueError(f"steps is {steps}; the {fewest} blocks with masks need at least one step each")
+        return self._frames(process, model, canvas, blocks, shares(in_blocks, steps), rng)
+
+    def _frames(
+        self, process: Masks, model: Model, canvas: Canvas, blocks: Ints, in_block: Ints, rng: np.random.Generator
+    ) -> Iterator[Frame]:
+        steps, step = int(in_block.sum()), 0
+        frame = canvas.first(steps)
+        yield frame
+        state, confidence = canvas.start, frame.confidence
+        for block, block_steps in enumerate(in_block.tolist()):
+            inside = blocks == block
+            total = (canvas.free & inside).sum(axis=1)  # (B,)
+            for i in range(block_steps):
+                masked = state == canvas.mask_id
+                hidden = masked & inside
+                left = hidden.sum(axis=1) / np.maximum(total, 1)
+                look = Look(state, hidden, left, process.schedule.inverse(1 - masked.mean(axis=1)))
+                done, more = (filled(total, j, block_steps, self.commits) for j in (i, i + 1))
+                chosen, tokens, sure = self.pick(model, look, more - done, rng)
+                step += 1
+                state, confidence = np.where(chosen, tokens, state), np.where(chosen, sure, confidence)
+                yield canvas.frame(step, steps, float((state == canvas.mask_id).mean()), state, confidence, chosen)
+
+
+@dataclass(frozen=True)
+class LeftToRight(Order):
+    """The leftmost first: the order of an autoregressive model, which here also sees what is given to the right."""
+
+    def pick(self, model: Model, look: Look, quota: Ints, rng: np.random.Generator) -> Picked:
+        """The leftmost masks."""
+        chosen = highest(np.where(look.hidden, 0.0, -np.inf), quota)
+        return chosen, *reveal(model, look.state, chosen, look.t, self.draw, rng)
+
+
+@dataclass(frozen=True)
+class InBlocks(Order):
+    """Base of the orders that may be kept within blocks.
+
+    Attributes
+    ----------
+    block_length : fill blocks of this length, counted from the end of the prompt, left to right, each in its share of
+        the steps (semi-autoregressive, LLaDA, section 2.4); None for the whole text at once
+
+    """
+
+    block_length: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_block_length(self.block_length)
+
+    def blocks(self, canvas: Canvas) -> Ints:
+        """Blocks of `block_length`."""
+        return blocks_of(canvas, self.block_length)
+
+
+@dataclass(frozen=True)
+class Random(InBlocks):
+    """By chance: with one position per step, any-order autoregression (`tinydiff.exact.any_order_nll`)."""
+
+    def pick(self, model: Model, look: Look, quota: Ints, rng: np.random.Generator) -> Picked:
+        """Chosen before the model is asked: less to ask."""
+        chosen = highest(np.where(look.hidden, rng.random(look.state.shape), -np.inf), quota)
+        return chosen, *reveal(model, look.state, chosen, look.t, self.draw, rng)
+
+
+@dataclass(frozen=True)
+class Ranked(InBlocks):
+    """Base of the orders that ask the model, the surest position first; each ranks in nats.
+
+    Small models are surest of the commonest token, and committing it everywhere makes it likelier still: text of
+    nothing but spaces. `choice_temperature` c > 0 prevents that: to the rank is added c f times Gumbel noise, where f,
+    the share of the masks still there, takes the noise away towards the end (MaskGIT, appendix).
+
+    Attributes
+    ----------
     choice_temperature : c
 
     """
 
-    remasking: Remasking = "low_confidence"
-    commits: Commits = "linear"
-    threshold: float | None = None
-    block_length: int | None = None
     choice_temperature: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, known in (("remasking", Remasking), ("commits", Commits)):
-            if getattr(self, name) not in get_args(known):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(get_args(known))}")
+        super().__post_init__()
         if not (np.isfinite(self.choice_temperature) and self.choice_temperature >= 0):
             raise ValueError(f"choice_temperature is {self.choice_temperature}; it must be 0 or more")
-        if self.block_length is not None and self.block_length < 1:
-            raise ValueError(f"block_length is {self.block_length}; it must be at least 1")
-        if self.threshold is not None and not 0 < self.threshold < 1:
-            raise ValueError(f"threshold is {self.threshold}; expected 0 < threshold < 1")
-        if self.threshold is not None and self.commits != "linear":
-            raise ValueError(
-                f"commits is {self.commits!r} and threshold is {self.threshold}; the threshold decides how many "
-                "positions a step commits, leave one of them out"
-            )
+
+    def rank(self, p: Floats, tokens: Ints) -> Floats:
+        """How sure the model is where it gives the laws (n, V) and (n,) tokens were drawn: (n,), in nats."""
+        raise NotImplementedError
+
+    def pick(self, model: Model, look: Look, quota: Ints, rng: np.random.Generator) -> Picked:
+        """Drawn at all masks that may be filled, and masked again where the model is least sure."""
+        tokens, sure, p = ask(model, look.state, look.hidden, look.t, self.draw, rng)
+        rank = np.full(look.state.shape, -np.inf)
+        rank[look.hidden] = self.rank(p, tokens[look.hidden])
+        if self.choice_temperature > 0:
+            rank += self.choice_temperature * look.left[:, None] * rng.gumbel(size=rank.shape)
+        return highest(rank, quota), tokens, sure
 
 
-def filled(total: Ints, step: int, steps: int, commits: Commits) -> Ints:
-    """How many of its `total` (B,) masks each sequence has filled after `step` of `steps` steps: (B,).
+@dataclass(frozen=True)
+class LowConfidence(Ranked):
+    """The likeliest of the tokens just drawn (MaskGIT, Chang et al. 2022; LLaDA, Nie et al. 2025). Bends the law."""
 
-    The share left after a fraction r of the steps is 1 - r for "linear", an even number per step, and cos(pi r / 2) for
-    "cosine", few at first and more as there is more to go by (MaskGIT, section 3.3). As long as there are enough masks,
-    every step fills at least one.
-    """
-    even = total * step // steps
-    if commits == "linear" or step == steps:
-        return even
-    share = 1 - np.cos(np.pi / 2 * step / steps)
-    return np.asarray(np.where(total < steps, even, np.maximum(np.floor(total * share).astype(np.int64), step)))
+    def rank(self, p: Floats, tokens: Ints) -> Floats:
+        """Log probability of the drawn token."""
+        return np.asarray(np.log(np.maximum(p[np.arange(len(p)), tokens], TINY)))
 
 
-def highest(rank: Floats, quota: Ints) -> Bools:
-    """Mark the quota[b] highest of the ranks (B, L) of row b, ties to the left."""
-    most = int(quota.max(initial=0))
-    _, at = kernels.topk(rank, most)  # (B, most), highest first
-    chosen = np.zeros(rank.shape, bool)
-    np.put_along_axis(chosen, at, np.arange(most) < quota[:, None], axis=1)
-    return chosen
+@dataclass(frozen=True)
+class MostLikely(Ranked):
+    """Where the most likely token is likeliest, whatever was drawn: as `LowConfidence` if the draws are greedy."""
+
+    def rank(self, p: Floats, tokens: Ints) -> Floats:
+        """Log probability of the most likely token."""
+        return np.asarray(np.log(np.maximum(p.max(axis=-1), TINY)))
+
+
+@dataclass(frozen=True)
+class Entropy(Ranked):
+    """Where the law has the least entropy (Dream, Ye et al. 2025)."""
+
+    def rank(self, p: Floats, tokens: Ints) -> Floats:
+        """Minus the entropy of each law."""
+        return np.asarray((p * np.log(np.maximum(p, TINY))).sum(axis=-1))
+
+
+@dataclass(frozen=True)
+class Margin(Ranked):
+    """Where the most likely token is furthest ahead of the second (Kim et al. 2025)."""
+
+    def rank(self, p: Floats, tokens: Ints) -> Floats:
+        """Log of the difference of the two largest probabilities."""
+        best, _ = kernels.topk(p, min(2, p.shape[-1]))
+        return np.asarray(np.log(np.maximum(best[:, 0] - (best[:, 1] if best.shape[1] > 1 else 0), TINY)))
+
+
+def ask(
+    model: Model, state: Ints, hidden: Bools, t: Floats, draw: Draw, rng: np.random.Generator
+) -> tuple[Ints, Floats, Floats]:
+    """Draw at the n positions `hidden`: tokens and confidence, (B, L), 0 elsewhere, and the laws there, (n, V)."""
+    tokens, sure = np.zeros_like(state), np.zeros(state.shape)
+    logits = logits_at(model, state, hidden, t)
+    p = untempered(logits)
+    drawn = draw.tokens(logits, p, rng)
+    tokens[hidden], sure[hidden] = drawn, p[np.arange(len(p)), drawn]
+    return tokens, sure, p

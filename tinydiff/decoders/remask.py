@@ -14,12 +14,14 @@ So a network trained for masked diffusion serves unchanged, and its NELBO is the
 sampling. The second line is a probability as long as 0 <= sigma_t <= most_t = min(1, (1 - alpha_s) / alpha_t), and
 sigma is a choice within that:
 
-    cap          min(eta, most_t)
-    rescale      eta most_t
-    confidence   eta most_t times the softmax, over the visible tokens, of minus the confidence they were committed with
+    RemaskCap          min(eta, most_t)
+    RemaskRescale      eta most_t
+    RemaskConfidence   eta most_t times the softmax, over the visible tokens, of minus the confidence that they were
+                       committed with
 
-"confidence" bends the argument: sigma differs between tokens and is 0 for masked ones, so that nothing is revealed in
-exchange, more stays masked than 1 - alpha_t says, and the last step, where sigma is 0, reveals all that is left.
+`RemaskConfidence` bends the argument: sigma differs between tokens and is 0 for masked ones, so that nothing is
+revealed in exchange, more stays masked than 1 - alpha_t says, and the last step, where sigma is 0, reveals all that is
+left.
 
 More steps mean more chances to mend, so quality goes on rising beyond one step per token: compute at inference time.
 """
@@ -27,83 +29,96 @@ More steps mean more chances to mend, so quality goes on rising beyond one step 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from dataclasses import dataclass
 
 import numpy as np
 
 from .. import kernels
-from ..arrays import Bools, Floats, Ints
-from ..schedules import Schedule
+from ..arrays import Bools, Floats
 from ..transformer import Model
+from .canvas import Canvas
+from .decoder import Masks, check_steps
 from .draws import Draw, reveal
-from .frames import Frame, first_frame
-
-Remdm = Literal["cap", "rescale", "confidence"]
-ETA: dict[str, float] = {"cap": 0.02, "rescale": 0.1, "confidence": 1.0}
-"""Default strength of each."""
+from .frames import Frame
 
 
-def remdm(
-    model: Model,
-    start: Ints,
-    mask_id: int,
-    schedule: Schedule,
-    *,
-    steps: int,
-    rng: np.random.Generator,
-    how: Remdm,
-    eta: float | None = None,
-    draw: Draw = Draw(),
-    allowed: Bools | None = None,
-) -> Iterator[Frame]:
-    """Ancestral sampling with remasking, a frame per step; positions of `start` without `mask_id` stay.
+@dataclass(frozen=True)
+class Remask:
+    """Base of the three: ancestral sampling with remasking.
 
-    Parameters
+    Attributes
     ----------
-    how, eta : what sigma is, see above; eta in [0, 1], by default `ETA[how]`
-    allowed : (B, L, V), the tokens that each position may hold
+    steps : default one per free position; may be more
+    eta : strength, 0 (plain ancestral sampling) to 1
+    draw : which token, see `Draw`
 
     """
-    if how not in get_args(Remdm):
-        raise ValueError(f"remask is {how!r}; expected one of {', '.join(get_args(Remdm))}")
-    eta = ETA[how] if eta is None else eta
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta is {eta}; expected 0 <= eta <= 1")
-    return _remdm(model, start, mask_id, schedule, steps, rng, how, eta, draw, allowed)
+
+    steps: int | None = None
+    eta: float = 1.0
+    draw: Draw = Draw()
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta is {self.eta}; expected 0 <= eta <= 1")
+
+    def sigma(self, most: float, visible: Bools, confidence: Floats) -> tuple[float, Floats | float]:
+        """Sigma of masked tokens, and of visible ones: for all, or for each (B, L)."""
+        raise NotImplementedError
+
+    def __call__(self, process: Masks, model: Model, canvas: Canvas, rng: np.random.Generator) -> Iterator[Frame]:
+        """A frame per step."""
+        steps = canvas.most if self.steps is None else self.steps
+        alpha = process.schedule.grid(steps)
+        frame = canvas.first(steps)
+        yield frame
+        state, confidence = canvas.start, frame.confidence
+        for step in range(1, steps + 1):
+            now, after = steps - step + 1, steps - step  # grid points of t and s
+            masked, visible = state == canvas.mask_id, canvas.free & (state != canvas.mask_id)
+            most = min(1.0, (1 - alpha[after]) / alpha[now]) if alpha[now] > 0 else 1.0
+            exchange, sigma = self.sigma(most, visible, confidence)
+            back = visible & (rng.random(state.shape) < sigma)
+            show = (alpha[after] - (1 - exchange) * alpha[now]) / (1 - alpha[now])
+            chosen = masked & (rng.random(state.shape) < show)
+            tokens, sure = reveal(model, state, chosen, np.full(len(state), now / steps), self.draw, rng)
+            state = np.where(chosen, tokens, np.where(back, canvas.mask_id, state))
+            confidence = np.where(chosen, sure, np.where(back, 0, confidence))
+            yield canvas.frame(step, steps, after / steps, state, confidence, chosen, back)
 
 
-def _remdm(
-    model: Model,
-    start: Ints,
-    mask_id: int,
-    schedule: Schedule,
-    steps: int,
-    rng: np.random.Generator,
-    how: Remdm,
-    eta: float,
-    draw: Draw,
-    allowed: Bools | None,
-) -> Iterator[Frame]:
-    alpha = schedule.grid(steps)
-    frame = first_frame(start, mask_id, steps)
-    yield frame
-    free = start == mask_id
-    state, confidence = start.copy(), frame.confidence.copy()
-    for step in range(1, steps + 1):
-        now, after = steps - step + 1, steps - step  # grid points of t and s
-        masked, visible = state == mask_id, free & (state != mask_id)
-        most = min(1.0, (1 - alpha[after]) / alpha[now]) if alpha[now] > 0 else 1.0
-        sigma = min(eta, most) if how == "cap" else eta * most
-        exchange = 0.0 if how == "confidence" else sigma  # sigma of masked tokens
-        if how == "confidence":
-            sigma = sigma * least_sure(visible, confidence)  # (B, L)
-        back = visible & (rng.random(state.shape) < sigma)
-        show = (alpha[after] - (1 - exchange) * alpha[now]) / (1 - alpha[now])
-        chosen = masked & (rng.random(state.shape) < show)
-        tokens, sure = reveal(model, state, chosen, np.full(len(state), now / steps), draw, rng, allowed)
-        state = np.where(chosen, tokens, np.where(back, mask_id, state))
-        confidence = np.where(chosen, sure, np.where(back, 0, confidence))
-        yield Frame(step, steps, after / steps, state, chosen, back, confidence)
+@dataclass(frozen=True)
+class RemaskCap(Remask):
+    """The same sigma in every step, as far as it is a probability (ReMDM-cap, Wang et al. 2025)."""
+
+    eta: float = 0.02
+
+    def sigma(self, most: float, visible: Bools, confidence: Floats) -> tuple[float, float]:
+        """min(eta, most) for all."""
+        return min(self.eta, most), min(self.eta, most)
+
+
+@dataclass(frozen=True)
+class RemaskRescale(Remask):
+    """The same share of the largest possible sigma in every step (ReMDM-rescale, Wang et al. 2025)."""
+
+    eta: float = 0.1
+
+    def sigma(self, most: float, visible: Bools, confidence: Floats) -> tuple[float, float]:
+        """Eta most for all."""
+        return self.eta * most, self.eta * most
+
+
+@dataclass(frozen=True)
+class RemaskConfidence(Remask):
+    """More often the tokens that the model was less sure of (ReMDM-conf, Wang et al. 2025)."""
+
+    eta: float = 1.0
+
+    def sigma(self, most: float, visible: Bools, confidence: Floats) -> tuple[float, Floats]:
+        """Nothing for masked tokens, eta most for the visible ones together."""
+        return 0.0, self.eta * most * least_sure(visible, confidence)
 
 
 def least_sure(visible: Bools, confidence: Floats) -> Floats:

@@ -28,7 +28,7 @@ from .masked import (
 )
 from .states import MOST_STATES, all_masks, all_sequences, product_law, state_index
 from .truth import BayesDenoiser, ListedDenoiser
-from .unmasking import total_variation, unmask_law
+from .unmasking import replayed, total_variation, unmask_law
 
 __all__ = [
     "MOST_STATES",
@@ -50,6 +50,7 @@ __all__ = [
     "nelbo_by_count",
     "path_gap",
     "product_law",
+    "replayed",
     "state_index",
     "token_probabilities",
     "total_variation",

@@ -17,10 +17,10 @@ import math
 
 import numpy as np
 
-from ..arrays import Floats, Ints
-from ..processes.discrete import DiscreteDiffusion, divergence
+from ..arrays import Bools, Floats, Ints
+from ..processes.discrete import DiscreteDiffusion
 from ..transformer import Model
-from .chain import expected, start_law, step_nelbo, walk
+from .chain import clamped, expected, prior_nelbo, start_law, step_nelbo, walk
 from .states import all_sequences
 
 LAST = float(np.nextafter(1.0, 0.0))
@@ -63,7 +63,13 @@ def generator(rates: Floats, states: Ints) -> Floats:
     return r
 
 
-def continuous_law(process: DiscreteDiffusion, model: Model, length: int, start: Floats | None = None) -> Floats:
+def continuous_law(
+    process: DiscreteDiffusion,
+    model: Model,
+    length: int,
+    start: Floats | None = None,
+    given: Bools | None = None,
+) -> Floats:
     """p(x_0) of every sequence of real tokens, in the order of `all_sequences`: (V^L,).
 
     Gauss collocation with 8 stages, of order 16, solved by fixed-point iteration.
@@ -71,20 +77,20 @@ def continuous_law(process: DiscreteDiffusion, model: Model, length: int, start:
     Parameters
     ----------
     start : (S^L,) law of x_1; default the process's prior
+    given : (L,), positions that stay as they are: then p(free | given), 1 in sum for each of their contents
 
     """
     states = all_sequences(process.symbols, length)
-
-    def reverse(xt: Ints, t: float, s: float) -> Floats:
-        return process.reverse(model, xt, t, s)
-
-    law = start_law(process, length) if start is None else start
+    reverse = clamped(process, model, given)
+    moves = np.ones(length) if given is None else ~given
+    law = start_law(process, length, given) if start is None else start
     if jumps(process):
         law = walk(reverse, law, states, np.array([LAST, 1.0]))
     for high, low in itertools.pairwise(pieces(process)[::-1]):
         span = high - low
         times = high - span * _POINTS
-        r = np.stack([generator(process.reverse_rates(model, states, float(t)), states) for t in times])  # (8, N, N)
+        rates = [moves[:, None] * process.reverse_rates(model, states, float(t)) for t in times]
+        r = np.stack([generator(rate, states) for rate in rates])  # (8, N, N)
         slope = np.einsum("n,inm->im", law, r)
         for _ in range(200):
             new = np.einsum("in,inm->im", law + span * (_UNTIL @ slope), r)
@@ -98,13 +104,13 @@ def continuous_law(process: DiscreteDiffusion, model: Model, length: int, start:
     return np.asarray(law[(states < process.vocab_size).all(axis=1)])
 
 
-def continuous_nelbo(process: DiscreteDiffusion, model: Model, x0: Ints) -> Floats:
-    """The bound above for sequences (n, L), in nats (n,)."""
+def continuous_nelbo(process: DiscreteDiffusion, model: Model, x0: Ints, given: Bools | None = None) -> Floats:
+    """The bound above for sequences (n, L), in nats (n,); with `given` (L,), that of -log p(free | given)."""
     states = all_sequences(process.symbols, x0.shape[1])
-    total = divergence(process.forward(0.0, 1.0), process.prior)[x0].sum(axis=1)
-    total = total + step_nelbo(process, model, x0, FIRST, 0.0)
+    total = prior_nelbo(process, x0, given)
+    total = total + step_nelbo(process, model, x0, FIRST, 0.0, given)
     if jumps(process):
-        total = total + step_nelbo(process, model, x0, 1.0, LAST)
+        total = total + step_nelbo(process, model, x0, 1.0, LAST, given)
     other = ~np.eye(process.symbols, dtype=bool)
     for low, high in itertools.pairwise(pieces(process)):
         for point, weight in zip(_POINTS, _WEIGHTS, strict=True):
@@ -117,5 +123,5 @@ def continuous_nelbo(process: DiscreteDiffusion, model: Model, x0: Ints) -> Floa
             with np.errstate(divide="ignore", invalid="ignore"):
                 terms = r - true + np.where(true > 0, true * np.log(true / r), 0)
             per_token = np.where(other[states], terms, 0).sum(axis=-1)
-            total = total + weight * (high - low) * expected(per_token, until_t, x0, states)
+            total = total + weight * (high - low) * expected(per_token, until_t, x0, states, given)
     return np.asarray(total)

@@ -2,6 +2,8 @@
 
 There are 2^L of those where the general oracles need (V + 1)^L states, and continuous time takes no differential
 equation. The model must not depend on t wherever no time or number of steps is given.
+
+Where `given` (L,) says which positions are known, everything is about the others: p(free | given) and its bound.
 """
 
 from __future__ import annotations
@@ -13,20 +15,23 @@ import numpy as np
 from ..arrays import Bools, Floats, Ints
 from ..processes.discrete import DiscreteDiffusion, token_probabilities
 from ..transformer import Model
-from .states import all_masks
+from .states import all_masks, free_positions
 
 
-def masked_cross_entropy(process: DiscreteDiffusion, model: Model, x0: Ints, t: float) -> tuple[Floats, Bools]:
+def masked_cross_entropy(
+    process: DiscreteDiffusion, model: Model, x0: Ints, t: float, given: Bools | None = None
+) -> tuple[Floats, Bools]:
     """Sum over masked positions of -log p_theta(x_0^i | x_t), for every set of masks of sequences x0 (n, L).
 
     Returns
     -------
-    (n, 2^L) cross-entropies in nats, and the (2^L, L) sets of masks they belong to
+    (n, 2^A) cross-entropies in nats, and the (2^A, A) sets of masks over the A free positions that they belong to
 
     """
-    masks = all_masks(x0.shape[1])
-    nll = -np.log(true_probabilities(process, model, x0, masks, t))  # (n, 2^L, L)
-    return np.where(masks, nll, 0).sum(axis=-1), masks
+    free = free_positions(x0.shape[1], given)
+    masks = all_masks(x0.shape[1], given)  # (2^A, L)
+    nll = -np.log(true_probabilities(process, model, x0, masks, t))  # (n, 2^A, L)
+    return np.where(masks, nll, 0).sum(axis=-1), masks[:, free]
 
 
 def true_probabilities(process: DiscreteDiffusion, model: Model, x0: Ints, masks: Bools, t: float) -> Floats:
@@ -42,7 +47,7 @@ def masks_probability(masks: Bools, alpha: float) -> Floats:
     return np.asarray(np.where(masks, 1 - alpha, alpha).prod(axis=1))
 
 
-def nelbo(process: DiscreteDiffusion, model: Model, x0: Ints, nodes: int = 64) -> Floats:
+def nelbo(process: DiscreteDiffusion, model: Model, x0: Ints, nodes: int = 64, given: Bools | None = None) -> Floats:
     """The continuous-time NELBO of sequences (n, L), in nats (n,), by Gauss-Legendre quadrature over t.
 
     A schedule that ends above alpha = 0 leaves a jump at t = 1 (`MaskedDiffusion.alpha`): a term of the discrete-time
@@ -52,23 +57,22 @@ def nelbo(process: DiscreteDiffusion, model: Model, x0: Ints, nodes: int = 64) -
     schedule = process.schedule
     total = np.zeros(len(x0))
     for t, w in zip((points + 1) / 2, weights / 2, strict=True):
-        nll, masks = masked_cross_entropy(process, model, x0, float(t))
+        nll, masks = masked_cross_entropy(process, model, x0, float(t), given)
         q = masks_probability(masks, float(schedule.alpha(t)))
         total += w * float(schedule.weight(t)) * (nll @ q)
-    nll, masks = masked_cross_entropy(process, model, x0, 1.0)
+    nll, masks = masked_cross_entropy(process, model, x0, 1.0, given)
     return np.asarray(total + float(schedule.alpha(1.0)) * (nll @ masks_probability(masks, 0.0)))
 
 
-def nelbo_by_count(process: DiscreteDiffusion, model: Model, x0: Ints) -> Floats:
+def nelbo_by_count(process: DiscreteDiffusion, model: Model, x0: Ints, given: Bools | None = None) -> Floats:
     """The same bound, (n,), in closed form over the number k of masks: sum_k 1/k E_{|masks| = k}[cross-entropy].
 
-    Integrating w(t) q(masks) over t leaves 1 / (k C(L, k)) for a set of k masks, whatever the schedule, as long as it
-    runs from alpha = 1 to 0 and the model does not look at t.
+    Integrating w(t) q(masks) over t leaves 1 / (k C(A, k)) for a set of k masks on A free positions, whatever the
+    schedule, as long as it runs from alpha = 1 to 0 and the model does not look at t.
     """
-    nll, masks = masked_cross_entropy(process, model, x0, 0.5)
-    length = x0.shape[1]
-    k = masks.sum(axis=1)
-    weight = np.array([0.0] + [1 / (i * math.comb(length, i)) for i in range(1, length + 1)])
+    nll, masks = masked_cross_entropy(process, model, x0, 0.5, given)
+    k, most = masks.sum(axis=1), masks.shape[1]
+    weight = np.array([0.0] + [1 / (i * math.comb(most, i)) for i in range(1, most + 1)])
     return np.asarray(nll @ weight[k])
 
 
@@ -85,20 +89,23 @@ def discrete_nelbo(process: DiscreteDiffusion, model: Model, x0: Ints, steps: in
     return total
 
 
-def any_order_nll(process: DiscreteDiffusion, model: Model, x0: Ints) -> Floats:
+def any_order_nll(process: DiscreteDiffusion, model: Model, x0: Ints, given: Bools | None = None) -> Floats:
     """Exact -log p(x0) of sequences (n, L) when positions are revealed one at a time in random order: (n,) nats.
 
-    This is the law of the continuous-time process (no two tokens are revealed at the same moment). p is the mean over
-    all L! orders of the product of conditionals; over subsets S of revealed positions it obeys
-    f(S) = 1/|S| sum_{i in S} f(S - i) p(x^i | x^{S - i}), which takes 2^L states in place of L! orders.
+    This is the law of the continuous-time process, as no two tokens are revealed at the same moment; but for t = 1,
+    where a schedule that ends above alpha = 0 reveals each with that probability (`MaskedDiffusion.alpha`). p is the
+    mean over all L! orders of the product of conditionals. By the set S that is revealed, what is left to come obeys
+    f(S) = 1/|not S| sum_{i not in S} p(x^i | x^S) f(S + i), which takes 2^L states in place of L! orders.
     The model must not depend on t.
     """
-    length = x0.shape[1]
-    masks = all_masks(length)
-    p = true_probabilities(process, model, x0, masks, 0.5)  # (n, 2^L, L)
-    f = np.ones((len(x0), len(masks)))  # nothing is revealed in the last state, and 1 is its probability
-    for hidden in range(len(masks) - 2, -1, -1):  # the state number is the set of masks in binary: all masked first
-        revealed = np.flatnonzero(~masks[hidden])
-        before = hidden + (1 << (length - 1 - revealed))  # the same with one revealed position masked again
-        f[:, hidden] = (f[:, before] * p[:, before, revealed]).mean(axis=1)
-    return np.asarray(-np.log(f[:, 0]))
+    free = free_positions(x0.shape[1], given)
+    masks = all_masks(x0.shape[1], given)  # (2^A, L); the number of a state is its set of masks in binary
+    p = true_probabilities(process, model, x0, masks, 0.5)  # (n, 2^A, L)
+    f = np.ones((len(x0), len(masks)))  # in the first state nothing is left to come
+    for state in range(1, len(masks)):
+        hidden = np.flatnonzero(masks[state, free])
+        after = state - (1 << (len(free) - 1 - hidden))  # the same with one more position revealed
+        f[:, state] = (p[:, state, free[hidden]] * f[:, after]).mean(axis=1)
+    at_once = np.where(masks, 1, p[:, -1:])[..., free].prod(axis=-1)  # (n, 2^A): what the first look says of the rest
+    jump = masks_probability(masks[:, free], float(process.schedule.alpha(1.0)))
+    return np.asarray(-np.log((jump * at_once * f).sum(axis=1)))

@@ -24,9 +24,24 @@ def all_sequences(symbols: int, length: int) -> Ints:
     return np.array(list(itertools.product(range(symbols), repeat=length)), np.int64).reshape(count, length)
 
 
-def all_masks(length: int) -> Bools:
-    """Every subset of the positions, in counting order: (2^length, length)."""
-    return all_sequences(2, length).astype(bool)
+def all_masks(length: int, given: Bools | None = None) -> Bools:
+    """Every set of masks over the positions that are not `given` (L,), in counting order: (2^A, length)."""
+    free = free_positions(length, given)
+    masks = np.zeros((2 ** len(free), length), bool)
+    masks[:, free] = all_sequences(2, len(free))
+    return masks
+
+
+def free_positions(length: int, given: Bools | None) -> Ints:
+    """The positions that are not `given`, by default all: (A,)."""
+    if given is None:
+        return np.arange(length)
+    if np.shape(given) != (length,) or np.asarray(given).dtype != bool or np.all(given):
+        raise ValueError(
+            f"given is {np.asarray(given).tolist()}; expected {length} booleans, one per position, at least one of "
+            "them False"
+        )
+    return np.flatnonzero(~np.asarray(given))
 
 
 def state_index(states: Ints, symbols: int) -> Ints:

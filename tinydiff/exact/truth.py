@@ -31,9 +31,7 @@ class BayesDenoiser:
         self.law, self.vocab_size, self.process = law, vocab_size, process
         self.sequences = all_sequences(vocab_size, length)
 
-    def __call__(
-        self, x: Ints, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None
-    ) -> Tensor:
+    def __call__(self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None) -> Tensor:
         """Log-probabilities (B, L, V), or (n, V) for the positions of `select`."""
         likelihood = self._likelihood(x, t)  # (B, V^L, L) of each position of x_t
         with np.errstate(divide="ignore"):
@@ -74,9 +72,7 @@ class ListedDenoiser:
         self.law, self.vocab_size = law, law.codec.vocab_size
         self._onehot = np.eye(self.vocab_size)[law.ids].reshape(len(law.ids), -1)  # (N, L V)
 
-    def __call__(
-        self, x: Ints, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None
-    ) -> Tensor:
+    def __call__(self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None) -> Tensor:
         """Log-probabilities (B, L, V), or (n, V) for the positions of `select`."""
         visible = np.eye(self.vocab_size + 1)[x][..., : self.vocab_size].reshape(len(x), -1)  # (B, L V)
         matches = visible @ self._onehot.T == visible.sum(axis=1, keepdims=True)  # (B, N)

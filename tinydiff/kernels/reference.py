@@ -157,16 +157,20 @@ def rotary(qkv: Floats, cos: Floats, sin: Floats) -> Floats:
     Parameters
     ----------
     qkv : (B, L, 3, H, D)
-    cos, sin : (L, D/2)
+    cos, sin : (L, D/2), or (B, L, D/2) where sequences differ in their positions
 
     """
     _check(qkv.ndim == 5 and qkv.shape[2] == 3 and qkv.shape[4] % 2 == 0, "qkv", qkv, "(B, L, 3, H, D) with D even")
     half = qkv.shape[4] // 2
+    shape = (qkv.shape[1], half) if cos.ndim < 3 else (*qkv.shape[:2], half)
     for name, table in (("cos", cos), ("sin", sin)):
-        _check(table.shape == (qkv.shape[1], half), name, table, f"(L, D / 2) = ({qkv.shape[1]}, {half})")
+        _check(
+            table.shape == shape, name, table,
+            f"(L, D / 2) or (B, L, D / 2) with B {qkv.shape[0]}, L {qkv.shape[1]}, D / 2 {half}, as the other",
+        )  # fmt: skip
     out = qkv.copy()
     a, b = qkv[:, :, :2, :, :half], qkv[:, :, :2, :, half:]
-    c, s = cos[:, None, None, :], sin[:, None, None, :]
+    c, s = cos[..., None, None, :], sin[..., None, None, :]
     out[:, :, :2, :, :half] = a * c - b * s
     out[:, :, :2, :, half:] = a * s + b * c
     return out
@@ -181,24 +185,27 @@ def topk(x: Floats, k: int) -> tuple[Floats, Ints]:
     return np.take_along_axis(x, indices, axis=-1), indices
 
 
-def _visible(queries: int, keys: int, first: int, last: int, mask: Bools | None, causal: bool) -> Bools | None:
+def _visible(queries: int, keys: int, first: int, last: int, mask: Bools | None, causal: int) -> Bools | None:
     """Which keys the queries first..last see: (n, Lk), (B, 1, n, Lk), or None for all."""
     visible: Bools | None = None
     if mask is not None:
         visible = mask[first:last] if mask.ndim == 2 else mask[:, None, first:last]
     if causal:
-        past = np.arange(keys) <= np.arange(first, last)[:, None] + keys - queries
+        at = np.arange(first, last)[:, None] + keys - queries
+        past = np.arange(keys) < (at // causal + 1) * causal
         visible = past if visible is None else visible & past
     return visible
 
 
-def _check_attention(q: Floats, k: Floats, v: Floats, mask: Bools | None, causal: bool) -> None:
+def _check_attention(q: Floats, k: Floats, v: Floats, mask: Bools | None, causal: int) -> None:
     _check(q.ndim == 4 and q.shape[3] > 0, "q", q, "(B, Lq, H, D) with D at least 1")
     batch, queries, heads, depth = q.shape
     fits = k.ndim == 4 and k.shape[0] == batch and k.shape[2:] == (heads, depth)
     _check(fits, "k", k, f"(B, Lk, H, D) with the B, H and D of q, {q.shape}")
     _check(v.shape == k.shape, "v", v, str(k.shape))
     keys = k.shape[1]
+    if causal < 0:
+        raise ValueError(f"causal is {causal}; expected 0 (all), 1 (left to right) or the length of a block")
     if causal:
         _check(queries <= keys, "q", q, f"at most as many queries as keys ({keys}) when causal")
     if mask is not None:
@@ -208,9 +215,7 @@ def _check_attention(q: Floats, k: Floats, v: Floats, mask: Bools | None, causal
         _check(fits, "mask", mask, f"(Lq, Lk) or (B, Lq, Lk) with B {batch}, Lq {queries}, Lk {keys}")
 
 
-def attention(
-    q: Floats, k: Floats, v: Floats, mask: Bools | None = None, causal: bool = False
-) -> tuple[Floats, Floats]:
+def attention(q: Floats, k: Floats, v: Floats, mask: Bools | None = None, causal: int = 0) -> tuple[Floats, Floats]:
     """Multi-head attention, softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017).
 
     The inputs may be views, such as `qkv[:, :, 0]` of a packed (B, L, 3, H, D) array.
@@ -220,7 +225,8 @@ def attention(
     q : (B, Lq, H, D)
     k, v : (B, Lk, H, D)
     mask : (Lq, Lk) or (B, Lq, Lk) of bool, True where the query may see the key; None for all
-    causal : query i sees keys j <= i + Lk - Lq, that is, the queries are the last positions
+    causal : 0, or the length b of blocks that see themselves and those before: query i sees keys j with
+        j // b <= (i + Lk - Lq) // b, that is, the queries are the last positions. 1 is left to right
 
     Returns
     -------
@@ -257,7 +263,7 @@ def attention_backward(
     dk: Floats,
     dv: Floats,
     mask: Bools | None = None,
-    causal: bool = False,
+    causal: int = 0,
 ) -> None:
     """Write the gradients of `attention` into dq, dk and dv, which may be views of a packed array.
 

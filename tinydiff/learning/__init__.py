@@ -4,10 +4,11 @@
 - run.py: a run in memory and in its folder; `load`.
 - training.py: the loop, and the held-out figure.
 - optim.py: AdamW, clipping, moving average, learning rate.
-- checkpoint.py: files that are whole or not there. interrupts.py: Ctrl-C waits for the end of a step.
+- checkpoint.py: a run's files; config.py: what its config may say; files.py: files that are whole or not there.
+- lock.py: one training in a folder at a time. interrupts.py: Ctrl-C and its like wait for the end of a step.
 """
 
-from .checkpoint import CheckpointError
+from .files import CheckpointError
 from .options import Options
 from .run import Run, corpus_of, load
 from .training import EVALUATION_BATCH, TrainFrame, evaluate, train

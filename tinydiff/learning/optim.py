@@ -34,9 +34,23 @@ class Flat:
         self.grads: Floats = np.zeros(start, dtype)
         for name, view in self.named(self.values).items():
             view[...] = params[name].data
+        self.bind(params)
+
+    def bind(self, params: dict[str, Tensor]) -> None:
+        """Make the parameters and their gradients views of these arrays."""
+        for name, view in self.named(self.values).items():
             params[name].data = view
         for name, view in self.named(self.grads).items():
             params[name].grad = view
+
+    def check_bound(self, params: dict[str, Tensor]) -> None:
+        """Raise ValueError unless the parameters are views of this array still: what moves here must move them."""
+        for name, view in self.named(self.values).items():
+            if not np.may_share_memory(params[name].data, view):
+                raise ValueError(
+                    f"parameter {name} is not this run's any more: another run was made with the same model; give "
+                    "each a model of its own, for example copy.deepcopy(model)"
+                )
 
     def named(self, flat: Floats) -> dict[str, Floats]:
         """The part of a flat array that belongs to each parameter, as views of its shape."""
@@ -71,6 +85,7 @@ class AdamW:
         flat = self.flat
         norm = math.sqrt(float(np.dot(flat.grads, flat.grads)))
         if not math.isfinite(norm):
+            flat.grads[...] = 0  # or they would spoil every later step too
             raise FloatingPointError(
                 f"the gradient became {norm} after {self.steps} steps; train again with a learning rate below {lr:g}"
             )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+MOST = 1 << 53
+"""No number of steps or sequences is larger: up to here floats tell whole numbers apart."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,7 @@ class Options:
     steps : optimiser steps in all
     batch : sequences per step
     lr : peak learning rate, reached after `warmup` steps, then a cosine down to a tenth
+    restart : the step at which that began: 0, or where the run was extended, see `Run.extend`
     weight_decay, clip, ema : see `tinydiff.learning.optim`
     seed : of windows and masks
     evaluate_every : steps between estimates of the held-out bits per character
@@ -36,11 +40,21 @@ class Options:
     evaluate_windows: int = 256
     log_every: int = 10
     save_every: float = 20.0
+    restart: int = 0
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int if field.type == "int" else (int, float)):
+                kind = "whole number" if field.type == "int" else "number"
+                raise ValueError(f"{field.name} is {value!r}; expected a {kind}")
+            if isinstance(value, int) and abs(value) > MOST:
+                raise ValueError(f"{field.name} is {value}; it must be at most {MOST}")
         for name in ("steps", "batch", "warmup", "evaluate_every", "evaluate_windows", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.restart < self.steps:
+            raise ValueError(f"restart is {self.restart}; expected 0 <= restart < steps = {self.steps}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ValueError(f"weight_decay is {self.weight_decay}; it must be 0 or more")
         if not self.save_every >= 0:

@@ -8,20 +8,38 @@ need.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from .. import data
 from ..arrays import Floats
 from ..processes import Process, from_config
-from ..transformer import Transformer
+from ..tensor import Tensor, no_grad
+from ..transformer import Model, Transformer
 from . import checkpoint
-from .checkpoint import CheckpointError
+from .files import CheckpointError, quoted, remove_leftovers
+from .lock import locked
 from .optim import EMA, AdamW
 from .options import Options
+
+
+class Trainable(Model, Protocol):
+    """A `Model` that a run can train: the Transformer, or one of your own.
+
+    It also has a `vocab_size` or a number of `features`, like the data, and may have `classes`.
+    """
+
+    params: dict[str, Tensor]
+
+    @property
+    def length(self) -> int:
+        """How long the sequences are that it is trained on."""
+        ...
 
 
 class Run:
@@ -29,7 +47,13 @@ class Run:
 
     Parameters
     ----------
+    corpus : any `data.Dataset`
+    model : a Transformer, or anything `Trainable`; only a Transformer can be written to a folder
     folder : where checkpoints and the log go; None keeps everything in memory
+
+    Raises
+    ------
+    ValueError : if corpus, process and model do not suit one another, or one lacks what training needs of it
 
     """
 
@@ -37,10 +61,12 @@ class Run:
         self,
         corpus: data.Dataset,
         process: Process,
-        model: Transformer,
+        model: Trainable,
         options: Options | None = None,
-        folder: Path | None = None,
+        folder: Path | str | None = None,
     ) -> None:
+        folder = None if folder is None else Path(folder)
+        _check_parts(corpus, process, model)
         corpus.check_length(model.length)
         for name in ("vocab_size", "features"):  # tokens have the one, vectors the other
             ours, its, theirs = (getattr(part, name, None) for part in (corpus, process, model))
@@ -49,30 +75,75 @@ class Run:
                     f"{name} is {ours} for the corpus, {its} for the process and {theirs} for the model; "
                     "all three must agree"
                 )
-        if getattr(corpus, "classes", 0) != model.classes:
+        classes = getattr(model, "classes", 0)
+        if getattr(corpus, "classes", 0) != classes:
             raise ValueError(
-                f"classes is {getattr(corpus, 'classes', 0)} for the corpus and {model.classes} for the model; "
+                f"classes is {getattr(corpus, 'classes', 0)} for the corpus and {classes} for the model; "
                 "both must agree"
             )
+        if not isinstance(model, Transformer):
+            if folder is not None:
+                raise ValueError(
+                    f"folder is {folder}, but only a Transformer can be written to one and read again; leave it out "
+                    f"and keep the parameters of {type(model).__name__} yourself"
+                )
+            _check_answer(model, corpus)
         self.corpus, self.process, self.model, self.folder = corpus, process, model, folder
         self.options = options or Options()
         self.optimiser = AdamW(model.params, weight_decay=self.options.weight_decay, clip=self.options.clip)
         self.ema = EMA(self.optimiser.flat, self.options.ema)
         self.rng = np.random.default_rng(self.options.seed)
         self.step = 0
+        self._digest: str | None = None  # of the state on disk that this run has read or written
         if folder is not None:
-            if (folder / "config.json").exists():
-                raise CheckpointError(
-                    f"{folder} already holds a run; continue it with: tinydiff train --resume {folder}, or choose "
-                    "another folder"
-                )
-            checkpoint.write_config(folder, self._config())
-            self.save()
+            checkpoint.refuse_foreign(folder)
+            checkpoint.make_folder(folder)
+            with locked(folder):
+                checkpoint.refuse_foreign(folder)  # another may have been quicker
+                checkpoint.write_config(folder, self._config())
+                self.save()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy, or a run that was pickled: it trains on to the same bits, in memory and not in the folder."""
+        self.__dict__.update(state | {"folder": None})
+        self.optimiser.flat.bind(self.model.params)  # copied one by one they would be views no longer
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other trainings out of the folder; CheckpointError if one is there, or has changed the state."""
+        if self.folder is None:
+            yield
+            return
+        self.check_folder()
+        with locked(self.folder):
+            self.check_folder()
+            remove_leftovers(*(self.folder / name for name in checkpoint.FILES))
+            yield
+
+    def check_folder(self) -> None:
+        """Raise CheckpointError unless the folder holds what this run has put or found there."""
+        if self.folder is None:
+            return
+        if not (self.folder / "config.json").exists():
+            raise CheckpointError(
+                f"{self.folder} was removed or renamed; step {self.step} of its training could not be saved"
+            )
+        if not (self.folder / "state.safetensors").exists():
+            return
+        try:
+            there, *_ = checkpoint.state_header(self.folder)
+        except CheckpointError:
+            return  # broken since: what is in memory replaces it
+        if there != self._digest:
+            raise CheckpointError(
+                f"the state in {self.folder} was changed by another process, and is left as it is; go on from it with: "
+                f"tinydiff train --resume {quoted(self.folder)}"
+            )
 
     def _config(self) -> dict[str, Any]:
         return {
             "process": self.process.config,
-            "model": self.model.config,
+            "model": getattr(self.model, "config", {}),
             "data": self.corpus.config,
             "training": asdict(self.options),
         }
@@ -84,14 +155,45 @@ class Run:
         return {f"{group}/{name}": view for group, all_ in groups.items() for name, view in flat.named(all_).items()}
 
     def save(self) -> None:
-        """Write a checkpoint, replacing the last one."""
+        """Write a checkpoint, replacing the last one; CheckpointError if that is not the one this run knows."""
         if self.folder is not None:
-            progress = {"step": self.step, "rng": self.rng.bit_generator.state}
-            checkpoint.write_state(self.folder, self._arrays(), progress)
+            self.check_folder()
+            progress = {"step": self.step, "rng": self.rng.bit_generator.state, "config": self._config()}
+            self._digest = checkpoint.write_state(self.folder, self._arrays(), progress)
+
+    def extend(self, steps: int | None = None, lr: float | None = None) -> None:
+        """Train to another number of steps, or with another peak rate: a warm restart (Loshchilov and Hutter 2017).
+
+        From the step where the run stands the learning rate begins again: `warmup` steps up to the peak, then a cosine
+        down to a tenth at the last step. The optimiser's moments and the average go on.
+
+        Parameters
+        ----------
+        steps : in all, more than are done; default as many as before
+        lr : the new peak; default the old one
+
+        """
+        steps, lr = self.options.steps if steps is None else steps, self.options.lr if lr is None else lr
+        if (steps, lr) == (self.options.steps, self.options.lr):
+            return
+        if steps <= self.step:
+            raise ValueError(f"steps is {steps}, but {self.step} are done already; it must be more")
+        options = replace(self.options, steps=steps, lr=lr, restart=self.step)
+        with self.held():
+            self.options = options
+            if self.folder is not None:
+                checkpoint.write_config(self.folder, self._config())
 
     @staticmethod
-    def resume(folder: Path) -> Run:
-        """Load the run in `folder` to train it further."""
+    def resume(folder: Path | str, corpus: data.Dataset | None = None) -> Run:
+        """Load the run in `folder` to train it further.
+
+        Parameters
+        ----------
+        corpus : the data of the run, if they are your own or are no longer where they were; checked by their digest
+
+        """
+        folder = Path(folder)
         config = checkpoint.read_config(folder)
         try:
             options = Options(**config["training"])
@@ -99,12 +201,13 @@ class Run:
             process = from_config(config["process"])
         except (KeyError, TypeError, ValueError) as error:
             raise _incomplete(folder, error) from None
-        run = Run(corpus_of(folder, config), process, model, options)
+        run = Run(corpus_of(folder, config, corpus), process, model, options)
         run.folder = folder
         if not (folder / "state.safetensors").exists():
             return run  # stopped before the first save: the seed gives the same start
         arrays = run._arrays()
-        tensors, progress = checkpoint.read_state(folder, {name: a.shape for name, a in arrays.items()})
+        shapes = {name: a.shape for name, a in arrays.items()}
+        tensors, progress, run._digest = checkpoint.read_state(folder, shapes)
         for name, array in arrays.items():
             array[...] = tensors[name]
         try:
@@ -117,14 +220,15 @@ class Run:
         return run
 
 
-def corpus_of(folder: Path, config: dict[str, Any]) -> data.Dataset:
-    """The data that the run in `folder` was trained on, refusing one that has changed since."""
+def corpus_of(folder: Path, config: dict[str, Any], corpus: data.Dataset | None = None) -> data.Dataset:
+    """The data that the run in `folder` was trained on, or `corpus` if they are those; refused if they have changed."""
     try:
         codec = _codec(config)
         name, digest = config["data"]["name"], config["data"]["sha256"]
     except (KeyError, TypeError, ValueError) as error:
         raise _incomplete(folder, error) from None
-    corpus: data.Dataset = data.load(name, codec)
+    if corpus is None:
+        corpus = _load(folder, config, codec, name)
     if corpus.config["sha256"] != digest:
         text, change = (
             ("text", "Python version, or an edited file") if codec else ("data", "NumPy or matplotlib version")
@@ -133,20 +237,77 @@ def corpus_of(folder: Path, config: dict[str, Any]) -> data.Dataset:
             f"the {text} of {corpus.name} is not the one {folder} was trained on (another {change}); restore it or "
             "train a new run"
         )
+    ours, theirs = ({k: v for k, v in c.items() if k != "name"} for c in (corpus.config, config["data"]))
+    if ours != theirs:
+        raise CheckpointError(
+            f"{corpus.name} is what {folder} was trained on, but is cut into other tokens; make it with the codec of "
+            f"the run: tinydiff.load({str(folder)!r})[2]"
+        )
     return corpus
 
 
+def _load(folder: Path, config: dict[str, Any], codec: data.Codec | None, name: str) -> data.Dataset:
+    try:
+        return data.load_pairs(name, codec) if "pairs" in config["data"] else data.load(name, codec)
+    except FileNotFoundError as error:
+        if "tokenizers" in str(error):
+            raise
+        raise FileNotFoundError(
+            f"{name}, which {folder} was trained on, is not there; say where it is with --text or --pairs, in Python "
+            "with Run.resume(folder, corpus=...)"
+        ) from error
+
+
 def _codec(config: dict[str, Any]) -> data.Codec | None:
-    """The alphabet of a run on text; vectors have none."""
-    return None if config["model"].get("features") else data.Codec(config["data"]["alphabet"])
+    """The codec of a run on text; vectors and other people's tokens have none."""
+    return data.codec_of(config["data"]) if {"alphabet", "words"} & config["data"].keys() else None
+
+
+def _check_parts(corpus: Any, process: Any, model: Any) -> None:
+    """ValueError naming what one of them lacks of the protocol that training needs."""
+    for what, part, names in (
+        ("corpus", corpus, ("name", "unit", "config", "check_length", "examples")),
+        ("process", process, ("needs_time", "config", "loss", "bound")),
+        ("model", model, ("params", "length", "__call__")),
+    ):
+        missing = [name for name in names if not hasattr(part, name)]
+        if missing:
+            raise ValueError(
+                f"{what} is of type {type(part).__name__}, which has no {', '.join(missing)}; training needs that, see "
+                "docs/own_data.md"
+            )
+    for what, part in (("corpus", corpus), ("model", model)):
+        if getattr(part, "vocab_size", None) is None and getattr(part, "features", None) is None:
+            raise ValueError(
+                f"{what} is of type {type(part).__name__}, with neither vocab_size nor features; expected a number for "
+                "one of them"
+            )
+
+
+def _check_answer(model: Any, corpus: data.Dataset) -> None:
+    """ValueError unless a model that is not ours answers in the shape that `Model` says."""
+    x = corpus.examples(model.length, 2, np.random.default_rng(0)).x0
+    outputs = model.vocab_size if getattr(model, "features", None) is None else model.features
+    select = np.zeros(x.shape[:2], bool)
+    select[0, 0] = True
+    with no_grad():
+        for chosen, wanted in ((None, (*x.shape[:2], outputs)), (select, (1, outputs))):
+            answer = model(x, np.full(2, 0.5), select=chosen)
+            if getattr(answer, "shape", None) != wanted:
+                how = "select of one position" if chosen is not None else "no select"
+                raise ValueError(
+                    f"model returns shape {getattr(answer, 'shape', type(answer).__name__)} for x {x.shape} and {how}; "
+                    f"expected {wanted}"
+                )
 
 
 def _incomplete(folder: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{folder / 'config.json'} is incomplete or altered ({error}); restore it or train again")
 
 
-def load(folder: Path) -> tuple[Transformer, Process, data.Codec | None, dict[str, Any]]:
-    """Load a run for sampling and evaluation: its averaged weights, process, codec (None for vectors) and config."""
+def load(folder: Path | str) -> tuple[Transformer, Process, data.Codec | None, dict[str, Any]]:
+    """Load a run for sampling and evaluation: averaged weights, process, codec (None without text) and config."""
+    folder = Path(folder)
     config = checkpoint.read_config(folder)
     try:
         model = Transformer(**config["model"], rng=np.random.default_rng(0))
@@ -155,7 +316,7 @@ def load(folder: Path) -> tuple[Transformer, Process, data.Codec | None, dict[st
     except (KeyError, TypeError, ValueError) as error:
         raise _incomplete(folder, error) from None
     shapes = {f"ema/{name}": p.shape for name, p in model.params.items()}
-    tensors, _ = checkpoint.read_state(folder, shapes)
+    tensors, _, _ = checkpoint.read_state(folder, shapes)
     for name, p in model.params.items():
         p.data = tensors[f"ema/{name}"].astype(model.dtype, copy=False)
     return model, process, codec, config

@@ -12,20 +12,37 @@ import math
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import data, kernels
-from ..decoders.guidance import conditioned
+from ..arrays import Floats, Ints
 from ..processes import Process
-from ..transformer import Model, Transformer
+from ..transformer import Model
 from . import checkpoint
-from .interrupts import interrupts_wait
+from .interrupts import stops_wait
 from .optim import learning_rate
 from .run import Run
 
 EVALUATION_BATCH = 64
 EVALUATION_SEED = 1  # the same windows and masks at every evaluation, so that figures can be compared
+
+
+class HeldOut(NamedTuple):
+    """A held-out figure in bits, an upper bound where the process has one, with its standard error.
+
+    Attributes
+    ----------
+    mean, error : per character of text, whatever its tokens; else per token or per dimension: the data's `unit`
+    per_token, per_token_error : per token of the codec, or again per dimension
+
+    """
+
+    mean: float
+    error: float
+    per_token: float
+    per_token_error: float
 
 
 @dataclass(frozen=True)
@@ -39,7 +56,7 @@ class TrainFrame:
     grad_norm : before clipping
     lr : learning rate of this step
     tokens_per_second : of this step; for vectors, positions per second
-    held_out : (mean, standard error) of the held-out bits per character or dimension, in the steps that estimate it
+    held_out : bits per character or dimension, in the steps that estimate it
 
     """
 
@@ -49,20 +66,27 @@ class TrainFrame:
     grad_norm: float
     lr: float
     tokens_per_second: float
-    held_out: tuple[float, float] | None
+    held_out: HeldOut | None
 
 
 def train(run: Run) -> Generator[TrainFrame, None, None]:
     """Train to the end of `run.options.steps`, yielding a frame per step.
 
-    Ctrl-C takes effect between steps; it, and leaving the loop early, saves a checkpoint first.
+    Ctrl-C, a signal to end and a closed terminal take effect between steps; they, and leaving the loop early, save a
+    checkpoint first. Nobody else can train in the run's folder meanwhile.
     """
+    with run.held():
+        yield from _train(run)
+
+
+def _train(run: Run) -> Generator[TrainFrame, None, None]:
     options, corpus, model = run.options, run.corpus, run.model
     log = checkpoint.Log(run.folder, run.step) if run.folder is not None else None
     saved_at, saved_step = time.monotonic(), run.step
 
     def save() -> None:
         nonlocal saved_at, saved_step
+        run.check_folder()
         if log is not None:
             log.flush()  # before the state: the log may run ahead of it, never behind
         run.save()
@@ -70,16 +94,22 @@ def train(run: Run) -> Generator[TrainFrame, None, None]:
 
     try:
         while run.step < options.steps:
-            with interrupts_wait():
+            with stops_wait() as stops:
                 start = time.perf_counter()
-                x0, label = corpus.examples(model.length, options.batch, run.rng)
-                loss = run.process.loss(conditioned(model, label), x0, run.rng)
-                loss.backward()
-                lr = learning_rate(run.step, options.steps, options.lr, options.warmup)
+                run.optimiser.flat.check_bound(model.params)
+                batch = corpus.examples(model.length, options.batch, run.rng)
+                try:
+                    loss = run.process.loss(model, batch, run.rng)
+                    loss.backward()
+                except BaseException:
+                    run.optimiser.flat.grads[...] = 0  # part of a gradient would be added to the next
+                    raise
+                since, until = run.step - options.restart, options.steps - options.restart
+                lr = learning_rate(since, until, options.lr, options.warmup)
                 norm = run.optimiser.step(lr)
                 run.step += 1
                 run.ema.update(run.step)
-                speed = len(x0) * model.length / (time.perf_counter() - start)
+                speed = len(batch.x0) * model.length / (time.perf_counter() - start)
                 last = run.step == options.steps
                 held_out = None
                 if run.step % options.evaluate_every == 0 or last:
@@ -88,26 +118,26 @@ def train(run: Run) -> Generator[TrainFrame, None, None]:
                 frame = TrainFrame(run.step, options.steps, loss.item(), norm, lr, speed, held_out)
                 if log is not None and (run.step % options.log_every == 0 or held_out or last):
                     log.append({"step": frame.step, "loss": frame.loss, "lr": lr, "held_out": held_out})
-                if last or time.monotonic() - saved_at >= options.save_every:
+                if last or stops or time.monotonic() - saved_at >= options.save_every:
                     save()
             yield frame
     except (KeyboardInterrupt, GeneratorExit):
         if run.step > saved_step:
-            save()
+            with stops_wait():
+                save()
         raise
     finally:
-        if log is not None:
-            log.close()
         kernels.give_back_memory()
 
 
 def evaluate(
     model: Model, process: Process, corpus: data.Dataset, *, windows: int = 3840, length: int | None = None
-) -> tuple[float, float]:
-    """Held-out bits per character or dimension, an upper bound where the process has one: mean and standard error.
+) -> HeldOut:
+    """How well held-out data is predicted: all bits over all characters (or dimensions) of random windows of it.
 
-    Random windows of the held-out part; every call sees the same ones. The error is the spread over windows, which
-    overstates it a little where a process stratifies its noise levels over a batch.
+    Only what is free is scored and counted. Every call sees the same windows. The standard error is that of the data as
+    a sample: windows that overlap, or a text that is drawn again, add nothing new (`Batch.cluster`), so more windows
+    bring it down to what the held-out part allows and no further.
 
     Parameters
     ----------
@@ -117,13 +147,30 @@ def evaluate(
     """
     if windows < 1:
         raise ValueError(f"windows is {windows}; it must be at least 1")
+    length = getattr(model, "length", None) if length is None else length
     if length is None:
-        length = model.length if isinstance(model, Transformer) else len(corpus.held_out)
+        raise ValueError("length is missing, and the model has none of its own")
     corpus.check_length(length)
-    rng = np.random.default_rng(EVALUATION_SEED)
-    bits = []
-    for _ in range(-(-windows // EVALUATION_BATCH)):
-        x0, label = corpus.examples(length, EVALUATION_BATCH, rng, held_out=True)
-        bits.append(process.bound(conditioned(model, label), x0, rng) / x0[0].size / math.log(2))
-    per_window = np.concatenate(bits)
-    return float(per_window.mean()), float(per_window.std(ddof=1) / math.sqrt(len(per_window)))
+    rng, codec = np.random.default_rng(EVALUATION_SEED), getattr(corpus, "codec", None)
+    bits, tokens, characters, clusters = [], [], [], []
+    for start in range(0, windows, EVALUATION_BATCH):
+        batch = corpus.examples(length, EVALUATION_BATCH, rng, held_out=True)
+        bits.append(process.bound(model, batch, rng) / math.log(2))
+        free = np.ones(np.shape(batch.x0), bool) if batch.given is None else ~batch.given
+        axes = tuple(range(1, free.ndim))
+        tokens.append(free.sum(axis=axes))
+        characters.append(tokens[-1] if codec is None else (free * codec.lengths[batch.x0]).sum(axis=axes))
+        clusters.append(start + np.arange(EVALUATION_BATCH) if batch.cluster is None else batch.cluster)
+    in_bits, cluster = np.concatenate(bits), np.concatenate(clusters)
+    return HeldOut(
+        *_ratio(in_bits, np.concatenate(characters), cluster), *_ratio(in_bits, np.concatenate(tokens), cluster)
+    )
+
+
+def _ratio(total: Floats, size: Ints, cluster: Ints) -> tuple[float, float]:
+    """Sum over sum, and its standard error by the spread over clusters: nan if there is but one."""
+    ratio = total.sum() / size.sum()
+    _, at = np.unique(cluster, return_inverse=True)
+    off = np.bincount(at, total - ratio * size)  # of each cluster, 0 in sum
+    many = len(off) / (len(off) - 1) if len(off) > 1 else math.nan
+    return float(ratio), float(np.sqrt(many * (off**2).sum()) / size.sum())

@@ -26,7 +26,7 @@ import numpy as np
 
 from .. import kernels
 from ..arrays import Floats
-from ..decoders import CHOICE_TEMPERATURE, Draw, Frame
+from ..decoders import CHOICE_TEMPERATURE, Draw, Frame, LowConfidence, NextToken
 from ..processes import Autoregressive, MaskedDiffusion
 from ..tensor import no_grad
 from ..transformer import Transformer
@@ -101,12 +101,10 @@ def sampler(
     """The frames of one racer."""
     assert model.vocab_size is not None
     if kind == "diffusion":
-        return MaskedDiffusion(model.vocab_size).sample(
-            model, length, batch, rng=rng, steps=steps, temperature=temperature, choice_temperature=CHOICE_TEMPERATURE
-        )
-    return Autoregressive(model.vocab_size).sample(
-        model, length, batch, rng=rng, temperature=temperature, cache=kind == "cached"
-    )
+        surest = LowConfidence(steps, Draw(temperature), choice_temperature=CHOICE_TEMPERATURE)
+        return MaskedDiffusion(model.vocab_size).sample(model, length, batch, decoder=surest, rng=rng)
+    next_token = NextToken(Draw(temperature), cache=kind == "cached")
+    return Autoregressive(model.vocab_size).sample(model, length, batch, decoder=next_token, rng=rng)
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import numpy as np
 
-from .. import data, learning
+from .. import data, decoders, learning
 from ..arrays import Floats, Ints
-from ..decoders import ORDERS, Remdm
+from ..decoders.orders import Ranked
 from ..processes import Autoregressive, MaskedDiffusion
 from ..transformer import Model
 from .texts import ByJudge, ByLaw, Measure, interval, resampled_means
@@ -31,9 +31,21 @@ Number = TypeVar("Number", int, float)
 
 GAIN = 0.9
 BATCH = 64
-REMASK = {f"remask_{how}": how for how in get_args(Remdm)}
-WAYS = (*ORDERS, "random", "ancestral", *REMASK)
-"""Orders that can be swept."""
+WAYS: dict[str, type[Any]] = {
+    "low_confidence": decoders.LowConfidence,
+    "entropy": decoders.Entropy,
+    "margin": decoders.Margin,
+    "random": decoders.Random,
+    "ancestral": decoders.Ancestral,
+    "remask_cap": decoders.RemaskCap,
+    "remask_rescale": decoders.RemaskRescale,
+    "remask_confidence": decoders.RemaskConfidence,
+    "most_likely": decoders.MostLikely,
+    "left_to_right": decoders.LeftToRight,
+}
+"""Orders that can be swept. The place in this list is part of the seed: new ones go to the end."""
+BEYOND = {name for name in WAYS if name == "ancestral" or name.startswith("remask_")}
+"""Those that can take more steps than there are positions."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +91,7 @@ def plan(
     for temperature in temperatures:
         if not (np.isfinite(temperature) and temperature >= 0):
             raise ValueError(f"temperature is {temperature}; it must be 0 (greedy) or more")
-    beyond = {"ancestral", *REMASK}
-    cells = [(o, t, s) for o, t, s in product(orders, temperatures, sorted(steps)) if s <= length or o in beyond]
+    cells = [(o, t, s) for o, t, s in product(orders, temperatures, sorted(steps)) if s <= length or o in BEYOND]
     for order, temperature in product(orders, temperatures):
         if not any(cell[:2] == (order, temperature) for cell in cells):
             raise ValueError(f"steps is {min(steps)}, but {order} takes at most one step per position, {length}")
@@ -111,13 +122,21 @@ def measure_of(run: Path, config: dict[str, Any], judge: Path | None, length: in
     model, process, codec, _ = learning.load(judge)
     if not isinstance(process, Autoregressive) or codec is None:
         raise ValueError(f"judge is {judge}, a run of {process.config['process']}; expected an autoregressive one")
-    if codec.alphabet != config["data"]["alphabet"]:
+    if any(codec.config.get(key) != config["data"].get(key) for key in ("alphabet", "words", "merges", "eos")):
         raise ValueError(f"judge is {judge}, whose alphabet is not that of {run}; train it on the same data")
     if model.length < length:
         raise ValueError(f"judge is {judge}, which reads {model.length} characters; {run} writes {length}")
     corpus = learning.corpus_of(run, config)
     assert isinstance(corpus, data.Corpus)
     return ByJudge(process, model, corpus.batch(length, texts, np.random.default_rng(1), held_out=True))
+
+
+def decoder_of(order: str, steps: int, temperature: float, choice_temperature: float = 0.0) -> decoders.Decoder:
+    """The decoder of one cell; `choice_temperature` for the orders that ask the model."""
+    kind = WAYS[order]
+    noise = {"choice_temperature": choice_temperature} if issubclass(kind, Ranked) else {}
+    made: decoders.Decoder = kind(steps=steps, draw=decoders.Draw(temperature), **noise)
+    return made
 
 
 def sweep(
@@ -138,14 +157,12 @@ def sweep(
     if texts < 2:
         raise ValueError(f"texts is {texts}; an interval needs at least 2")
     for order, temperature, steps in cells:
-        options: dict[str, Any] = {"remask": REMASK[order]} if order in REMASK else {"remasking": order}
-        if choice_temperature and order in ORDERS:
-            options["choice_temperature"] = choice_temperature
-        rng = np.random.default_rng([seed, WAYS.index(order), steps, round(1e6 * temperature)])
+        decoder = decoder_of(order, steps, temperature, choice_temperature)
+        rng = np.random.default_rng([seed, list(WAYS).index(order), steps, round(1e6 * temperature)])
         start, parts = time.process_time(), []
         for first in range(0, texts, BATCH):
             batch = min(BATCH, texts - first)
-            *_, last = process.sample(model, length, batch, rng=rng, steps=steps, temperature=temperature, **options)
+            *_, last = process.sample(model, length, batch, decoder=decoder, rng=rng)
             parts.append(last.state)
         seconds, ids = (time.process_time() - start) / texts, np.concatenate(parts)
         yield Cell(order, steps, temperature, measure.score(ids), seconds, measure.columns(ids), ids[0])

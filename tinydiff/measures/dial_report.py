@@ -14,12 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..data import Codec
-from ..learning.checkpoint import write_atomically
+from ..learning.files import printable, write_atomically
 from .dial import WAYS, Cell, curves, knee
 from .texts import interval, resampled_means
 
-COLOURS = ["#0072b2", "#009e73", "#cc79a7", "#d55e00", "#e69f00", "#56b4e9", "#000000", "#777777"]  # Okabe and Ito
-MARKERS = "osD^vPX*"
+COLOURS = [
+    "#0072b2", "#009e73", "#cc79a7", "#d55e00", "#e69f00", "#56b4e9", "#000000", "#777777",  # Okabe and Ito
+    "#8b4513", "#332288",
+]  # fmt: skip
+MARKERS = "osD^vPX*h<"
 
 
 def follow(console: Console, cells: Iterable[Cell], total: int, out: Path) -> tuple[list[Cell], bool]:
@@ -114,7 +117,7 @@ def write_figure(path: Path, cells: Sequence[Cell], label: str, title: str) -> N
     )
     for (order, temperature), curve in groups.items():
         top, bottom = axes[:, temperatures.index(temperature)]
-        place = WAYS.index(order)
+        place = list(WAYS).index(order)
         colour, marker = COLOURS[place], MARKERS[place]
         steps = [cell.steps for cell in curve]
         quality = [cell.scores.mean() for cell in curve]
@@ -147,7 +150,8 @@ def write_figure(path: Path, cells: Sequence[Cell], label: str, title: str) -> N
     axes[1, 0].set_ylabel("entropy of the texts (nats)", fontsize=13)
     axes[0, -1].legend(title="order (ring: knee)", fontsize=11, title_fontsize=11)
     axes[1, -1].legend(fontsize=11)
-    figure.suptitle(f"{title}: the steps dial, {len(cells[0].scores)} texts per point", fontsize=14)
+    name = printable(title).replace("$", r"\$")  # which begins a formula
+    figure.suptitle(f"{name}: the steps dial, {len(cells[0].scores)} texts per point", fontsize=14)
     file = io.BytesIO()
     figure.savefig(file, dpi=110, format="png")
     write_atomically(path, file.getvalue())

@@ -49,22 +49,30 @@ class Process(Protocol):
         """The arguments that build this process again, for checkpoints, and its name under "process"."""
         ...
 
+    @property
+    def decoded_by(self) -> tuple[type[Any], ...]:
+        """The kinds of decoder that `sample` takes; the first is the default."""
+        ...
+
     def corrupt(self, x0: Any, t: Floats, rng: np.random.Generator) -> Any:
-        """Draw x_t given x_0 and (B,) times in [0, 1]."""
+        """Draw x_t given x_0 and (B,) times in [0, 1]; on tokens also `given`, positions that stay as they are."""
         ...
 
-    def loss(self, model: Model, x0: Any, rng: np.random.Generator) -> Tensor:
-        """Training loss of a batch: a scalar, in nats per token for tokens, a mean square for vectors."""
+    def loss(self, model: Model, batch: Any, rng: np.random.Generator) -> Tensor:
+        """Training loss of a batch: a scalar, in nats per free token for tokens, a mean square for vectors."""
         ...
 
-    def bound(self, model: Model, x0: Any, rng: np.random.Generator) -> Floats:
-        """(B,) nats per sequence: an unbiased estimate of an upper bound of each -log p(x0)."""
+    def bound(self, model: Model, batch: Any, rng: np.random.Generator) -> Floats:
+        """(B,) nats per sequence: an unbiased estimate of an upper bound of each -log p(free | given)."""
         ...
 
-    def sample(self, model: Model, length: int, batch: int = 1, *args: Any, **options: Any) -> Iterator[Any]:
+    def sample(
+        self, model: Model, length: int, batch: int = 1, *, decoder: Any = None, rng: np.random.Generator
+    ) -> Iterator[Any]:
         """Generate `batch` sequences of that length, yielding a frame per step.
 
-        All take `rng`, a random generator, by name; each process has options of its own besides.
+        `decoder` is one of those made for the process, see `tinydiff.decoders`. Processes on tokens also take `x0` and
+        `given`, what is known beforehand and where, and `allowed`, the tokens that each position may hold.
         """
         ...
 

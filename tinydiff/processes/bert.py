@@ -5,22 +5,23 @@ The loss at rate u is the integrand of the NELBO at the time when a fraction u i
     NELBO(x_0) = integral_0^1 1/u E[sum of masked cross-entropies at rate u] du
 
 A network that has seen one rate only was never asked about the others, so its NELBO (`bound`) is loose, and it does not
-say how to start from nothing. `sample` does what can be done with it: mask some tokens, fill them in, over and over.
-Filling several tokens at once from their separate laws breaks what ties them together, so even with the true
+say how to start from nothing. `decoders.Refill` does what can be done with it: mask some tokens, fill them in, over and
+over. Filling several tokens at once from their separate laws breaks what ties them together, so even with the true
 conditionals the chain settles on another law than the data's (unless it masks one token at a time, Gibbs sampling).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from .. import decoders
-from ..arrays import Floats, Ints
+from ..arrays import Floats, Ints, one_hot
+from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
+from .discrete import share
 from .masked import MaskedDiffusion
 
 
@@ -34,6 +35,8 @@ class Bert(MaskedDiffusion):
 
     """
 
+    decoded_by: tuple[type[decoders.Decoder], ...] = (decoders.Refill,)
+
     def __init__(self, vocab_size: int, rate: float = 0.15) -> None:
         if not 0 < rate <= 1:
             raise ValueError(f"rate is {rate}; expected 0 < rate <= 1")
@@ -45,12 +48,12 @@ class Bert(MaskedDiffusion):
         """The arguments that build this process again."""
         return {"process": "bert", "vocab_size": self.vocab_size, "rate": self.rate}
 
-    def loss(self, model: Model, x0: Ints, rng: np.random.Generator) -> Tensor:
-        """Cross-entropy of the masked tokens over the number expected, rate * B * L: a scalar in nats per token."""
-        x0 = self._checked(x0, model)
+    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
+        """Cross-entropy of the masked tokens over the number expected, rate * A: a scalar in nats per free token."""
+        model, x0, free = self.unpacked(model, batch)
         t = np.full(len(x0), self.rate)  # the linear schedule: the time is the rate
-        weight = np.full(x0.shape, 1 / self.rate)
-        total: Tensor = self._weighted_nll(model, x0, self.corrupt(x0, t, rng), t, weight).sum() / x0.size
+        weight = np.broadcast_to((1 / self.rate * share(free))[:, None], x0.shape)
+        total: Tensor = self._weighted_nll(model, x0, self.corrupt(x0, t, rng, ~free), t, weight).sum() / x0.size
         return total
 
     def refill(self, model: Model, xt: Ints, draw: decoders.Draw | None = None) -> Floats:
@@ -59,49 +62,5 @@ class Bert(MaskedDiffusion):
         with no_grad():
             logits = model(xt, (xt == self.mask_id).mean(axis=1)).data
         p = draw.probabilities(logits.reshape(-1, self.vocab_size)).reshape(logits.shape)
-        seen = np.eye(self.symbols)[xt][..., : self.vocab_size]
+        seen = one_hot(xt, self.symbols)[..., : self.vocab_size]
         return np.where((xt == self.mask_id)[..., None], p, seen)
-
-    def sample(  # type: ignore[override]  # other options than masked diffusion
-        self,
-        model: Model,
-        length: int,
-        batch: int = 1,
-        *,
-        rng: np.random.Generator,
-        steps: int | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        given: Ints | None = None,
-    ) -> Iterator[decoders.Frame]:
-        """Fill all masks at once, then mask and fill again: (batch, length) ids, a frame per round.
-
-        Parameters
-        ----------
-        steps : rounds, the first one included; default one per position
-        temperature, top_k, top_p : see `decoders.Draw`
-        given : (batch, length) or (length,) ids with MASK where something is to be filled in; other positions stay
-
-        """
-        steps = length if steps is None else steps
-        if steps < 1:
-            raise ValueError(f"steps is {steps}; it must be at least 1")
-        draw = decoders.Draw(temperature, top_k, top_p)
-        return self._rounds(model, self._start(model, length, batch, given), steps, draw, rng)
-
-    def _rounds(
-        self, model: Model, start: Ints, steps: int, draw: decoders.Draw, rng: np.random.Generator
-    ) -> Iterator[decoders.Frame]:
-        frame = decoders.first_frame(start, self.mask_id, steps)
-        yield frame
-        free, state, confidence = start == self.mask_id, start, frame.confidence
-        for step in range(1, steps + 1):
-            chosen = free & ((rng.random(start.shape) < self.rate) | (step == 1))
-            law = self.refill(model, np.where(chosen, self.mask_id, state), draw)
-            drawn = decoders.categorical(law, rng)
-            state = np.where(chosen, drawn, state)
-            sure = np.take_along_axis(law, state[..., None], axis=-1)[..., 0]
-            confidence = np.where(chosen, sure, confidence)
-            again = chosen if step > 1 else np.zeros_like(chosen)
-            yield decoders.Frame(step, steps, 1 - step / steps, state, chosen, again, confidence)

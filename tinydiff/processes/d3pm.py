@@ -18,18 +18,18 @@ told the time (`Transformer(..., time=True)`); masks can be counted, so absorbin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import decoders, ops, schedules
-from ..arrays import Floats, Ints
+from ..arrays import Floats, Ints, one_hot
+from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
 from . import transitions
-from .discrete import DiscreteDiffusion, stratified
+from .discrete import DiscreteDiffusion, ranks, share, stratified
 from .transitions import Nearest
 
 
@@ -48,6 +48,7 @@ class D3PM(DiscreteDiffusion):
     """
 
     steps: int
+    decoded_by: tuple[type[decoders.Decoder], ...] = (decoders.Chain,)
 
     def __init__(
         self,
@@ -98,36 +99,39 @@ class D3PM(DiscreteDiffusion):
             )
         return np.rint(np.linspace(0, self.steps, steps + 1)) / self.steps
 
-    def loss(self, model: Model, x0: Ints, rng: np.random.Generator) -> Tensor:
-        """(L_vb + hybrid cross-entropy) / L, a scalar in nats per token, without L_T, which has no parameters.
+    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
+        """(L_vb + hybrid cross-entropy) / A, a scalar in nats per free token, without L_T, which has no parameters.
 
         Each sequence has its own step t, stratified over the batch; its term counts T times.
         """
-        x0 = self._checked(x0, model)
+        model, x0, free = self.unpacked(model, batch)
         i = 1 + np.floor(stratified(len(x0), rng) * self.steps).astype(np.int64)
         t = i / self.steps
-        xt = self.corrupt(x0, t, rng)
+        noised = self.corrupt(x0, t, rng)
+        xt = np.where(free, noised, x0)
         if self.matrix == "absorbing":
-            return self._masked_loss(model, x0, xt, i)
+            return self._masked_loss(model, x0, xt, i, share(free))
         before, now = self._levels[i - 1], self._levels[i]
         p = ops.softmax(model(xt, t))  # (B, L, V)
-        q = transitions.posterior(self.noise, x0, xt, before[:, None], now[:, None])
-        negative_entropy = (q * np.log(q, out=np.zeros_like(q), where=q > 0)).sum()
+        counts = (free * share(free)[:, None])[..., None]  # (B, L, 1)
+        q = transitions.posterior(self.noise, x0, noised, before[:, None], now[:, None])
+        negative_entropy = (counts * q * np.log(q, out=np.zeros_like(q), where=q > 0)).sum()
+        q = counts * q
         terms = float(negative_entropy) - ops.expected_log(transitions.reverse(self.noise, p, xt, before, now), q).sum()
         loss: Tensor = terms * (self.steps / x0.size)
         if self.hybrid > 0:
             clean = transitions.reverse(self.noise, p, xt, np.zeros(len(x0)), now)  # p_theta(x_0 | x_t)
-            loss = loss - ops.expected_log(clean, np.eye(self.vocab_size)[x0]).sum() * (self.hybrid / x0.size)
+            loss = loss - ops.expected_log(clean, counts * one_hot(x0, self.vocab_size)).sum() * (self.hybrid / x0.size)
         return loss
 
-    def _masked_loss(self, model: Model, x0: Ints, xt: Ints, i: Ints) -> Tensor:
+    def _masked_loss(self, model: Model, x0: Ints, xt: Ints, i: Ints, share: Floats) -> Tensor:
         """The same for absorbing noise, where each KL is a multiple of the cross-entropy of the masked tokens.
 
         A masked token is uncovered with probability (alpha_{t-1} - alpha_t) / (1 - alpha_t) under q and p_theta alike,
         so only the value it takes is uncertain (Austin et al. 2021, appendix A.3).
         """
         masked = xt == self.mask_id
-        weight = np.broadcast_to((self.steps * self._reveals(i - 1, i) + self.hybrid)[:, None], x0.shape)
+        weight = np.broadcast_to((share * (self.steps * self._reveals(i - 1, i) + self.hybrid))[:, None], x0.shape)
         nll = ops.cross_entropy(model(xt, i / self.steps, select=masked), x0[masked])
         loss: Tensor = (nll * weight[masked]).sum() / x0.size
         return loss
@@ -137,8 +141,8 @@ class D3PM(DiscreteDiffusion):
         alpha = np.exp(-self._levels)
         return np.asarray((alpha[before] - alpha[now]) / (1 - alpha[now]))
 
-    def bound(self, model: Model, x0: Ints, rng: np.random.Generator, *, steps: int | None = None) -> Floats:
-        """One unbiased estimate of each sequence's L_vb: (B, L) ids to (B,) nats per sequence.
+    def bound(self, model: Model, batch: Batch | Ints, rng: np.random.Generator, *, steps: int | None = None) -> Floats:
+        """One unbiased estimate of each sequence's L_vb(free | given): (B,) nats per sequence.
 
         Parameters
         ----------
@@ -147,57 +151,29 @@ class D3PM(DiscreteDiffusion):
         """
         steps = self.steps if steps is None else steps
         if self.matrix == "absorbing":
-            return self._masked_bound(model, x0, rng, np.rint(self.grid(steps) * self.steps).astype(np.int64))
-        return self.chain_bound(model, x0, rng, steps)
+            return self._masked_bound(model, batch, rng, np.rint(self.grid(steps) * self.steps).astype(np.int64))
+        return self.chain_bound(model, batch, rng, steps)
 
-    def _masked_bound(self, model: Model, x0: Ints, rng: np.random.Generator, grid: Ints) -> Floats:
+    def _masked_bound(self, model: Model, batch: Batch | Ints, rng: np.random.Generator, grid: Ints) -> Floats:
         """The bound of the absorbing chain over these steps, with less variance: first the number of masks, then t.
 
-        Given that k tokens are masked, any k are, and t has a law proportional to reveal_t Binomial(k; L, 1 - alpha_t).
+        Given that k of A free tokens are masked, any k are, and t has a law proportional to
+        reveal_t Binomial(k; A, 1 - alpha_t).
         """
-        x0 = self._checked(x0, model)
-        batch, length = x0.shape
+        model, x0, free = self.unpacked(model, batch)
+        most = free.sum(axis=1)  # A
         reveal, alpha = self._reveals(grid[:-1], grid[1:]), np.exp(-self._levels[grid[1:]])
-        joint = reveal * _binomial(length, 1 - alpha)[:, 1:].T  # (L, steps): k = 1 .. L
-        weight = length * joint.sum(axis=1)  # 0 for numbers of masks that a short chain never has: then any t will do
-        k = 1 + np.floor(stratified(batch, rng) * length).astype(np.int64)
-        i = grid[1:][decoders.categorical(np.where(weight[:, None] > 0, joint, 1)[k - 1], rng)]
-        rank = rng.random(x0.shape).argsort(axis=1).argsort(axis=1)
-        masked = rank < k[:, None]
+        joint = {a: reveal * _binomial(a, 1 - alpha)[:, 1:].T for a in set(most.tolist())}  # (A, steps): k = 1 .. A
+        k = 1 + np.floor(stratified(len(x0), rng) * most).astype(np.int64)
+        laws = np.stack([joint[a][count - 1] for a, count in zip(most.tolist(), k, strict=True)])  # (B, steps)
+        weight = most * laws.sum(axis=1)  # 0 for numbers of masks that a short chain never has: then any t will do
+        i = grid[1:][decoders.categorical(np.where(weight[:, None] > 0, laws, 1), rng)]
+        masked = ranks(free, rng) < k[:, None]
         nll = np.zeros(x0.shape)
         with no_grad():
             logits = model(np.where(masked, self.mask_id, x0), i / self.steps, select=masked)
             nll[masked] = ops.cross_entropy(logits, x0[masked]).data
-        return np.asarray(weight[k - 1] * nll.sum(axis=1))
-
-    def sample(
-        self,
-        model: Model,
-        length: int,
-        batch: int = 1,
-        *,
-        rng: np.random.Generator,
-        steps: int | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        given: Ints | None = None,
-    ) -> Iterator[decoders.Frame]:
-        """Generate (batch, length) ids by ancestral sampling, yielding a frame per step.
-
-        Parameters
-        ----------
-        steps : at most T, the default; fewer take strides
-        temperature, top_k, top_p : of the prediction of x_0, see `decoders.Draw`
-        given : (batch, length) or (length,) ids with V where something is to be filled in; other positions stay
-
-        """
-        draw = decoders.Draw(temperature, top_k, top_p)
-
-        def reverse(xt: Ints, t: float, s: float) -> Floats:
-            return self.reverse(model, xt, t, s, draw)
-
-        return self._walk(model, reverse, length, batch, self.steps if steps is None else steps, given, rng)
+        return np.asarray(weight * nll.sum(axis=1))
 
 
 def _binomial(trials: int, p: Floats) -> Floats:

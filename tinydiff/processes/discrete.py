@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from .. import decoders, kernels
 from ..arrays import Bools, Floats, Ints
+from ..data import Batch
 from ..schedules import Schedule
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
@@ -42,20 +43,15 @@ class DiscreteDiffusion:
     """
 
     steps: int | None = None  # of the process itself; None for continuous time
+    decoded_by: tuple[type[decoders.Decoder], ...]  # the first is the default
     any_order: bool = False  # whether it reveals positions one at a time in random order, whatever the schedule
 
     def __init__(self, noise: Transition, schedule: Schedule) -> None:
-        g = noise.generator
-        away = np.where(np.eye(len(g), dtype=bool), 0, g)
-        if not (np.allclose(g.sum(axis=1), 0) and (away >= 0).all()):
-            row = int(np.argmax(np.abs(g.sum(axis=1)) - away.min(axis=1)))
-            raise ValueError(
-                f"row {row} of the noise's generator sums to {g[row].sum():g} and its smallest rate is "
-                f"{away[row].min():g}; matrices are row-stochastic only if rows sum to 0 and rates are not negative"
-            )
+        if type(noise) not in (transitions.Uniform, transitions.Absorbing):  # O(V^2), and those are known to be right
+            transitions.check_generator(noise.generator)
         self.noise, self.schedule = noise, schedule
         self.vocab_size, self.symbols = noise.vocab_size, noise.symbols
-        self.mask_id = noise.vocab_size  # MASK where the noise has one, and in `given` the mark of what is to be filled
+        self.mask_id = noise.vocab_size  # MASK where there is one, and for decoders whatever is to be filled
 
     @property
     def needs_time(self) -> bool:
@@ -84,7 +80,7 @@ class DiscreteDiffusion:
         return transitions.matrix(self.noise, float(self.level(t)) - float(self.level(s)))
 
     def rates(self, t: float) -> Floats:
-        """The rates at which a token changes at time t, rows summing to zero: (S, S). Continuous time only."""
+        """The rates at which a token changes at time t, rows summing to zero: (S, S). For oracles, continuous time."""
         return np.asarray(self.speed(t) * self.noise.generator)
 
     def speed(self, t: ArrayLike) -> Floats:
@@ -98,14 +94,17 @@ class DiscreteDiffusion:
         All MASK or uniform. Where the noise stops short of that, it is the mixture that the forward chain ends in if
         tokens are uniform; a prior of pure MASK would then make the bound infinite.
         """
-        return np.asarray(self.forward(0.0, 1.0)[: self.vocab_size].mean(axis=0))
+        token = np.full((1, 1, self.symbols), 1 / self.vocab_size)
+        token[..., self.vocab_size :] = 0
+        return np.asarray(self.noise.push(Tensor(token), self.level(np.ones(1))).data[0, 0])
 
-    def corrupt(self, x0: Ints, t: Floats, rng: np.random.Generator) -> Ints:
-        """Draw x_t given x_0: (B, L) ids and (B,) times in [0, 1] to (B, L) ids."""
+    def corrupt(self, x0: Ints, t: Floats, rng: np.random.Generator, given: Bools | None = None) -> Ints:
+        """Draw x_t given x_0: (B, L) ids and (B,) times in [0, 1] to (B, L) ids; `given` positions stay clean."""
         x0 = self._checked(x0)
         if np.shape(t) != (len(x0),):
             raise ValueError(f"t has shape {np.shape(t)}; expected ({len(x0)},), one time per sequence")
-        return self.noise.draw(self.level(t)[:, None], x0, rng)
+        xt = self.noise.draw(self.level(t)[:, None], x0, rng)
+        return xt if given is None else np.where(given, x0, xt)
 
     # --- reverse ------------------------------------------------------------------------------------------------------
 
@@ -137,55 +136,67 @@ class DiscreteDiffusion:
 
         R_t(y, x) p_t(y) / p_t(x): the forward rates times the concrete score (Campbell et al. 2022, proposition 1).
         """
-        rates = self.rates(t).T[xt] * self.score(model, xt, t)
+        rates = self.speed(t) * self.noise.into(xt) * self.score(model, xt, t)
         np.put_along_axis(rates, xt[..., None], 0, axis=-1)
         return np.asarray(rates)
 
-    def chain_bound(self, model: Model, x0: Ints, rng: np.random.Generator, steps: int) -> Floats:
-        """One unbiased estimate of the bound of the chain of that many steps: (B, L) ids to (B,) nats per sequence.
+    def chain_bound(self, model: Model, batch: Batch | Ints, rng: np.random.Generator, steps: int) -> Floats:
+        """One unbiased estimate of the bound of the chain of that many steps: (B,) nats per sequence.
 
         One of its terms is computed for each sequence, drawn uniformly, stratified over the batch, and multiplied by
         `steps`.
         """
-        x0 = self._checked(x0, model)
+        model, x0, free = self.unpacked(model, batch)
         times = self.grid(steps)
         i = 1 + np.floor(stratified(len(x0), rng) * steps).astype(np.int64)
         t, s = times[i], times[i - 1]
-        xt = self.corrupt(x0, t, rng)
-        q = transitions.posterior(self.noise, x0, xt, self.level(s)[:, None], self.level(t)[:, None])
-        terms = divergence(q, self.reverse(model, xt, t, s)).sum(axis=1)
-        return np.asarray(steps * terms + self.prior_term(x0))
+        noised = self.corrupt(x0, t, rng)
+        xt = np.where(free, noised, x0)
+        q = transitions.posterior(self.noise, x0, noised, self.level(s)[:, None], self.level(t)[:, None])
+        terms = np.where(free, divergence(q, self.reverse(model, xt, t, s)), 0).sum(axis=1)
+        return np.asarray(steps * terms + self.prior_term(x0, free))
 
-    def prior_term(self, x0: Ints) -> Floats:
-        """L_T = KL(q(x_1 | x_0) || prior) in nats: (B, L) ids to (B,)."""
-        per_token = divergence(self.forward(0.0, 1.0), self.prior)
-        return np.asarray(per_token[x0].sum(axis=1))
+    def prior_term(self, x0: Ints, free: Bools | None = None) -> Floats:
+        """L_T = KL(q(x_1 | x_0) || prior) in nats, of the positions that are free: (B, L) ids to (B,)."""
+        tokens, at = np.unique(x0, return_inverse=True)
+        level, prior = self.level(1.0), self.prior
+        per_token = np.array([divergence(self.noise.rows(level, token), prior) for token in tokens])
+        return np.asarray(np.where(True if free is None else free, per_token[at].reshape(x0.shape), 0).sum(axis=1))
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
-    def _walk(
-        self, model: Model, reverse: decoders.Reverse, length: int, batch: int, steps: int, given: Ints | None,
+    def sample(
+        self,
+        model: Model,
+        length: int,
+        batch: int = 1,
+        *,
+        decoder: decoders.Decoder | None = None,
+        x0: ArrayLike | None = None,
+        given: ArrayLike | None = None,
+        allowed: Bools | None = None,
         rng: np.random.Generator,
-    ) -> Iterator[decoders.Frame]:  # fmt: skip
-        """Walk the reverse chain from the prior, positions of `given` that are not `mask_id` held fixed."""
-        times = self.grid(steps)
-        start = self._start(model, length, batch, given)
-        fixed: Bools = start != self.mask_id
-        noise = decoders.categorical(np.broadcast_to(self.prior, (*start.shape, self.symbols)), rng)
-        return decoders.chain(reverse, np.where(fixed, start, noise), fixed, times, rng)
+    ) -> Iterator[decoders.Frame]:
+        """Generate (batch, length) ids, yielding a frame per step.
 
-    def _start(self, model: Model, length: int, batch: int, given: Ints | None) -> Ints:
+        Parameters
+        ----------
+        decoder : one of `decoded_by`, see `tinydiff.decoders`; by default the first of them with its default options
+        x0, given : (L,) or (B, L) token ids, and where they are known beforehand: those positions stay as they are
+        allowed : (L, V) or (B, L, V), True for the tokens that a position may hold
+
+        """
         self._suits(model)
-        if length < 1 or batch < 1:
-            raise ValueError(f"length is {length} and batch is {batch}; both must be at least 1")
-        if given is None:
-            return np.full((batch, length), self.mask_id, np.int64)
-        start = np.asarray(given)
-        if start.shape not in ((length,), (batch, length)):
-            raise ValueError(f"given has shape {start.shape}; expected ({length},) or ({batch}, {length})")
-        if start.size and not (start.min() >= 0 and start.max() <= self.mask_id):
-            raise ValueError(f"given contains ids outside 0..{self.mask_id} ({self.mask_id} is MASK)")
-        return np.broadcast_to(start, (batch, length)).astype(np.int64)
+        chosen = decoders.suited(decoder, self.decoded_by, type(self).__name__)
+        canvas = decoders.Canvas.of(length, batch, self.mask_id, x0=x0, given=given, allowed=allowed)
+        return chosen(self, decoders.constrained(model, canvas.allowed), canvas, rng)
+
+    def unpacked(self, model: Model, batch: Batch | Ints) -> tuple[Model, Ints, Bools]:
+        """The model, told the labels of the batch; its ids; and which of them are free, that is not given: (B, L)."""
+        batch = Batch.of(batch)
+        x0 = self._checked(batch.x0, model)
+        free = np.ones(x0.shape, bool) if batch.given is None else ~batch.given
+        return decoders.conditioned(model, batch.label), x0, free
 
     def _suits(self, model: Model) -> None:
         """A model of another vocabulary would take a token for MASK, or MASK for a token, and say nothing."""
@@ -231,7 +242,19 @@ def uniforms(batch: int, rng: np.random.Generator, spread: Spread) -> Floats:
 
 def stratified(batch: int, rng: np.random.Generator) -> Floats:
     """Uniform numbers in [0, 1), one in each of `batch` equal parts, shuffled: each place on its own is uniform."""
-    return rng.permutation((np.arange(batch) + rng.random(batch)) / batch)
+    u = (np.arange(batch) + rng.random(batch)) / batch
+    return rng.permutation(np.minimum(u, np.nextafter(1.0, 0.0)))  # the last one may be rounded up to 1
+
+
+def share(free: Bools) -> Floats:
+    """L / A of each sequence with A of its L positions free, (B,): makes a mean over positions one over free ones."""
+    return np.asarray(free.shape[1] / free.sum(axis=1))
+
+
+def ranks(free: Bools, rng: np.random.Generator) -> Ints:
+    """A random order of the free positions of each sequence, as the rank of each position, the given ones last."""
+    order = np.where(free, rng.random(free.shape), 1.0)  # a draw is below 1
+    return np.asarray(order.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable"))
 
 
 def divergence(q: Floats, p: Floats) -> Floats:

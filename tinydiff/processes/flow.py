@@ -24,9 +24,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from ..arrays import Floats, Ints
+from ..data import Batch
+from ..decoders import ODE, Solver, suited
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
-from .paths import VectorFrame, check_sizes, checked, split
+from .paths import VectorFrame, check_sizes, checked, split, unpacked
 
 Slope: TypeAlias = Callable[[Floats, float], Floats]
 """(x, t) -> dx/dt, of the shape of x."""
@@ -54,8 +56,7 @@ def rk4(slope: Slope, x: Floats, t: float, h: float) -> Floats:
     return np.asarray(x + h / 6 * (a + 2 * b + 2 * c + slope(x + h * c, t + h)))
 
 
-SOLVERS = {"euler": euler, "heun": heun, "rk4": rk4}
-Solver = Literal["euler", "heun", "rk4"]
+SOLVERS: dict[Solver, Callable[[Slope, Floats, float, float], Floats]] = {"euler": euler, "heun": heun, "rk4": rk4}
 
 
 class FlowMatching:
@@ -70,6 +71,7 @@ class FlowMatching:
     """
 
     needs_time = True
+    decoded_by: tuple[type[ODE], ...] = (ODE,)
 
     def __init__(self, features: int, pairing: Literal["independent", "optimal"] = "independent") -> None:
         check_sizes(features=features)
@@ -94,17 +96,16 @@ class FlowMatching:
         t = t[:, None, None]
         return np.asarray((1 - t) * x0 + t * noise)
 
-    def loss(self, model: Model, x0: Floats, rng: np.random.Generator) -> Tensor:
+    def loss(self, model: Model, batch: Batch | Floats, rng: np.random.Generator) -> Tensor:
         """Mean square error of the velocity, a scalar (Lipman et al. 2023, eq. 23, with no noise left at t = 0).
 
         Each example has its own time, stratified over the batch.
         """
-        x0 = checked(x0, self.features)
-        batch = len(x0)
-        t = (np.arange(batch) + rng.random()) / batch
+        model, x0 = unpacked(model, batch, self.features)
+        t = (np.arange(len(x0)) + rng.random()) / len(x0)
         noise = rng.standard_normal(x0.shape)
         if self.pairing == "optimal":
-            noise = noise[uncross(x0.reshape(batch, -1), noise.reshape(batch, -1))]
+            noise = noise[uncross(x0.reshape(len(x0), -1), noise.reshape(len(x0), -1))]
         error = model(self.q_sample(x0, t, noise), t) - (noise - x0)
         return (error * error).mean()
 
@@ -134,20 +135,20 @@ class FlowMatching:
         length: int,
         batch: int = 1,
         *,
+        decoder: ODE | None = None,
         rng: np.random.Generator,
-        steps: int = 10,
-        solver: Solver = "heun",
     ) -> Iterator[VectorFrame]:
         """Generate (batch, length, F) vectors from pure noise, yielding a frame per step.
 
         Parameters
         ----------
-        steps : number of equal steps from t = 1 to 0
-        solver : "euler", "heun" or "rk4": 1, 2 or 4 evaluations of the network per step
+        decoder : a `decoders.ODE`, by default 10 steps of Heun's method
 
         """
-        check_sizes(length=length, batch=batch, steps=steps)
-        return self._generate(model, rng.standard_normal((batch, length, self.features)), steps, _solver(solver))
+        check_sizes(length=length, batch=batch)
+        how = suited(decoder, self.decoded_by, type(self).__name__)
+        x = rng.standard_normal((batch, length, self.features))
+        return self._generate(model, x, how.steps, SOLVERS[how.solver])
 
     def _generate(
         self, model: Model, x: Floats, steps: int, solver: Callable[[Slope, Floats, float, float], Floats]
@@ -186,7 +187,7 @@ class FlowMatching:
         """
         x0 = checked(x0, self.features)
         check_sizes(steps=steps)
-        step = _solver(solver)
+        step = SOLVERS[ODE(steps, solver).solver]
         size = x0[0].size
         if rng is None:
             probes = [np.broadcast_to(one.reshape(x0[0].shape), x0.shape) for one in np.eye(size)]
@@ -208,15 +209,10 @@ class FlowMatching:
         noise, integral = state[:, :-1], state[:, -1]
         return np.asarray(0.5 * (noise**2).sum(axis=1) + 0.5 * size * math.log(2 * math.pi) - integral)
 
-    def bound(self, model: Model, x0: Floats, rng: np.random.Generator) -> Floats:
+    def bound(self, model: Model, batch: Batch | Floats, rng: np.random.Generator) -> Floats:
         """-log p(x_0) itself, see `nll`: (B, L, F) to (B,) nats per sequence."""
-        return self.nll(model, x0, rng=None if checked(x0, self.features)[0].size <= EXACT_TRACE else rng)
-
-
-def _solver(name: str) -> Callable[[Slope, Floats, float, float], Floats]:
-    if name not in SOLVERS:
-        raise ValueError(f"solver is {name!r}; expected one of {', '.join(SOLVERS)}")
-    return SOLVERS[name]
+        model, x0 = unpacked(model, batch, self.features)
+        return self.nll(model, x0, rng=None if x0[0].size <= EXACT_TRACE else rng)
 
 
 def uncross(x: Floats, y: Floats, sweeps: int = 2) -> Ints:

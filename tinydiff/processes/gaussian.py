@@ -22,9 +22,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..arrays import Floats, Ints
+from ..data import Batch
+from ..decoders import DDIM, suited
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
-from .paths import Prediction, VectorFrame, check_sizes, checked, join, split
+from .paths import Prediction, VectorFrame, check_sizes, checked, join, split, unpacked
 
 REACHED = 0.01
 """A schedule reaches noise if at most this share of the data's variance is left at its end."""
@@ -61,6 +63,7 @@ class GaussianDiffusion:
     """
 
     needs_time = True
+    decoded_by: tuple[type[DDIM], ...] = (DDIM,)
 
     def __init__(
         self,
@@ -151,14 +154,14 @@ class GaussianDiffusion:
         """The network's grad log p_k(x_k) = -eps / sqrt(1 - alpha_bar_k), (B, L, F) (Song et al. 2021)."""
         return np.asarray(-self.guess(model, xk, k)[1] / self.scales(np.broadcast_to(k, (len(xk),)))[1])
 
-    def loss(self, model: Model, x0: Floats, rng: np.random.Generator) -> Tensor:
+    def loss(self, model: Model, batch: Batch | Floats, rng: np.random.Generator) -> Tensor:
         """Mean square error of the prediction, a scalar (Ho et al. 2020, eq. 14, for "eps").
 
         Each example has its own step. Those of a batch are stratified, one in each of B equal parts of 1..T.
         """
-        x0 = checked(x0, self.features)
-        batch = len(x0)
-        k = 1 + np.floor((np.arange(batch) + rng.random()) / batch * self.T).astype(np.int64)
+        model, x0 = unpacked(model, batch, self.features)
+        u = np.minimum((np.arange(len(x0)) + rng.random()) / len(x0), np.nextafter(1.0, 0.0))  # not rounded up to 1
+        k = 1 + np.floor(u * self.T).astype(np.int64)
         noise = rng.standard_normal(x0.shape)
         target = join(x0, noise, *self.scales(k), self.predict)
         error = model(self.q_sample(x0, k, noise), k / self.T) - target
@@ -199,19 +202,18 @@ class GaussianDiffusion:
         of_last = 0.5 * np.log(2 * math.pi * self.beta[1:2])
         return np.concatenate([[0.0], of_last, 0.5 * (ratio - 1 - np.log(ratio))])
 
-    def bound(self, model: Model, x0: Floats, rng: np.random.Generator) -> Floats:
+    def bound(self, model: Model, batch: Batch | Floats, rng: np.random.Generator) -> Floats:
         """An unbiased estimate of each example's bound of -log p(x_0): (B, L, F) to (B,) nats per sequence.
 
         L_T, all constants, and what is left of one term, L_{k-1} / p(k). The step k is drawn with p(k) in proportion to
         eps_weight * alpha_bar, roughly what the terms are of a network that has learnt: uniform k would have a much
         larger variance.
         """
-        x0 = checked(x0, self.features)
-        batch = len(x0)
+        model, x0 = unpacked(model, batch, self.features)
         p = (self.eps_weight * self.alpha_bar)[1:]
         p = p / p.sum()
         # Stratified over the batch and shuffled, so that each example on its own still sees a uniform variable.
-        uniform = rng.permutation((np.arange(batch) + rng.random(batch)) / batch)
+        uniform = rng.permutation((np.arange(len(x0)) + rng.random(len(x0))) / len(x0))
         k = 1 + np.minimum(np.searchsorted(p.cumsum(), uniform, side="right"), self.T - 1)
         of_guess = self.term(model, x0, k, rng.standard_normal(x0.shape)) - x0[0].size * self.constant[k]
         return np.asarray(self.prior_term(x0) + x0[0].size * self.constant.sum() + of_guess / p[k - 1])
@@ -224,55 +226,43 @@ class GaussianDiffusion:
         length: int,
         batch: int = 1,
         *,
+        decoder: DDIM | None = None,
         rng: np.random.Generator,
-        steps: int | None = None,
-        eta: float = 1.0,
-        langevin: int = 0,
-        snr: float = 0.16,
     ) -> Iterator[VectorFrame]:
         """Generate (batch, length, F) vectors from pure noise, yielding a frame per step.
 
         A step from k to j < k guesses (x_0, eps) and goes to sqrt(alpha_bar_j) x_0 + sqrt(1 - alpha_bar_j - sigma^2)
-        eps plus fresh noise of variance sigma^2 (Song, Meng and Ermon 2020, eq. 12).
+        eps plus fresh noise of variance sigma^2 = eta^2 Var(x_j | x_k, x_0) (Song, Meng and Ermon 2020, eq. 12).
 
         Parameters
         ----------
-        steps : number of steps, spread evenly over 1..T; default T
-        eta : sigma^2 is eta^2 times the variance of q(x_j | x_k, x_0): 1 is ancestral sampling (DDPM), 0 adds no noise
-            (DDIM) and follows the probability-flow ODE
-        langevin : correction steps along the score after each step but the last (Song et al. 2021, algorithm 5)
-        snr : size of those, the ratio of score to noise in them
+        decoder : a `decoders.DDIM`; by default all T steps with eta = 1, ancestral sampling
 
         """
         check_sizes(length=length, batch=batch)
-        steps = self.T if steps is None else steps
-        if not 1 <= steps <= self.T:
+        chosen = suited(decoder, self.decoded_by, type(self).__name__)
+        steps = self.T if chosen.steps is None else chosen.steps
+        if steps > self.T:
             raise ValueError(f"steps is {steps}; expected 1 <= steps <= {self.T}, the number of noising steps")
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta is {eta}; expected 0 (no noise) to 1 (ancestral)")
-        if langevin < 0 or not (math.isfinite(snr) and snr > 0):
-            raise ValueError(f"langevin is {langevin} and snr is {snr}; expected 0 or more, and a positive number")
-        return self._generate(model, (batch, length, self.features), steps, eta, langevin, snr, rng)
+        return self._generate(model, (batch, length, self.features), self.grid(steps), chosen, rng)
+
+    def grid(self, steps: int) -> Ints:
+        """The steps k of a chain that takes that many of the T, evenly spread, from T down to 0: (steps + 1,)."""
+        return np.round(np.linspace(self.T, 0, steps + 1)).astype(np.int64)
 
     def _generate(
-        self,
-        model: Model,
-        shape: tuple[int, ...],
-        steps: int,
-        eta: float,
-        langevin: int,
-        snr: float,
-        rng: np.random.Generator,
+        self, model: Model, shape: tuple[int, ...], grid: Ints, how: DDIM, rng: np.random.Generator
     ) -> Iterator[VectorFrame]:
-        grid = np.round(np.linspace(self.T, 0, steps + 1)).astype(np.int64)
+        steps = len(grid) - 1
         x = rng.standard_normal(shape)
         yield VectorFrame(0, steps, 1.0, x, np.zeros(shape))
         for step in range(1, steps + 1):
             k, j = int(grid[step - 1]), int(grid[step])
             x0, eps = self.guess(model, x, k)
-            x = self.step(x0, eps, j, k, eta, rng)
-            for _ in range(langevin if j > 0 else 0):
-                x = langevin_step(x, self.score(model, x, j), snr, rng)
+            x = self.step(x0, eps, j, k, how.eta, rng)
+            if how.corrector is not None and j > 0:
+                for _ in range(how.corrector.steps):
+                    x = langevin_step(x, self.score(model, x, j), how.corrector.snr, rng)
             yield VectorFrame(step, steps, j / self.T, x, x0)
 
     def step(self, x0: Floats, eps: Floats, j: int, k: int, eta: float, rng: np.random.Generator) -> Floats:

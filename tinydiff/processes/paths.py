@@ -22,6 +22,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..arrays import Floats
+from ..data import Batch
+from ..decoders import conditioned
+from ..transformer import Model
 
 Prediction = Literal["eps", "x0", "v", "velocity"]
 
@@ -78,6 +81,14 @@ def checked(x0: Floats, features: int) -> Floats:
     if not np.isfinite(x0).all():
         raise ValueError(f"x0 contains {x0[~np.isfinite(x0)].flat[0]}; every number of it must be finite")
     return x0.astype(np.float64)
+
+
+def unpacked(model: Model, batch: Batch | Floats, features: int) -> tuple[Model, Floats]:
+    """The model, told the labels of the batch, and its vectors; ValueError if some are given beforehand."""
+    batch = Batch.of(batch)
+    if batch.given is not None:
+        raise ValueError("given is set, but noise on vectors spares no position: leave it out, or use tokens")
+    return conditioned(model, batch.label), checked(batch.x0, features)
 
 
 def check_sizes(**sizes: int) -> None:

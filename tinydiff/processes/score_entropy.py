@@ -24,18 +24,18 @@ How the last layer is read. A score is positive, so the network's V outputs f ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import decoders, ops, schedules
-from ..arrays import Floats, Ints
+from ..arrays import Floats, Ints, one_hot
+from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
 from . import transitions
-from .discrete import T_MIN, DiscreteDiffusion, stratified
+from .discrete import T_MIN, DiscreteDiffusion, ranks, share, stratified
 
 NOISES = ("loglinear", "geometric")  # schedules whose total noise -log(alpha(1)) is finite, as Euler steps need
 
@@ -50,6 +50,8 @@ class ScoreEntropy(DiscreteDiffusion):
     noise : schedule, "loglinear" or "geometric"
 
     """
+
+    decoded_by: tuple[type[decoders.Decoder], ...] = (decoders.Tweedie, decoders.Euler)
 
     def __init__(
         self,
@@ -111,11 +113,15 @@ class ScoreEntropy(DiscreteDiffusion):
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
-    def loss(self, model: Model, x0: Ints, rng: np.random.Generator) -> Tensor:
-        """Denoising score entropy with the weights of the bound, without its prior term: a scalar in nats per token."""
-        x0 = self._checked(x0, model)
+    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
+        """Denoising score entropy with the weights of the bound, without its prior term: nats per free token."""
+        model, x0, free = self.unpacked(model, batch)
         t = T_MIN + (1 - T_MIN) * stratified(len(x0), rng)
-        total: Tensor = self.integrand(model, x0, self.corrupt(x0, t, rng), t).sum() / x0.size
+        xt = self.corrupt(x0, t, rng, ~free)
+        counts = free * share(free)[:, None]
+        if self.graph == "absorbing":
+            counts = counts[xt == self.mask_id]
+        total: Tensor = (self.integrand(model, x0, xt, t) * counts).sum() / x0.size
         return total
 
     def integrand(self, model: Model, x0: Ints, xt: Ints, t: Floats) -> Tensor:
@@ -128,16 +134,16 @@ class ScoreEntropy(DiscreteDiffusion):
             f = model(xt, t, select=masked) + -np.log(self.vocab_size)  # (n, V)
             # Score and ratio have the factor alpha / (1 - alpha) in common, and score entropy is homogeneous.
             weight = np.broadcast_to(self.schedule.weight(t)[:, None], xt.shape)[masked]
-            return ops.score_entropy(f, np.eye(self.vocab_size)[x0[masked]], weight[:, None])
-        level, here = self.level(t), np.eye(self.vocab_size)[xt]
+            return ops.score_entropy(f, one_hot(x0[masked], self.vocab_size), weight[:, None])
+        level, here = self.level(t), one_hot(xt, self.vocab_size)
         g = self.noise.push(ops.softmax(model(xt, t)), level).log()  # (B, L, V)
         log_score = g - (g * Tensor(here, dtype=g.dtype)).sum(axis=-1, keepdims=True)
         q = self.noise.rows(level[:, None], x0)
         ratio = q / np.take_along_axis(q, xt[..., None], axis=-1)
         return ops.score_entropy(log_score, ratio, (1 - here) * (self.speed(t) / self.vocab_size)[:, None, None])
 
-    def bound(self, model: Model, x0: Ints, rng: np.random.Generator, *, steps: int | None = None) -> Floats:
-        """One unbiased estimate of each sequence's NELBO: (B, L) ids to (B,) nats per sequence.
+    def bound(self, model: Model, batch: Batch | Ints, rng: np.random.Generator, *, steps: int | None = None) -> Floats:
+        """One unbiased estimate of each sequence's NELBO(free | given): (B,) nats per sequence.
 
         Parameters
         ----------
@@ -145,27 +151,26 @@ class ScoreEntropy(DiscreteDiffusion):
 
         """
         if steps is not None:
-            return self.chain_bound(model, x0, rng, steps)
-        x0 = self._checked(x0, model)
-        batch, length = x0.shape
-        uniform = stratified(batch, rng)
+            return self.chain_bound(model, batch, rng, steps)
+        model, x0, free = self.unpacked(model, batch)
+        uniform = stratified(len(x0), rng)
         total = np.zeros(x0.shape)
         if self.graph == "uniform":
             t = 1 - uniform  # in (0, 1]
             with no_grad():
-                total = self.integrand(model, x0, self.corrupt(x0, t, rng), t).data.astype(np.float64)
-            return np.asarray(total.sum(axis=1) + self.prior_term(x0))
+                total = self.integrand(model, x0, self.corrupt(x0, t, rng, ~free), t).data.astype(np.float64)
+            return np.asarray(np.where(free, total, 0).sum(axis=1) + self.prior_term(x0, free))
         # Exactly k masks, k uniform, then a time given k: the masked fraction 1 - alpha has a beta law. Less variance
         # than the other way round. Fractions that the schedule does not reach do not count.
-        k = 1 + np.floor(uniform * length).astype(np.int64)
-        fraction = rng.beta(k, length - k + 1)
+        most = free.sum(axis=1)  # A
+        k = 1 + np.floor(uniform * most).astype(np.int64)
+        fraction = rng.beta(k, most - k + 1)
         t = np.maximum(self.schedule.inverse(1 - fraction), 1e-12)
-        rank = rng.random(x0.shape).argsort(axis=1).argsort(axis=1)
-        xt = np.where(rank < k[:, None], self.mask_id, x0)
+        xt = np.where(ranks(free, rng) < k[:, None], self.mask_id, x0)
         with no_grad():
             total[xt == self.mask_id] = self.integrand(model, x0, xt, t).data
-        weight = np.where(fraction <= 1 - self.alpha(1.0), length / k, 0) / self.schedule.weight(t)
-        return np.asarray(weight * total.sum(axis=1) + self.prior_term(x0))
+        weight = np.where(fraction <= 1 - self.alpha(1.0), most / k, 0) / self.schedule.weight(t)
+        return np.asarray(weight * total.sum(axis=1) + self.prior_term(x0, free))
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
@@ -187,7 +192,7 @@ class ScoreEntropy(DiscreteDiffusion):
         reveal = -np.expm1(self.level(s) - self.level(t)) * self.alpha(s) / (1 - self.alpha(t))
         reveal = np.where(s == 0, 1.0, reveal)[:, None, None]  # exactly: rounding must not leave a mask behind
         law = np.concatenate([reveal * p, np.broadcast_to(1 - reveal, (*xt.shape, 1))], axis=-1)
-        law = np.where((xt == self.mask_id)[..., None], law, np.eye(self.symbols)[xt])
+        law = np.where((xt == self.mask_id)[..., None], law, one_hot(xt, self.symbols))
         return np.asarray(law / law.sum(axis=-1, keepdims=True))
 
     def euler(self, model: Model, xt: Ints, t: ArrayLike, s: ArrayLike) -> Floats:
@@ -199,43 +204,8 @@ class ScoreEntropy(DiscreteDiffusion):
             return self.reverse(model, xt, t, s)
         t, s = (np.broadcast_to(np.asarray(time, np.float64), (len(xt),)) for time in (t, s))
         amount = (self.level(t) - self.level(s))[:, None, None]
-        law = amount * self.noise.generator.T[xt] * self.score(model, xt, t)
+        law = amount * self.noise.into(xt) * self.score(model, xt, t)
         np.put_along_axis(law, xt[..., None], 0, axis=-1)
         stays = np.maximum(1 - law.sum(axis=-1, keepdims=True), 0)  # jumps that exceed 1 share it
         np.put_along_axis(law, xt[..., None], stays, axis=-1)
         return np.asarray(law / law.sum(axis=-1, keepdims=True))
-
-    def sample(
-        self,
-        model: Model,
-        length: int,
-        batch: int = 1,
-        *,
-        rng: np.random.Generator,
-        steps: int | None = None,
-        sampler: Literal["analytic", "euler"] = "analytic",
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        given: Ints | None = None,
-    ) -> Iterator[decoders.Frame]:
-        """Generate (batch, length) ids, yielding a frame per step.
-
-        Parameters
-        ----------
-        steps : default one per position
-        sampler : "analytic" (`reverse`) or "euler"
-        temperature, top_k, top_p : of the denoiser behind the score, see `decoders.Draw`; for "analytic" only
-        given : (batch, length) or (length,) ids with V where something is to be filled in; other positions stay
-
-        """
-        draw = decoders.Draw(temperature, top_k, top_p)
-        if sampler not in ("analytic", "euler"):
-            raise ValueError(f"sampler is {sampler!r}; expected 'analytic' or 'euler'")
-        if sampler == "euler" and draw != decoders.Draw():
-            raise ValueError("sampler is 'euler', which follows the rates as they are: leave out temperature and top_*")
-
-        def reverse(xt: Ints, t: float, s: float) -> Floats:
-            return self.euler(model, xt, t, s) if sampler == "euler" else self.reverse(model, xt, t, s, draw)
-
-        return self._walk(model, reverse, length, batch, length if steps is None else steps, given, rng)

@@ -8,8 +8,9 @@ so the matrix of a step, the matrix of many steps and the posterior all come fro
 clean and infinity is the stationary law. `level` of a class says how much noise lets a token survive with probability
 alpha; for uniform and absorbing noise that is -log(alpha).
 
-Uniform and absorbing matrices are never built: all that a process needs of them is O(V) per token. Nearest-neighbour
-noise diagonalises its generator once, V x V, and keeps no table over time.
+Uniform and absorbing matrices are never built: all that a process needs of them is O(V) per token, so a vocabulary of
+30,000 costs no more than its logits. Nearest-neighbour noise diagonalises its generator once, V x V, and keeps no table
+over time.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .. import decoders
-from ..arrays import Floats, Ints
+from .. import decoders, ops
+from ..arrays import Floats, Ints, one_hot
 from ..tensor import Tensor
 
 
@@ -33,7 +34,7 @@ class Transition(Protocol):
     ----------
     vocab_size : number V of real tokens
     symbols : number S of states of a token: V, or V + 1 with MASK
-    generator : (S, S) rates; its rows sum to zero
+    generator : (S, S) rates; its rows sum to zero. For oracles: nothing else builds it
 
     """
 
@@ -42,6 +43,10 @@ class Transition(Protocol):
 
     @property
     def generator(self) -> Floats: ...
+
+    def into(self, x: Ints) -> Floats:
+        """generator[:, x]: the rates at which each state becomes the token seen now, (..., S)."""
+        ...
 
     def level(self, alpha: ArrayLike) -> Floats:
         """The amount of noise that a token survives with probability alpha (and chance hits of its own value)."""
@@ -69,6 +74,17 @@ def matrix(noise: Transition, level: float) -> Floats:
     return noise.rows(level, np.arange(noise.symbols))
 
 
+def check_generator(g: Floats) -> None:
+    """Raise ValueError unless exp(level g) is row-stochastic for every level."""
+    away = np.where(np.eye(len(g), dtype=bool), 0, g)
+    if not (np.allclose(g.sum(axis=1), 0) and (away >= 0).all()):
+        row = int(np.argmax(np.abs(g.sum(axis=1)) - away.min(axis=1)))
+        raise ValueError(
+            f"row {row} of the noise's generator sums to {g[row].sum():g} and its smallest rate is "
+            f"{away[row].min():g}; matrices are row-stochastic only if rows sum to 0 and rates are not negative"
+        )
+
+
 def posterior(noise: Transition, x0: Ints, xt: Ints, before: ArrayLike, now: ArrayLike) -> Floats:
     """q(x_s | x_t, x_0) for the levels `before` of x_s and `now` of x_t: (..., S).
 
@@ -92,6 +108,9 @@ class Uniform:
     @property
     def generator(self) -> Floats:
         return np.full((self.symbols, self.symbols), 1 / self.symbols) - np.eye(self.symbols)
+
+    def into(self, x: Ints) -> Floats:
+        return np.asarray(1 / self.symbols - one_hot(x, self.symbols))
 
     def level(self, alpha: ArrayLike) -> Floats:
         return _survival_level(alpha)
@@ -129,6 +148,9 @@ class Absorbing:
         g[:, self.mask_id] += 1
         return g
 
+    def into(self, x: Ints) -> Floats:
+        return np.asarray((x == self.mask_id)[..., None] - one_hot(x, self.symbols))
+
     def level(self, alpha: ArrayLike) -> Floats:
         return _survival_level(alpha)
 
@@ -139,7 +161,7 @@ class Absorbing:
         return law
 
     def columns(self, level: ArrayLike, x: Ints) -> Floats:
-        seen = np.broadcast_to(np.exp(-np.asarray(level)), x.shape)[..., None] * np.eye(self.symbols)[x]
+        seen = np.broadcast_to(np.exp(-np.asarray(level)), x.shape)[..., None] * one_hot(x, self.symbols)
         hidden = np.broadcast_to(-np.expm1(-np.asarray(level)), x.shape)[..., None] * np.ones(self.symbols)
         hidden[..., self.mask_id] = 1
         return np.where((x == self.mask_id)[..., None], hidden, seen)
@@ -183,7 +205,7 @@ class Nearest:
             )
         self.embeddings, self.neighbours = rows, neighbours
         self.vocab_size = self.symbols = len(rows)
-        distance = ((rows[:, None] - rows[None]) ** 2).sum(axis=-1)
+        distance = np.stack([((row - rows) ** 2).sum(axis=-1) for row in rows])
         np.fill_diagonal(distance, np.inf)
         joined = np.zeros(distance.shape)
         nearest = distance.argsort(axis=1, kind="stable")[:, :neighbours]
@@ -201,6 +223,9 @@ class Nearest:
     @property
     def generator(self) -> Floats:
         return np.asarray(self.adjacency - np.diag(self.adjacency.sum(axis=1)))
+
+    def into(self, x: Ints) -> Floats:
+        return self.generator[x]  # symmetric
 
     def level(self, alpha: ArrayLike) -> Floats:
         target = np.asarray(alpha, np.float64)
@@ -249,7 +274,7 @@ def reverse(noise: Transition, p: Tensor, xt: Ints, before: Floats, now: Floats)
     joint = noise.push(_widened(noise, p), before) * Tensor(likelihood, dtype=p.dtype)
     stuck = joint.data.sum(axis=-1) == 0  # x_t could not have come about, as a given token at t = 1: it stays
     if stuck.any():
-        joint = joint + Tensor(stuck[..., None] * np.eye(noise.symbols)[xt], dtype=p.dtype)
+        joint = joint + Tensor(stuck[..., None] * one_hot(xt, noise.symbols), dtype=p.dtype)
     return joint / joint.sum(axis=-1, keepdims=True)
 
 
@@ -270,7 +295,7 @@ def _widened(noise: Transition, p: Tensor) -> Tensor:
     """Laws over the V real tokens as laws over all S symbols: x_0 is never MASK."""
     if noise.symbols == noise.vocab_size:
         return p
-    return p @ Tensor(np.eye(noise.vocab_size, noise.symbols), dtype=p.dtype)
+    return ops.append_zero(p)
 
 
 def named(name: str, vocab_size: int, **options: Any) -> Transition:

@@ -24,6 +24,7 @@ from .trajectory import evenly
 REACH = 3.0  # the part of the plane that is shown: -3 to 3 both ways
 PIXELS = 150  # of a picture of points, each way
 SHADES = 8
+LARGEST = 2000  # pixels of a GIF each way
 
 
 def shades(frames: Sequence[VectorFrame], patch: int = 0, moments: int = 40) -> Ints:
@@ -63,8 +64,19 @@ def scatter(points: Floats) -> Floats:
     return ink
 
 
+def check_gif(count: int, patch: int, length: int) -> None:
+    """ValueError if so many pictures, of `length` patches of that side, are too many for one GIF; points never are."""
+    side = (round(length**0.5) * patch + 2) * int(np.ceil(np.sqrt(count)))  # see `grid`
+    if patch and side > LARGEST:
+        raise ValueError(
+            f"batch is {count}, which makes a GIF of {side} x {side} pixels; generate fewer, so that it has at most "
+            f"{LARGEST} each way"
+        )
+
+
 def save_gif(path: Path, frames: Sequence[VectorFrame], *, patch: int = 0, seconds: float = 4.0) -> None:
     """Write an animated GIF of about that length, which rests on its last picture for two seconds more."""
+    check_gif(len(frames[-1].state), patch, frames[-1].state.shape[1])
     drawn = shades(frames, patch)
     scale = max(1, 360 // drawn.shape[2])
     stills = [_image(np.kron(still, np.ones((scale, scale), np.int64))) for still in drawn]

@@ -9,10 +9,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..learning.checkpoint import refuse_existing, write_atomically
-from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Moment, Trajectory, caption, cells, legend, playback
+from rich.cells import cell_len
+
+from ..learning.files import refuse_existing, write_atomically
+from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Moment, Trajectory, caption, cells, legend, lines, playback
 from .trajectory import status as status_line
 
+ROWS = 64  # more cannot be read, and a GIF ends at 65,535 pixels
 REST = 2000  # milliseconds on the last picture
 LEAST = 0.1  # seconds per picture: browsers slow down what is much faster, and pictures cost bytes
 CELL_WIDTH, CELL_HEIGHT, MARGIN = 15, 28, 14
@@ -41,6 +44,12 @@ def write(path: Path, stills: Sequence[Any], durations: Sequence[int]) -> None:
     write_atomically(path, content.getvalue())
 
 
+def check_gif(rows: int) -> None:
+    """ValueError if so many texts are too many for one picture."""
+    if rows > ROWS:
+        raise ValueError(f"batch is {rows}; a GIF shows at most {ROWS} texts: leave it out or generate fewer")
+
+
 def save_gif(path: Path, *trajectories: Trajectory, seconds: float = 6.0, columns: int = 40) -> None:
     """Write an animated GIF of text being made, which rests on its end for two seconds; several race side by side.
 
@@ -50,6 +59,7 @@ def save_gif(path: Path, *trajectories: Trajectory, seconds: float = 6.0, column
     columns : characters per line
 
     """
+    check_gif(max(len(trajectory.frames[0].state) for trajectory in trajectories))
     moments = playback(trajectories, seconds, least=LEAST)
     stills = [still(trajectories, moment, seconds, columns) for moment in moments]
     palette = stills[len(stills) // 2].quantize(32)  # half way there are masks and text
@@ -69,11 +79,11 @@ def still(trajectories: Sequence[Trajectory], moment: Moment, seconds: float, co
         for name, size in (("DejaVuSansMono", FONT_SIZE), ("DejaVuSansMono-Bold", FONT_SIZE), ("DejaVuSans", SMALL))
     )
     race = len(trajectories) > 1
-    columns = min(columns, max(t.frames[0].state.shape[1] for t in trajectories))
-    line_counts = [-(-t.frames[0].state.shape[1] // columns) for t in trajectories]
+    columns = min(columns, max(t.most_columns for t in trajectories))
+    line_counts = [t.most_lines(columns) for t in trajectories]
     heights = [
-        len(t.frames[0].state) * (lines * CELL_HEIGHT + MARGIN)
-        for t, lines in zip(trajectories, line_counts, strict=True)
+        len(t.frames[0].state) * (count * CELL_HEIGHT + MARGIN)
+        for t, count in zip(trajectories, line_counts, strict=True)
     ]
     width = max(columns * CELL_WIDTH, 600 // len(trajectories)) + 2 * MARGIN
     top = MARGIN + 2 * CELL_HEIGHT + 6
@@ -81,14 +91,17 @@ def still(trajectories: Sequence[Trajectory], moment: Moment, seconds: float, co
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, 0, *image.size), fill="white")
 
-    def put(cell: Cell, x: float, y: float) -> None:
+    def put(cell: Cell, x: float, y: float) -> float:
+        """Draw a cell, and say where the next one begins."""
+        across = CELL_WIDTH * cell_len(cell.text)
         fill = {"mask": "#d4d4d4", "remasked": AGAIN}.get(cell.kind, COLOURS[cell.level])
-        box = (x + 1, y + 1, x + CELL_WIDTH - 2, y + CELL_HEIGHT - 3)
+        box = (x + 1, y + 1, x + across - 2, y + CELL_HEIGHT - 3)
         draw.rectangle(box, fill=fill, outline=INK if cell.kind == "fresh" else fill, width=2)
         ink = AGAIN_INK if cell.kind == "remasked" else INK
         face = bold if cell.kind == "fresh" else font
         if cell.kind != "mask":  # its sign, a pattern, would be most of the file
-            draw.text((x + CELL_WIDTH / 2, y + CELL_HEIGHT / 2), cell.character, ink, face, anchor="mm")
+            draw.text((x + across / 2, y + CELL_HEIGHT / 2), cell.text, ink, face, anchor="mm")
+        return x + across
 
     for k, (trajectory, index) in enumerate(zip(trajectories, moment.frames, strict=True)):
         left = k * width + MARGIN
@@ -99,13 +112,15 @@ def still(trajectories: Sequence[Trajectory], moment: Moment, seconds: float, co
         draw.rectangle((left, top - 6, left + done * end, top - 3), fill="#0072B2")
         for row in range(len(trajectory.frames[index].state)):
             y = top + row * (line_counts[k] * CELL_HEIGHT + MARGIN)
-            for i, cell in enumerate(cells(trajectory.codec, trajectory.frames[index], row)):
-                put(cell, left + i % columns * CELL_WIDTH, y + i // columns * CELL_HEIGHT)
+            for line in lines(cells(trajectory.codec, trajectory.frames[index], row), columns):
+                x = float(left)
+                for cell in line:
+                    x = put(cell, x, y)
+                y += CELL_HEIGHT
     x, y = float(MARGIN), top + max(heights)
     for samples, words in legend(any(t.remasked for t in trajectories)):
         for cell in samples:
-            put(cell, x, y)
-            x += CELL_WIDTH
+            x = put(cell, x, y)
         draw.text((x + 6, y + 5), words, PALE, small)
         x += small.getlength(words) + 24
     draw.text((MARGIN, y + CELL_HEIGHT), caption(trajectories, moment, seconds), INK, bold)

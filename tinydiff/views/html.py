@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..learning.checkpoint import refuse_existing, write_atomically
+from ..learning.files import refuse_existing, write_atomically
 from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, caption, cells, legend, playback
 from .trajectory import status as status_line
 
@@ -129,9 +129,15 @@ def _mark(cell: Cell) -> str:
     return {"mask": "m", "remasked": "r", "fresh": FRESH[cell.level], "kept": KEPT[cell.level]}[cell.kind]
 
 
+def _texts(row: Sequence[Cell]) -> str | list[str]:
+    """What stands in each cell, as short as JavaScript's Array.from can take it apart again."""
+    texts = [cell.text for cell in row]
+    return "".join(texts) if all(len(text) == 1 for text in texts) else texts
+
+
 def _cell(cell: Cell) -> str:
     mark = _mark(cell)
-    return f'<i class="{mark if mark in "mr" else "k" + mark}">{escape(cell.character)}</i>'
+    return f'<i class="{mark if mark in "mr" else "k" + mark}">{escape(cell.text)}</i>'
 
 
 def player(*trajectories: Trajectory, seconds: float = 6.0) -> str:
@@ -151,7 +157,7 @@ def player(*trajectories: Trajectory, seconds: float = 6.0) -> str:
         frames = []
         for i, frame in enumerate(trajectory.frames):
             rows = [cells(trajectory.codec, frame, row) for row in range(len(frame.state))]
-            text = ["".join(cell.character for cell in row) for row in rows]
+            text = [_texts(row) for row in rows]
             frames.append([status_line(trajectory, i, race), text, ["".join(map(_mark, row)) for row in rows]])
         shown = "\n".join(f'<div class="row">{"".join(map(_cell, row))}</div>' for row in rows)
         last = len(frames) - 1

@@ -6,7 +6,7 @@ Colours run from blue (unsure) to yellow (sure) with rising lightness, so they c
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 import numpy as np
 from rich.columns import Columns
@@ -22,22 +22,24 @@ from ..data import Codec
 from ..data.vectors import pictures
 from ..decoders import Frame
 from ..learning import TrainFrame
-from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, caption, cells, legend, playback, status
+from ..learning.files import printable
+from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, caption, cells, legend, lines, playback, status
 
 PLAIN_EVERY = 10.0  # seconds between lines of training without a terminal
+PLAIN_ROWS, PLAIN_FRAMES = 4, 40  # of sampling: how many sequences, at how many steps
 STYLES = {"mask": "grey42", "remasked": f"{AGAIN_INK} on {AGAIN}"}
 
 
 def state_text(codec: Codec, frame: Frame, row: int, width: int) -> Text:
-    """One sequence in lines of `width`: masks dim, characters coloured by confidence, fresh ones on that colour.
+    """One sequence in lines of `width`: masks dim, tokens coloured by confidence, fresh ones on that colour.
 
-    Positions keep their place from frame to frame: line breaks are shown as a sign, not obeyed.
+    Line breaks are shown as a sign, not obeyed: characters keep their place from frame to frame.
     """
     text = Text()
-    for i, cell in enumerate(cells(codec, frame, row)):
-        if i > 0 and i % width == 0:
-            text.append("\n")
-        text.append(cell.character, style=_style(cell))
+    for i, line in enumerate(lines(cells(codec, frame, row), width)):
+        text.append("\n" if i else "")
+        for cell in line:
+            text.append(cell.text, style=_style(cell))
     return text
 
 
@@ -46,12 +48,12 @@ def _style(cell: Cell) -> str:
     return STYLES.get(cell.kind, f"bold black on {colour}" if cell.kind == "fresh" else colour)
 
 
-def _panel(codec: Codec, frame: Frame, width: int, title: str, subtitle: str = "") -> Panel:
+def _panel(codec: Codec, frame: Frame, width: int, title: str, subtitle: str = "", height: int | None = None) -> Panel:
     masked = float((frame.state == codec.vocab_size).mean())
     inside = max(width - 6, 1)  # borders and padding
-    rows = [state_text(codec, frame, row, inside) for row in range(len(frame.state))]
+    rows = [state_text(codec, frame, row, inside) for row in range(len(frame.state[:height]))]
     subtitle = subtitle or f"step {frame.step}/{frame.steps} · {masked:4.0%} masked"
-    return Panel(Text("\n\n").join(rows), title=Text(title), subtitle=subtitle, width=width, padding=(1, 2))
+    return Panel(Text("\n\n").join(rows), title=Text(printable(title)), subtitle=subtitle, width=width, padding=(1, 2))
 
 
 def _legend(again: bool) -> Text:
@@ -59,7 +61,7 @@ def _legend(again: bool) -> Text:
     text = Text("  ")
     for samples, words in legend(again):
         for cell in samples:
-            text.append("\u25a0" if cell.character == " " else cell.character, style=_style(cell))
+            text.append("\u25a0" if cell.text == " " else cell.text, style=_style(cell))
         text.append(f" {words}   ", style="grey62")
     return text
 
@@ -68,6 +70,8 @@ def show_sampling(
     console: Console, codec: Codec, frames: Iterable[Frame], *, title: str = "", delay: float = 0.0, width: int = 70
 ) -> Frame:
     """Show masks dissolving into text, and return the last frame.
+
+    On a terminal as many sequences as fit; in a pipe a line for each of the first few, at PLAIN_FRAMES steps.
 
     Parameters
     ----------
@@ -81,15 +85,21 @@ def show_sampling(
         with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
             for last in frames:
                 again = again or bool(last.remasked.any())
-                shown = [_panel(codec, last, min(width, console.width), title)]
+                shown = [_panel(codec, last, min(width, console.width), title, height=console.height)]
                 live.update(Group(*shown, _legend(again)) if console.width >= width else shown[0], refresh=True)
                 time.sleep(delay)
     else:
+        more = 0
         for last in frames:
-            for row in range(len(last.state)):
-                line = "".join(cell.character for cell in cells(codec, last, row))
+            if last.step % -(-last.steps // PLAIN_FRAMES) and last.step != last.steps:
+                continue
+            more = len(last.state) - PLAIN_ROWS
+            for row in range(len(last.state[:PLAIN_ROWS])):
+                line = "".join(cell.text for cell in cells(codec, last, row))
                 text = Text(f"{last.step:4d}/{last.steps}  {line}")  # a Text is shown as it is, no markup or emoji
                 console.print(text, soft_wrap=True)
+        if more > 0:
+            console.print(f"and {more:,} more sequences", soft_wrap=True, highlight=False)
     if last is None:
         raise ValueError("frames is empty; a sampler yields at least one")
     return last
@@ -117,7 +127,8 @@ def show_race(console: Console, trajectories: Sequence[Trajectory], seconds: flo
     if not console.is_terminal:
         for k, trajectory in enumerate(trajectories):
             console.print(
-                Text(f"{trajectory.title}: {status(trajectory, moments[-1].frames[k], True)}"), soft_wrap=True
+                Text(f"{printable(trajectory.title)}: {status(trajectory, moments[-1].frames[k], True)}"),
+                soft_wrap=True,
             )
         return
     again, start = any(trajectory.remasked for trajectory in trajectories), time.monotonic()
@@ -145,7 +156,7 @@ class _Field(ProgressColumn):
 
 def show_training(
     console: Console, frames: Iterable[TrainFrame], *, start: int, steps: int, unit: str = "bits/char"
-) -> Iterator[TrainFrame]:
+) -> Generator[TrainFrame, None, None]:
     """Pass the frames on while showing step, loss, held-out bits per character and tokens per second."""
     loss, speed, held_out = Smooth(0.98), Smooth(0.95), "-"
     progress = Progress(

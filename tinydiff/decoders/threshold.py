@@ -1,0 +1,63 @@
+"""The decoder that commits whatever the model is sure of: how many steps that takes depends on the text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..arrays import Ints
+from ..transformer import Model
+from .canvas import Canvas
+from .decoder import Masks
+from .draws import Draw
+from .frames import Frame
+from .orders import ask
+from .quotas import blocks_of, check_block_length, highest, masks_in_blocks
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Commit every drawn token that is likelier than the threshold, at least the likeliest (Fast-dLLM, Wu et al. 2025).
+
+    Attributes
+    ----------
+    threshold : probability
+    draw : which token, see `Draw`
+    block_length : fill blocks of this length, counted from the end of the prompt, left to right; None for the whole
+        text at once
+
+    """
+
+    threshold: float = 0.9
+    draw: Draw = Draw()
+    block_length: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold is {self.threshold}; expected 0 < threshold < 1")
+        check_block_length(self.block_length)
+
+    def __call__(self, process: Masks, model: Model, canvas: Canvas, rng: np.random.Generator) -> Iterator[Frame]:
+        """A frame per step; `steps` of a frame is how many there may be at most."""
+        return self._frames(process, model, canvas, blocks_of(canvas, self.block_length), rng)
+
+    def _frames(
+        self, process: Masks, model: Model, canvas: Canvas, blocks: Ints, rng: np.random.Generator
+    ) -> Iterator[Frame]:
+        frame = canvas.first(int(masks_in_blocks(canvas.free, blocks).sum()))
+        yield frame
+        state, confidence, step = canvas.start, frame.confidence, 0
+        for block in range(int(blocks.max()) + 1):
+            while (hidden := (state == canvas.mask_id) & (blocks == block)).any():
+                t = process.schedule.inverse(1 - (state == canvas.mask_id).mean(axis=1))
+                tokens, sure, _ = ask(model, state, hidden, t, self.draw, rng)
+                certain = sure > self.threshold
+                quota = np.maximum(certain.sum(axis=1), hidden.any(axis=1))
+                chosen = highest(np.where(hidden, sure, -np.inf), quota)
+                step += 1
+                state, confidence = np.where(chosen, tokens, state), np.where(chosen, sure, confidence)
+                left = state == canvas.mask_id
+                until = step + int(masks_in_blocks(left, blocks).sum())
+                yield canvas.frame(step, until, float(left.mean()), state, confidence, chosen)
