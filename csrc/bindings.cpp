@@ -84,7 +84,7 @@ void set_threads(int n) {
 
 std::vector<std::string> pools() {
     std::vector<std::string> names{"team"};
-    if (tinydiff::has_openmp())
+    if (tinydiff::has_openmp() && !tinydiff::is_forked())
         names.push_back("openmp");
     return names;
 }
@@ -97,6 +97,9 @@ void use_pool(const std::string &name) {
     if (name == "openmp" && !tinydiff::has_openmp())
         throw py::value_error("pool is 'openmp', but the extension was built by a compiler without OpenMP; install "
                               "tinydiff again with one that has it, or use 'team'");
+    if (name == "openmp" && tinydiff::is_forked())
+        throw py::value_error("pool is 'openmp', but this process was forked and OpenMP's threads stayed behind in its "
+                              "parent; start it by another way (multiprocessing: 'spawn'), or use 'team'");
     tinydiff::set_pool(name == "openmp" ? tinydiff::Pool::openmp : tinydiff::Pool::team);
 }
 
@@ -593,7 +596,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
     module.def("use_isa", &use_isa, py::arg("name"));
     module.def("threads", &tinydiff::team_size, "Threads a kernel may use.");
     module.def("set_threads", &set_threads, py::arg("n"));
-    module.def("pools", &pools, "Threads that can run the kernels' tasks in this build: 'team', 'openmp'.");
+    module.def("pools", &pools, "Threads that can run the kernels' tasks here: 'team', 'openmp'.");
     module.def("pool", &pool, "Whose threads do.");
     module.def("use_pool", &use_pool, py::arg("name"));
     module.def("give_back_memory", &give_back_memory, "Return what was kept for a next step of training.");

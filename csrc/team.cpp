@@ -148,6 +148,7 @@ bool nested() { return false; }
 #endif
 
 std::atomic<int> size{1};
+std::atomic<bool> forked{false};
 std::atomic<Pool> chosen{first_pool};
 std::atomic<Team *> team{new Team};
 thread_local bool busy = false; // this thread is running a task
@@ -157,12 +158,14 @@ thread_local bool busy = false; // this thread is running a task
 const int prepared = pthread_atfork(nullptr, nullptr, [] {
     team = new Team;
     chosen = Pool::team;
+    forked = true;
 });
 #endif
 
 } // namespace
 
 bool has_openmp() { return first_pool == Pool::openmp; }
+bool is_forked() { return forked; }
 Pool pool() { return chosen; }
 void set_pool(Pool pool) { chosen = pool; }
 

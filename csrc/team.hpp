@@ -14,8 +14,9 @@ enum class Pool { team, openmp };
 constexpr int most_threads = 1024;
 
 bool has_openmp(); // whether this build has it
-// Whose threads run the tasks; OpenMP's at first, where the build has it. A forked child uses the team: OpenMP's threads
-// stay behind in the parent, and some OpenMP libraries would wait for them for ever.
+bool is_forked();  // whether this process was forked from one that had loaded this
+// Whose threads run the tasks; OpenMP's at first, where the build has it. A forked child must use the team, and does:
+// OpenMP's threads stay behind in the parent, and some OpenMP libraries would wait for them for ever.
 Pool pool();
 void set_pool(Pool pool);
 

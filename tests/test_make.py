@@ -34,7 +34,8 @@ class Clone:
         self.calls = folder / "calls"
         self.place = folder / FOLDER
         self.place.mkdir()
-        (self.place / "csrc").mkdir()
+        for name in ("csrc", "tinydiff", "tests"):
+            (self.place / name).mkdir()
         for name in ("Makefile", "pyproject.toml", "CMakeLists.txt"):
             shutil.copy(ROOT / name, self.place)
         shutil.copytree(ROOT / ".ci", self.place / ".ci")

@@ -78,13 +78,17 @@ def use(name: Literal["numpy", "native"]) -> None:
             f"kernels is 'native', but the extension is not here ({_why}); {remedy()}, or use 'numpy'"
         )
     implementation = reference if name == "numpy" else native
-    missing = [kernel for kernel in KERNELS if not hasattr(implementation, kernel)]
-    if missing:
+    if name == "native" and _missing():
         raise RuntimeError(
-            f"the extension lacks {', '.join(missing)}: it is of another version; install tinydiff again"
+            f"the extension lacks {', '.join(_missing())}: it is of another version; install tinydiff again"
         )
     globals().update({kernel: getattr(implementation, kernel) for kernel in KERNELS})
     _active = name
+
+
+def _missing() -> list[str]:
+    """What an extension of another version does not have."""
+    return [name for name in (*KERNELS, "set_threads", "use_pool", "give_back_memory") if not hasattr(native, name)]
 
 
 def active() -> Literal["numpy", "native"]:
@@ -94,7 +98,7 @@ def active() -> Literal["numpy", "native"]:
 
 def give_back_memory() -> None:
     """Return to the system what native kernels keep from one step of training for the next."""
-    if native is not None:
+    if native is not None and not _missing():
         native.give_back_memory()
 
 
@@ -125,7 +129,7 @@ def _choose() -> None:
             native.use_isa(isa)
         except ValueError as error:
             raise ValueError(f"TINYDIFF_ISA: {error}") from None
-    if native is not None:
+    if native is not None and not _missing():
         threads.set_up(native)
     if native is None and wanted != "numpy":
         warnings.warn(

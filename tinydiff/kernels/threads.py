@@ -68,28 +68,33 @@ def _text(path: Path) -> str:
 def wanted_threads() -> int:
     """OMP_NUM_THREADS, or as many as there are cores to use.
 
-    The variable may list numbers for nested regions, "4,2": the first counts. More than four for each core are not
-    started; a warning says so.
+    The variable may list numbers for nested regions, "4,2": the first counts. It belongs to others too, so nonsense in
+    it is no error here; a warning says what happens instead, as where it asks for more than four for each core.
     """
     cores = usable_cores()
     text = os.environ.get("OMP_NUM_THREADS", "").strip()
     if not text:
         return cores
+    several = "1 thread" if cores == 1 else f"{cores} threads"
     first = text.split(",")[0].strip()
-    if not (first.isascii() and first.isdigit() and int(first) > 0):
-        raise ValueError(
-            f"OMP_NUM_THREADS is {text!r}; it must be a whole number of at least 1, or unset for the {cores} that this "
-            "process may use"
-        )
-    most = max(8, 4 * cores)
-    if int(first) > most:
+    if not (first.isascii() and first.isdigit() and first.strip("0")):
         warnings.warn(
-            f"OMP_NUM_THREADS is {text}; tinydiff uses {most} threads, because this process may use {cores} "
-            f"{'core' if cores == 1 else 'cores'} and more threads would only wait for one another",
+            f"OMP_NUM_THREADS is {text!r}; expected a whole number of at least 1. tinydiff uses {several}, one for each "
+            "core that this process may use",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=2,
         )
-    return min(int(first), most)
+        return cores
+    most = max(8, 4 * cores)
+    if len(first.lstrip("0")) > 9 or int(first) > most:
+        warnings.warn(
+            f"OMP_NUM_THREADS is {text!r}; tinydiff uses {most} threads: this process may use {cores} of the machine's "
+            "cores, and more threads would only wait for one another",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return most
+    return int(first)
 
 
 @contextmanager
