@@ -306,3 +306,13 @@ def test_the_error_is_that_of_the_text() -> None:
     assert most.error == pytest.approx(stretches.std(ddof=1) / np.sqrt(31), rel=0.1)
     assert many.error == pytest.approx(most.error, rel=0.1)
     assert few.error > 0.9 * most.error
+
+
+def test_held_out_tokens_that_are_never_trained_on_are_counted() -> None:
+    """Those of the last tenth that are nowhere before it, the most frequent first; none is an empty answer."""
+    text = "ab" * 45 + "aéßéccbbaa"
+    found = Corpus("late", text, Characters.of(text)).untrained
+    assert list(found.items()) == [("c", 2), ("é", 2), ("ß", 1)]
+    assert Corpus("early", text[::-1], Characters.of(text)).untrained == {}
+    pairs = (("ab", "ba"), ("a", "b"), ("ac", "d"))
+    assert data.Pairs("three", pairs, Characters("abcd\u00b6", eos="\u00b6")).untrained == {"c": 1, "d": 1}

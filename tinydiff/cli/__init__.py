@@ -3,6 +3,7 @@
 - `common`: the console and the options that several commands have
 - `train`: demo, train
 - `generate`: sample, infill; `watch`: what is seen of them
+- `translate`: translate
 - `measure`: evaluate, sweep, race
 - `info`: info
 
@@ -30,7 +31,7 @@ from typer.core import TyperGroup
 from .. import _start
 from ..learning.files import CheckpointError
 from ..learning.interrupts import STOPS
-from . import generate, info, measure, train
+from . import generate, info, measure, train, translate
 from .common import CLOSED, console, tame
 
 
@@ -64,7 +65,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (train.app, generate.app, measure.app, info.app):  # the order of the help
+for commands in (train.app, generate.app, translate.app, measure.app, info.app):  # the order of the help
     app.add_typer(commands)
 
 

@@ -79,7 +79,7 @@ Steps = Annotated[int | None, typer.Option(help="Denoising steps; default one pe
 CfgScale = Annotated[
     float | None, typer.Option(help="How much to exaggerate the class, or what is given of a text; default 0.")
 ]
-Seed = Annotated[int, typer.Option(help="Same seed, same machine: same result.")]
+Seed = Annotated[int, typer.Option(help="The same command with the same seed on the same machine: the same result.")]
 
 Remasking = Annotated[
     Literal[
@@ -169,6 +169,18 @@ def generator(seed: int) -> np.random.Generator:
     if seed < 0:
         raise ValueError(f"--seed is {seed}; it must be 0 or more")
     return np.random.default_rng(seed)
+
+
+def report_untrained(corpus: Any) -> None:
+    """Say which held-out tokens are never trained on, if there are some: the held-out figure counts them too."""
+    untrained: dict[str, int] = getattr(corpus, "untrained", {})
+    if untrained:
+        shown = ", ".join(map(repr, [*untrained][:10])) + (", ..." if len(untrained) > 10 else "")
+        console.print(
+            f"{sum(untrained.values()):,} of the {len(corpus.held_out):,} held-out {corpus.codec.unit}s are never "
+            f"trained on ({shown}); the held-out figure counts them all the same",
+            highlight=False,
+        )
 
 
 def given(context: typer.Context) -> list[str]:

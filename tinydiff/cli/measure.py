@@ -30,9 +30,11 @@ from .common import (
     generator,
     need_matplotlib,
     on_terminal,
+    report_untrained,
     say,
     write_all,
 )
+from .translate import refuse_translation
 from .watch import write_views
 
 app = typer.Typer()
@@ -65,6 +67,8 @@ def evaluate(
                 f"({', '.join(map(repr, [*corpus.unknown][:10]))}{', ...' if len(corpus.unknown) > 10 else ''}); "
                 "windows with them are left out"
             )
+    else:
+        report_untrained(corpus)
     windows = learning.EVALUATION_BATCH * -(-windows // learning.EVALUATION_BATCH)
     held_out = learning.evaluate(model, process, corpus, windows=windows, length=length)
     kind = KINDS.get(config["process"]["process"], "NELBO, an upper bound")
@@ -118,6 +122,7 @@ def sweep(
     from ..measures import dial_report as report
 
     model, process, codec, config = learning.load(run)
+    refuse_translation(run, config)
     if not isinstance(process, MaskedDiffusion) or isinstance(process, Bert) or codec is None:
         raise ValueError(f"{run} is a run of {config['process']['process']}; only masked ones have steps to sweep")
     generator(seed)

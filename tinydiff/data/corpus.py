@@ -75,6 +75,11 @@ class Corpus:
         """The last tenth."""
         return self.ids[int((1 - HELD_OUT) * len(self.ids)) :]
 
+    @property
+    def untrained(self) -> dict[str, int]:
+        """The tokens of the held-out part that the training part does not have, and how often each occurs there."""
+        return not_in(self.train, self.held_out, self.codec)
+
     def check_length(self, length: int) -> None:
         """Raise ValueError unless windows of `length` fit into both parts."""
         shortest = min(len(self.train), len(self.held_out))
@@ -145,6 +150,14 @@ class Unseen(Corpus):
         """Random windows of consecutive tokens, (size, length)."""
         starts = self.starts(length)
         return _windows(self.ids, starts[rng.integers(0, len(starts), size)], length)
+
+
+def not_in(known: Ints, ids: Ints, codec: Codec) -> dict[str, int]:
+    """The tokens of (M,) ids that (N,) others do not have, the most frequent first, and how often each occurs."""
+    distinct, counts = np.unique(ids, return_counts=True)
+    new = ~np.isin(distinct, known)
+    order = np.argsort(-counts[new], kind="stable")
+    return {codec.tokens[i]: int(n) for i, n in zip(distinct[new][order], counts[new][order], strict=True)}
 
 
 def _windows(ids: Ints, starts: Ints, length: int) -> Batch:

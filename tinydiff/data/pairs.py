@@ -23,7 +23,7 @@ import numpy as np
 from ..arrays import Ints
 from .batch import Batch
 from .codec import Codec, new_codec
-from .corpus import HELD_OUT
+from .corpus import HELD_OUT, not_in
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,16 @@ class Pairs:
     def train(self) -> Ints:
         """The tokens of the pairs that are trained on, one after the other: (N,)."""
         return np.concatenate([ids for pair in self.ids[: self._until] for ids in pair])
+
+    @property
+    def held_out(self) -> Ints:
+        """The tokens of the other pairs, (M,)."""
+        return np.concatenate([ids for pair in self.ids[self._until :] for ids in pair])
+
+    @property
+    def untrained(self) -> dict[str, int]:
+        """The tokens of the held-out pairs that the others do not have, and how often each occurs there."""
+        return not_in(self.train, self.held_out, self.codec)
 
     @property
     def _until(self) -> int:

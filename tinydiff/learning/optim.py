@@ -7,8 +7,6 @@ one pass over memory instead of one per parameter.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -79,6 +77,12 @@ class AdamW:
         self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
         self.m, self.v = np.zeros_like(self.flat.values), np.zeros_like(self.flat.values)
         self.steps = 0
+        self.parts = [(slice(self.flat.decayed), weight_decay), (slice(self.flat.decayed, None), 0.0)]
+
+    def state(self) -> dict[str, Floats]:
+        """What the next step depends on beside the weights: views by name."""
+        moments = {"adam.m": self.flat.named(self.m), "adam.v": self.flat.named(self.v)}
+        return {f"{moment}/{name}": view for moment, views in moments.items() for name, view in views.items()}
 
     def step(self, lr: float) -> float:
         """Clip, update the parameters, clear the gradients; return the gradient's norm before clipping."""
@@ -92,18 +96,22 @@ class AdamW:
         if norm > self.clip:
             flat.grads *= self.clip / norm
         self.steps += 1
-        for part, decay in ((slice(flat.decayed), self.weight_decay), (slice(flat.decayed, None), 0.0)):
-            kernels.adamw(
-                flat.values[part], flat.grads[part], self.m[part], self.v[part],
-                lr, *self.betas, self.eps, decay, self.steps,
-            )  # fmt: skip
+        self._update(lr)
         flat.grads[...] = 0
         return norm
+
+    def _update(self, lr: float) -> None:
+        for part, decay in self.parts:
+            kernels.adamw(
+                self.flat.values[part], self.flat.grads[part], self.m[part], self.v[part],
+                lr, *self.betas, self.eps, decay, self.steps,
+            )  # fmt: skip
 
 
 class EMA:
     """Exponential moving average of the weights: smoother than the last step, and what is evaluated and sampled.
 
+    It never touches the model, which trains on; `Run.averaged` makes one that has these weights.
     The decay starts low, min(decay, (1 + n) / (10 + n)) at step n, so that the random start is forgotten.
     """
 
@@ -115,16 +123,6 @@ class EMA:
         """Move towards the current weights; `step` counts from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         self.values += (1 - decay) * (self.flat.values - self.values)
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Within this context the model runs on the averaged weights."""
-        live = self.flat.values.copy()
-        self.flat.values[...] = self.values
-        try:
-            yield
-        finally:
-            self.flat.values[...] = live
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, final: float = 0.1) -> float:

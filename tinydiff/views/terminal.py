@@ -155,9 +155,21 @@ class _Field(ProgressColumn):
 
 
 def show_training(
-    console: Console, frames: Iterable[TrainFrame], *, start: int, steps: int, unit: str = "bits/char"
+    console: Console,
+    frames: Iterable[TrainFrame],
+    *,
+    start: int,
+    steps: int,
+    unit: str = "bits/char",
+    loss_unit: str = "nats/token",
 ) -> Generator[TrainFrame, None, None]:
-    """Pass the frames on while showing step, loss, held-out bits per character and tokens per second."""
+    """Pass the frames on while showing step, loss, held-out bits per character and tokens per second.
+
+    Parameters
+    ----------
+    unit, loss_unit : of the held-out figure and of the loss, which is in nats or a mean square
+
+    """
     loss, speed, held_out = Smooth(0.98), Smooth(0.95), "-"
     progress = Progress(
         TextColumn("[bold]{task.completed:>{task.fields[digits]}.0f}/{task.total:.0f}"),
@@ -180,7 +192,7 @@ def show_training(
             if frame.held_out:
                 held_out = f"{frame.held_out[0]:.3f}"
             shown = [
-                f"loss {loss.value:.3f}",
+                f"loss {loss.value:.3f} {loss_unit}",
                 f"held-out {held_out} {unit}",
                 f"{speed.value / 1000:.0f}k tokens/s",
             ]
