@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import data
+from .. import data, kernels
 from ..arrays import Floats, Ints
 from ..processes import Process
 from ..transformer import Model
@@ -126,6 +126,8 @@ def _train(run: Run) -> Generator[TrainFrame, None, None]:
             with stops_wait():
                 save()
         raise
+    finally:
+        kernels.give_back_memory()
 
 
 def evaluate(
