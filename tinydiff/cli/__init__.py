@@ -3,6 +3,7 @@
 - `common`: the console and the options that several commands have
 - `train`: demo, train
 - `generate`: sample, infill; `watch`: what is seen of them
+- `page`: page
 - `measure`: evaluate, sweep, race
 - `info`: info
 
@@ -28,7 +29,7 @@ from typer.core import TyperGroup
 from .. import _start
 from ..learning.files import CheckpointError
 from ..learning.interrupts import STOPS
-from . import generate, info, measure, train
+from . import generate, info, measure, page, train
 from .common import CLOSED, console, tame
 
 
@@ -62,7 +63,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (train.app, generate.app, measure.app, info.app):  # the order of the help
+for commands in (train.app, generate.app, page.app, measure.app, info.app):  # the order of the help
     app.add_typer(commands)
 
 
