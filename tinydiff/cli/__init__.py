@@ -21,16 +21,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from .. import _start
+from .. import __version__, _start
 from ..learning.files import CheckpointError
 from ..learning.interrupts import STOPS
 from . import generate, info, measure, page, train
-from .common import CLOSED, console, tame
+from .common import CLOSED, console, say, tame
 
 
 class Commands(TyperGroup):
@@ -57,12 +57,29 @@ def _tamed() -> Iterator[None]:
 
 app = typer.Typer(
     cls=Commands,
-    help="Diffusion and non-autoregressive language models from scratch.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def show_version(wanted: bool) -> None:
+    """Print it and leave."""
+    if wanted:
+        say(f"tinydiff {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def whole(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Diffusion and non-autoregressive language models from scratch."""
+
+
 for commands in (train.app, generate.app, page.app, measure.app, info.app):  # the order of the help
     app.add_typer(commands)
 
