@@ -3,7 +3,7 @@
 - `common`: the console and the options that several commands have
 - `train`: demo, train
 - `generate`: sample, infill; `watch`: what is seen of them
-- `page`: page
+- `page`: page, serve; `serve`: what is served
 - `measure`: evaluate, sweep, race
 - `info`: info
 

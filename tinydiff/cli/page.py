@@ -1,7 +1,8 @@
-"""A model to play with in a browser: `tinydiff page`."""
+"""A model to play with in a browser: `tinydiff page` and `tinydiff serve`."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +10,7 @@ import typer
 
 from ..learning.files import refuse_existing
 from ..views.page import read_both, save_page
-from .common import RunFolder, console, epilog
+from .common import RunFolder, console, epilog, say
 
 app = typer.Typer()
 
@@ -38,3 +39,18 @@ def page(
     refuse_existing(out)
     size = save_page(out, *read_both(run, rival), precision)
     console.print(f"{out}: {size / 1e6:.2f} MB. Open it in a browser.")
+
+
+@app.command(epilog=epilog("tinydiff serve runs/demo", "tinydiff serve runs/sums --rival runs/sums-ar --port 0"))
+def serve(
+    run: RunFolder,
+    rival: Rival = None,
+    port: Annotated[int, typer.Option(help="Of 127.0.0.1; 0 takes any that is free.")] = 8000,
+) -> None:
+    """Serve the page to this machine's browser, with the model in Python: any size, every decoder."""
+    for name in ("starlette", "uvicorn"):
+        if find_spec(name) is None:
+            raise FileNotFoundError(f"{name} is missing, which serves pages; install it: pip install 'tinydiff[serve]'")
+    from . import serve as server
+
+    server.serve(*read_both(run, rival), port, ready=lambda address: say(f"{address} (Ctrl-C ends it)"))

@@ -8,7 +8,9 @@ const $ = id => document.getElementById(id);
 const pause = ms => new Promise(resolve => setTimeout(resolve, ms));
 const LEVELS = 5, FILM_SECONDS = 6, LEAST = 40;  // colours of confidence; of a film; ms that a frame is seen live
 const NAMES = {low_confidence: "surest draw first", most_likely: "surest position first", entropy: "least entropy first",
-  margin: "widest margin first", random: "by chance", left_to_right: "left to right"};
+  margin: "widest margin first", random: "by chance", left_to_right: "left to right", ancestral: "ancestral",
+  first_hitting: "first hitting", threshold: "all that is surer than 90 %", remask_cap: "masking again (cap)",
+  remask_rescale: "masking again (rescale)", remask_confidence: "masking again (the least sure)"};
 
 class Local {
   constructor(data) {
@@ -46,7 +48,7 @@ class Remote {
   fill(start, options, signal) { return this.stream("fill", {start: [...start], ...options}, signal); }
   write(start, options, signal) { return this.stream("write", {start: [...start], ...options}, signal); }
   async look(state, position) {
-    for await (const answer of this.stream("look", {start: [...state], position})) return answer;
+    for await (const answer of this.stream("look", {state: [...state], position})) return answer;
   }
 }
 
