@@ -1,4 +1,4 @@
-"""A browser for tests: Playwright from PyPI with a Chromium of the system; without them these tests are skipped.
+"""A browser for tests: Playwright from PyPI with a Chromium that is there; without them these tests are skipped.
 
 Where TINYDIFF_NEEDS_BROWSER is set, as in CI, they fail instead.
 """
@@ -31,10 +31,10 @@ def launched() -> Iterator[Any]:
         from playwright.sync_api import sync_playwright
     except ImportError:
         _missing("Playwright is missing (pip install 'tinydiff[browser]')")
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        _missing("there is no Chromium (apt install chromium)")
     with sync_playwright() as playwright:
+        path = next(filter(None, map(shutil.which, NAMES)), playwright.chromium.executable_path)
+        if not Path(path).exists():
+            _missing("there is no Chromium (apt install chromium, or playwright install chromium)")
         browser = playwright.chromium.launch(
             executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage", "--force-color-profile=srgb"]
         )
