@@ -96,7 +96,9 @@ def test_train_sample_and_evaluate_in_a_pipe(runs: Runs, tmp_path: Path) -> None
     folder = tmp_path / "run"
     trained = tinydiff("train", "--text", runs.text, "--out", folder, *SIZES)
     assert (trained.returncode, trained.stdout) == (0, "")
-    assert re.search(r"^step 20/20  loss \d\.\d+  held-out \d\.\d+ bits/char  \d+k tokens/s$", trained.stderr, re.M)
+    assert re.search(
+        r"^step 20/20  loss \d\.\d+ nats/token  held-out \d\.\d+ bits/char  \d+k tokens/s$", trained.stderr, re.M
+    )
     assert f"Saved in {folder}." in trained.stderr
 
     options = ["--batch=2", "--steps=4", "--seed=3", "--temperature=1", "--choice-temperature=0"]
@@ -110,10 +112,30 @@ def test_train_sample_and_evaluate_in_a_pipe(runs: Runs, tmp_path: Path) -> None
     assert "░" in sampled.stderr
 
     evaluated = tinydiff("evaluate", folder, "--windows", 128)
-    mean, error = evaluate(model, process, data.load(str(runs.text)), windows=128)
+    mean, error, *_ = evaluate(model, process, data.load(str(runs.text)), windows=128)
     assert evaluated.stdout.startswith(f"{mean:.4f} +- {error:.4f} bits per character (NELBO, an upper bound; ")
     assert evaluated.stderr == ""
     assert "\x1b" not in trained.stderr + sampled.stderr
+
+
+def test_held_out_characters_that_are_never_trained_on_are_named(tmp_path: Path) -> None:
+    """When training and when evaluating; a text that has none says nothing of it."""
+    words = "2 of the 200 held-out characters are never trained on ('é'); the held-out figure counts them all the same"
+    for end, told in (("é" + "b" * 99 + "é" + "a" * 99, True), ("ab" * 100, False)):
+        file, folder = tmp_path / f"{told}.txt", tmp_path / f"run-{told}"
+        file.write_text("ab" * 900 + end, encoding="utf-8")
+        trained = tinydiff("train", "--text", file, "--out", folder, *SIZES)
+        evaluated = tinydiff("evaluate", folder, "--windows", 64)
+        assert trained.returncode == evaluated.returncode == 0
+        assert (words in trained.stderr.splitlines()) == (words in evaluated.stderr.splitlines()) == told
+        assert ("never trained" in trained.stderr + evaluated.stderr) == told
+
+
+def test_losses_have_units(tmp_path: Path) -> None:
+    """Nats beside bits without a word; the loss of vectors is neither."""
+    sizes = ["--steps=5", "--batch=8", "--d-model=8", "--layers=1", "--heads=2"]
+    done = tinydiff("train", "--data", "spiral", "--out", tmp_path / "points", *sizes)
+    assert re.search(r"^step 5/5  loss \d+\.\d+ mean square  held-out -?\d+\.\d+ bits/dim  ", done.stderr, re.M)
 
 
 def test_infill_keeps_what_is_given(trained: Path) -> None:
@@ -308,7 +330,7 @@ def test_import_is_light() -> None:
         (["--layers", 0], "layers is 0; it must be at least 1"),
         (["--seed", -1], "seed is -1"),
         (["--data", "python_docs"], "--text and --data are both given; a run has one corpus"),
-        (["--resume", "x"], "--out, --text, --batch, --length, --d-model, --layers, --heads cannot be changed beside"),
+        (["--resume", "x"], "--out, --batch, --length, --d-model, --layers, --heads cannot be changed beside"),
         (["--text", "nowhere.txt"], "nowhere.txt"),
     ],
 )
@@ -407,7 +429,7 @@ def test_train_refuses_folders(
         (["sample", "RUN", "--remasking", "random", "--choice-temperature", 4], "Random has no such option"),
         (["sample", "RUN", "--remasking", "first_hitting", "--steps", 4], "FirstHitting has no such option"),
         (["sample", "RUN", "--solver", "heun"], "--solver is heun, but"),
-        (["sample", "RUN", "--prompt", "x" * 16], "--prompt has 16 characters; the text has 16, so that none are left"),
+        (["sample", "RUN", "--prompt", "t" * 16], "--prompt has 16 characters; the text has 16, so that none are left"),
         (["sample", "RUN", "--remask", "cap", "--eta", 2], "eta is 2.0; expected 0 <= eta <= 1"),
         (["sample", "RUN", "--cfg-scale", 1], "cfg_scale is 1.0, but nothing is given to follow"),
         (["sample", "RUN", "--prompt", "the cat sat on a mat"], "--prompt has 20 characters; the text has 16"),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinydiff import data
-from tinydiff.data import Codec, Corpus
+from tests.conftest import Runs
+from tests.test_cli import tinydiff
+from tinydiff import MaskedDiffusion, Transformer, data, evaluate, load
+from tinydiff.data import Characters, Corpus
 
 texts = st.text(min_size=1, max_size=60)
 
@@ -18,7 +24,7 @@ texts = st.text(min_size=1, max_size=60)
 def counting(size: int) -> Corpus:
     """A text in which no character appears twice, in rising order: every id is its own position."""
     alphabet = "".join(map(chr, range(0x4E00, 0x4E00 + size)))
-    return Corpus("counting", alphabet, Codec.of(alphabet))
+    return Corpus("counting", alphabet, Characters.of(alphabet))
 
 
 # --- codec ------------------------------------------------------------------------------------------------------------
@@ -28,7 +34,7 @@ def counting(size: int) -> Corpus:
 @given(texts)
 def test_every_character_comes_back(text: str) -> None:
     """Characters beyond the basic plane, combining or controlling ones, that are merged, split or reordered."""
-    codec = Codec.of(text)
+    codec = Characters.of(text)
     ids = codec.encode(text)
     assert ids.dtype == np.int64
     assert set(ids.tolist()) == set(range(codec.vocab_size))
@@ -41,7 +47,7 @@ def test_every_character_comes_back(text: str) -> None:
 @given(texts, st.characters(), texts)
 def test_unknown_character_is_named(before: str, unknown: str, after: str) -> None:
     """A KeyError, a position counted in bytes, or the last unknown character instead of the first."""
-    codec = Codec.of("".join(set(before + after) - {unknown}) + "x" * (unknown != "x") + "y" * (unknown == "x"))
+    codec = Characters.of("".join(set(before + after) - {unknown}) + "x" * (unknown != "x") + "y" * (unknown == "x"))
     text = before.replace(unknown, "") + unknown + after
     at = len(before.replace(unknown, ""))
     with pytest.raises(ValueError, match=rf"\(U\+{ord(unknown):04X}\) at position {at}, which") as error:
@@ -53,16 +59,16 @@ def test_alphabets_that_are_none() -> None:
     """A character with two ids: encoding would pick one, and the other could never be learnt."""
     for alphabet in ("", "abca"):
         with pytest.raises(ValueError, match=r"expected at least one character and none twice"):
-            Codec(alphabet)
+            Characters(alphabet)
     with pytest.raises(ValueError, match=r"text is empty"):
-        Codec.of("")
+        Characters.of("")
 
 
 @pytest.mark.parametrize("bad", [-1, 4])
 def test_ids_outside_the_alphabet(bad: int) -> None:
     """Index -1, which Python reads as the mask."""
     with pytest.raises(ValueError, match=r"ids contains .*; expected 0 <= id <= 3"):
-        Codec("abc").decode(np.array([0, bad]))
+        Characters("abc").decode(np.array([0, bad]))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -190,3 +196,123 @@ def test_embeddings_bring_tokens_of_the_same_company_together() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             data.embeddings(*bad)
+
+
+# --- text as people have it -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-8-sig"])
+def test_other_unicode_with_its_mark(encoding: str, tmp_path: Path) -> None:
+    """Read as what it is; gzipped too; marks in the middle, and line ends of any system, are no characters."""
+    text = "é\r\na\rb\ufeff\U0001f600\n"
+    raw = ("\ufeff" if encoding.endswith("-be") else "").encode(encoding) + text.encode(encoding)
+    for name, content in (("plain", raw), ("packed.gz", gzip.compress(raw))):
+        (tmp_path / name).write_bytes(content)
+        assert data.read_text(tmp_path / name) == "é\na\nb\U0001f600\n"
+
+
+def test_what_is_no_text_is_called_what_it_is(tmp_path: Path) -> None:
+    """UTF-16 without its mark, a folder, a broken archive."""
+    (tmp_path / "half").write_bytes("abc".encode("utf-16-le"))
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(b"abc" * 100)[:-20])
+    for path, error, words in (
+        ("half", ValueError, r"half has a zero byte at 1: it is no text, or UTF-16 without its mark"),
+        (".", ValueError, "is a folder; name a file of text"),
+        ("cut.gz", ValueError, "is gzipped but damaged"),
+    ):
+        with pytest.raises(error, match=words):
+            data.read_text(tmp_path / path)
+
+
+def test_pipes_and_standard_input(tmp_path: Path) -> None:
+    """`--text -` and the pipe of a shell."""
+    small = ["--d-model=8", "--layers=1", "--heads=2", "--batch=4", "--steps=2", "--length=8"]
+    text = b"the cat sat on the mat.\n" * 20
+    for i, source in enumerate(("-", "/dev/stdin")):
+        command = [sys.executable, "-m", "tinydiff", "train", "--text", source, "--out", str(tmp_path / str(i)), *small]
+        done = subprocess.run(command, input=text, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert b"480 characters" in done.stderr
+
+
+def test_names_are_corpora_and_paths_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file called like a corpus is meant by ./NAME."""
+    monkeypatch.chdir(tmp_path)
+    Path("sums").write_text("not sums at all")
+    assert data.load("sums").name == "sums"
+    assert data.load("./sums").text == "not sums at all"
+
+
+def test_a_long_text_takes_a_small_multiple_of_itself() -> None:
+    """12 MB of text in lines: below 100 MB while it is made into ids, one byte for each in the end."""
+    text = "the cat sat on the mat, and there it stayed.\n" * 270_000
+    codec = Characters.of(text)
+    tracemalloc.start()
+    corpus = Corpus("long", text, codec)
+    assert corpus.ids.nbytes == len(text)
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()
+
+
+def test_evaluating_a_text_with_unknown_characters(runs: Runs, trained: Path, tmp_path: Path) -> None:
+    """They are counted and windows with them left out; a text shorter than the model is one window."""
+    text = runs.text.read_text()[:200]
+    (tmp_path / "odd.txt").write_text(text[:100] + "##$" + text[100:])
+    (tmp_path / "short.txt").write_text(text[:10])
+    done = tinydiff("evaluate", trained, "--text", tmp_path / "odd.txt", "--windows=64")
+    assert done.returncode == 0, done.stderr
+    assert "3 characters are none that the model knows ('#', '$'); windows with them are left out" in done.stderr
+    assert tinydiff("evaluate", trained, "--text", tmp_path / "short.txt", "--windows=64").stdout.endswith("of 10)\n")
+    _, _, codec, _ = load(trained)
+    odd = data.Unseen("odd", (tmp_path / "odd.txt").read_text(), codec)
+    batch = odd.examples(16, 500, np.random.default_rng(0))
+    assert batch.x0.min() >= 0
+    assert len(odd.starts(16)) == 100 - 15 + 100 - 15
+    assert {codec.decode(row) for row in batch.x0} <= {text[i : i + 16] for i in range(185)}
+    (tmp_path / "none.txt").write_text("#" * 99)
+    none = tinydiff("evaluate", trained, "--text", tmp_path / "none.txt")
+    assert none.returncode == 2
+    assert "so that no window fits; use a longer text" in none.stderr
+
+
+def test_empty_names_are_refused() -> None:
+    """An empty --data is not python_docs, nor an empty folder the current one."""
+    for options, words in (
+        (["--data", "", "--out", "x"], "--data is empty"),
+        (["--text", "", "--out", "x"], "--text is empty"),
+        (["--data", "sums", "--out", ""], "--out is empty"),
+    ):
+        done = tinydiff("train", *options)
+        assert done.returncode == 2, done.stderr
+        assert words in done.stderr
+
+
+def test_the_error_is_that_of_the_text() -> None:
+    """Overlapping windows do not make a short text longer: its own error, whatever the number of windows.
+
+    Every place of the held-out part has its own nats, so that the mean is known, and its error over stretches of 32.
+    """
+    corpus, nats = counting(10_000), np.random.default_rng(0).normal(size=10_000)
+
+    class Known(MaskedDiffusion):
+        def bound(self, model: object, batch: data.Batch, rng: np.random.Generator, **options: object) -> np.ndarray:
+            return nats[batch.x0].sum(axis=1)
+
+    model = Transformer(10_000, 8, d_model=8, layers=1, heads=2, rng=np.random.default_rng(0))
+    few, many, most = (evaluate(model, Known(10_000), corpus, windows=n) for n in (256, 16_384, 65_536))
+    bits = nats[9000:] / np.log(2)
+    stretches = bits[:992].reshape(-1, 32).mean(axis=1)
+    assert most.mean == pytest.approx(bits.mean(), abs=0.01)
+    assert most.error == pytest.approx(stretches.std(ddof=1) / np.sqrt(31), rel=0.1)
+    assert many.error == pytest.approx(most.error, rel=0.1)
+    assert few.error > 0.9 * most.error
+
+
+def test_held_out_tokens_that_are_never_trained_on_are_counted() -> None:
+    """Those of the last tenth that are nowhere before it, the most frequent first; none is an empty answer."""
+    text = "ab" * 45 + "aéßéccbbaa"
+    found = Corpus("late", text, Characters.of(text)).untrained
+    assert list(found.items()) == [("c", 2), ("é", 2), ("ß", 1)]
+    assert Corpus("early", text[::-1], Characters.of(text)).untrained == {}
+    pairs = (("ab", "ba"), ("a", "b"), ("ac", "d"))
+    assert data.Pairs("three", pairs, Characters("abcd\u00b6", eos="\u00b6")).untrained == {"c": 1, "d": 1}

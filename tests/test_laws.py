@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tinydiff import data, exact
-from tinydiff.data import Codec, laws
+from tinydiff.data import laws
 
 SMALL = laws.Chain("ab", np.array([0.25, 0.75]), np.array([[0.5, 0.5], [0.0, 1.0]]), 3)
 
@@ -89,9 +89,9 @@ def test_windows_are_whole_texts(name: str) -> None:
         train, held = ({row.tobytes() for row in part.reshape(-1, length)} for part in (corpus.train, corpus.held_out))
         assert len(train) + len(held) == 8100
         assert not train & held
-    with pytest.raises(ValueError, match=f"texts of {length} characters; use that"):
+    with pytest.raises(ValueError, match=rf"texts of {length} (characters|words); use that"):
         corpus.batch(length - 1, 1, rng)
-    assert data.load(name, Codec(corpus.codec.alphabet)).config == corpus.config
+    assert data.load(name, data.codec_of(corpus.codec.config)).config == corpus.config
 
 
 def test_a_run_on_sums_learns_positions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

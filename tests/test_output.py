@@ -408,3 +408,13 @@ def test_warnings_are_one_line(runs: Runs, tmp_path: Path) -> None:
     assert said[1].startswith(f"warning: {folder / 'log.jsonl'} has lines that are not of a log")
     assert "step 30/30" in said[-2]
     assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["step"] == 30
+
+
+def test_a_text_that_begins_with_a_dash(trained: Path) -> None:
+    """Taken for an option; the error says where it goes, and there it is read."""
+    for text in ("-the c__", "--the c__ sat"):
+        done = run("infill", trained, text)
+        assert done.returncode == 2
+        assert b"begins with a dash, which options do; a text that does goes last, after --" in done.stderr
+    done = run("infill", trained, "--delay=0", "--", "-the c__")
+    assert b"'-' (U+002D) at position 0, which this alphabet" in done.stderr  # this one has no dash

@@ -15,13 +15,12 @@ from browser import PHONE, address_of, check_looks, launched, opened
 
 from tinydiff import Transformer, cli, data, decoders, load, no_grad, ops
 from tinydiff.processes import Autoregressive, MaskedDiffusion
-from tinydiff.views import page as pages
 from tinydiff.views.page import Shown, page, read, read_both, rounded, save_page
 
 if TYPE_CHECKING:
     from conftest import Runs
 
-CODEC = data.Codec.of("abcdefghi +=\n</script>&")
+CODEC = data.Characters.of("abcdefghi +=\n</script>&")
 LENGTH = 20
 
 
@@ -175,10 +174,14 @@ FILL = """({name, start, options}) => {
 }"""
 
 
+@pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("order", DECODERS)
-def test_greedy_decoders_are_those_of_python(browser: Any, tmp_path: Path, order: str) -> None:
+def test_greedy_decoders_are_those_of_python(browser: Any, tmp_path: Path, order: str, ties: bool) -> None:
     """Another quota, another order, ties to the other side, confidences of other tokens."""
-    made, steps = shown(), 7
+    made, steps = shown(scale=0.0 if ties else 2.0), 7
+    if ties:  # nothing is likelier than anything else, anywhere
+        for p in made.model.params.values():
+            p.data[...] = 0
     ids = np.random.default_rng(3).integers(0, CODEC.vocab_size, LENGTH)
     given = np.arange(LENGTH) % 5 == 1
     decoder = DECODERS[order](steps=steps, draw=decoders.Draw(0))
@@ -281,6 +284,13 @@ def test_fill_step_and_think(browser: Any, written: Path, trained: Path) -> None
         letter = {" ": "space", "\n": "line break"}.get(codec.alphabet[p.argmax()], codec.alphabet[p.argmax()])
         assert best[0] == letter
         assert abs(float(best[1].removesuffix(" %")) - 100 * p.max()) < 0.6
+        tab.hover("#text-4")
+        expect(tab.locator("#asked")).to_contain_text("if only this were masked")
+        ids[4] = codec.vocab_size
+        sure = decoders.draws.untempered(as_in_the_page(model)(ids[None]).data[0, 4:5])[0].max()
+        expect(tab.locator("#top li").first).to_contain_text(f"{100 * sure:.0f} %")
+        tab.hover("#text-8")
+        expect(tab.locator("#place")).to_have_text("Position 9, masked")
         tab.locator("#top button").nth(1).click()
         assert state_of(tab)[8] != "_"
         assert state_of(tab)[9:] == "_" * 7
@@ -369,7 +379,7 @@ def test_what_cannot_be_is_said(browser: Any, written: Path) -> None:
 
     with opened(browser, address_of(written)) as tab:
         for text, words in (
-            ("the Cat", 'does not know "C", character 5'),
+            ("the Cat", 'does not know "C"; it has learnt 12 letters'),
             ("the cat sat on a mat.", "has 21 letters; this model takes at most 16"),
             ("", "The text is empty"),
         ):
@@ -392,25 +402,55 @@ def test_what_cannot_be_is_said(browser: Any, written: Path) -> None:
         assert state_of(tab) == "the cat__"
 
 
-WORDS = ["Ann", "gave", "Tom", "the", "green", "ball", ".", ",", "he"]
+STORY = "Ann gave Tom the green ball, and he had it. Tom gave Ann a ball."
+WORDS = data.Words(
+    ("¶", ".", ",", *sorted({" " + word for word in STORY.replace(".", "").replace(",", "").split()})), "¶"
+)
 
 
-def test_words_are_tokens_too(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page that takes a token for a letter: words without spaces, commas with one, half a word known."""
+@pytest.mark.parametrize(
+    "codec",
+    [
+        data.Characters.of("Ann, 2\n\té"),
+        WORDS,
+        data.Words.of(STORY * 3 + "xyzé\n", 34),
+        data.Pieces.of(STORY * 3 + "é\n", 30),
+    ],
+    ids=["characters", "closed words", "words", "pieces"],
+)
+def test_texts_are_cut_as_in_python(browser: Any, tmp_path: Path, codec: data.Codec) -> None:
+    """Other tokens than those that the model has learnt from: another blank, another order of merges."""
+    known = {"characters": "Ann,é 22\n", "words": "Ann  gave\n\nzé, tall. ", "pieces": "Ann, the  greené\nit. "}
+    texts = {"character": known["characters"], "word": known["words"], "piece": known["pieces"]}
+    text = " he had it, and gave Tom a ball." if codec is WORDS else texts[codec.unit]
+    blanks = f"{text}_{text} __" if codec.unit == "character" else f"{text.rstrip()} _{text.rstrip()} __"
+    with opened(browser, placed(tmp_path, shown(codec=codec))) as tab:
+        cut = """text => {
+          const known = new Vocabulary(JSON.parse(document.getElementById("data").textContent));
+          return [[...known.encode(text)], known.decode(known.encode(text))];
+        }"""
+        assert tab.evaluate(cut, text) == [codec.encode(text).tolist(), text]
+        if codec is WORDS:
+            return
+        ids, given = data.with_blanks(codec, blanks, "_")
+        seen, back = tab.evaluate(cut, blanks)
+        assert seen == np.where(given, ids, codec.vocab_size).tolist()
+        assert tab.evaluate(cut, back)[0] == seen
+
+
+def test_words_are_tokens_too(browser: Any, tmp_path: Path) -> None:
+    """A page that takes a token for a letter."""
     from playwright.sync_api import expect
 
-    words = {"tokens": WORDS, "spaced": [word.isalpha() for word in WORDS], "unit": "word"}
-    monkeypatch.setattr(pages, "vocabulary", lambda codec: words)
-    made = shown(codec=data.Codec("abcdefghi"))
-    with opened(browser, placed(tmp_path, made)) as tab:
-        tab.fill("#own", "Ann gave  Tom, _ green ball.")
+    with opened(browser, placed(tmp_path, shown(codec=WORDS))) as tab:
+        tab.fill("#own", "Ann gave Tom, _ green ball.")
         tab.click("#use")
         cells = [cell.inner_text() for cell in tab.locator("#text .cell").all()]
         assert cells == ["Ann", "gave", "Tom", ",", "", "green", "ball", "."]
-        assert tab.locator("#own").input_value() == "Ann gave Tom, _ green ball."
+        assert tab.locator("#own").input_value() == " Ann gave Tom, _ green ball."
         tab.fill("#own", "Ann theft")
         tab.click("#use")
-        expect(tab.locator("#error")).to_contain_text('does not know "ft"')
+        expect(tab.locator("#error")).to_contain_text('does not know "theft"')
         tab.focus("#text")
         tab.keyboard.press("Home")
         tab.keyboard.type("he")

@@ -18,7 +18,7 @@ from tinydiff.views.html import player, save_html
 from tinydiff.views.trajectory import MASK, Trajectory
 
 TEXT = "the extraordinary cat sat on a remarkable mat and there it remained for a considerable time"
-CODEC = data.Codec.of(TEXT)
+CODEC = data.Characters.of(TEXT)
 
 
 def way(steps: int = 6, title: str = "runs/cats") -> Trajectory:

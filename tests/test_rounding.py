@@ -99,6 +99,6 @@ def test_left_to_right_takes_away_the_nearest_number() -> None:
 def test_nine_tenths_of_a_text_are_nine_tenths() -> None:
     """0.9 n falls short of a whole number for no n, so the split is the same in whole numbers."""
     for n in (*range(400), 419_430, 1_115_394):
-        corpus = data.Corpus("text", "a" * n, data.Codec("a"))
+        corpus = data.Corpus("text", "a" * n, data.Characters("a"))
         assert len(corpus.train) == 9 * n // 10
         assert len(corpus.train) + len(corpus.held_out) == n

@@ -36,13 +36,13 @@ from tinydiff.views.trajectory import (
 )
 
 TEXT = "</script><b>&amp;\n\t x\U0001d54f\u2028'\"</b><!--$x_1$"
-CODEC = data.Codec.of(TEXT)
+CODEC = data.Characters.of(TEXT)
 SHOWN = "".join(map(visible, TEXT))
 
 
 def way(steps: int = 4, batch: int = 2, seconds: float = 1.0, title: str = "way", text: str = TEXT) -> Trajectory:
     """A text that is filled in over the steps; at the last but one the first position is masked again."""
-    codec = data.Codec.of(text)
+    codec = data.Characters.of(text)
     ids = np.tile(codec.encode(text), (batch, 1))
     turn = np.arange(ids.size).reshape(ids.shape) % steps + 1
     frames = []
@@ -112,7 +112,7 @@ def test_cells_say_what_happened() -> None:
         np.array([[False, False, True, False]]), np.array([[1.0, 0.39, 0.0, 0.0]]),
         np.array([[True, False, False, False]]),
     )  # fmt: skip
-    assert cells(data.Codec("abc"), frame, 0) == [
+    assert cells(data.Characters("abc"), frame, 0) == [
         ("a", "given", 4), ("b", "fresh", 1), (REMASKED, "remasked", 0), (MASK, "mask", 0),
     ]  # fmt: skip
 
@@ -180,7 +180,7 @@ def test_a_page_holds_every_frame_and_needs_nothing_else(tmp_path: Path) -> None
         assert status.startswith(f"step {frame.step}/4")
         for row in range(2):
             expected = cells(CODEC, frame, row)
-            assert rows[row] == "".join(cell.character for cell in expected)
+            assert rows[row] == "".join(cell.text for cell in expected)
             assert len(marks[row]) == len(TEXT)
             assert [mark == "m" for mark in marks[row]] == [cell.kind == "mask" for cell in expected]
             assert [mark == "r" for mark in marks[row]] == [cell.kind == "remasked" for cell in expected]

@@ -30,6 +30,7 @@ from tinydiff.data import toys
 from tinydiff.data.vectors import Vectors, patches, pictures
 from tinydiff.learning import CheckpointError
 from tinydiff.measures.vectors import nearest
+from tinydiff.processes.named import new_process
 
 RNG = np.random.default_rng(0)
 SMALL = ["--steps=6", "--batch=8", "--d-model=8", "--layers=1", "--heads=2"]
@@ -142,6 +143,18 @@ def test_bad_data(call, words: str) -> None:
         call()
 
 
+@pytest.mark.parametrize("name", ["spiral", "glyphs"])
+def test_the_range_of_the_data_reaches_the_process(name: str) -> None:
+    """As far as training batches go, grain and all, and no further; flow matching has no such option."""
+    vectors = data.load(name)
+    process = new_process("ddpm", vectors)
+    assert process.clip == vectors.reach == np.abs(vectors.train).max() + vectors.grain / 2
+    drawn = vectors.batch(vectors.length, 2000, np.random.default_rng(0))
+    assert 0.8 * vectors.reach < np.abs(drawn).max() <= vectors.reach
+    assert new_process("ddpm", vectors, predict="v").predict == "v"
+    assert "clip" not in new_process("flow", vectors).config
+
+
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
@@ -199,7 +212,7 @@ def test_held_out_figure_of_the_best_model_is_the_entropy_in_bits_per_dimension(
     rng = np.random.default_rng(0)
     x = 0.5 * rng.normal(size=(20_000, 2, 1)) + 0.3
     normal = Vectors("normal", 9 + x[:100], x)
-    mean, error = evaluate(OfNormals(process), process, normal, windows=200_000, length=2)
+    mean, error, *_ = evaluate(OfNormals(process), process, normal, windows=200_000, length=2)
     entropy = 0.5 * math.log2(2 * math.pi * math.e * 0.25)
     assert error < 0.02
     assert abs(mean - entropy) < 4.5 * error + 0.01
@@ -320,7 +333,7 @@ def test_evaluate_says_what_the_figure_is(spiral: Path, glyphs: Path) -> None:
         (["sample", "GLYPHS", "--solver", "heun"], "--solver is heun, but"),
         (["sample", "GLYPHS", "--label", "O"], "--label is 'O'; expected one of 0123"),
         (["infill", "SPIRAL", "a_b"], "is a run of flow, which cannot fill in"),
-        (["evaluate", "SPIRAL", "--text", "x.txt"], "is a run on vectors: leave it out"),
+        (["evaluate", "SPIRAL", "--text", "x.txt"], "is not a run on text: leave it out"),
         (["demo", "--out", "SPIRAL"], "a run of flow, which has no masks to show"),
     ],
 )

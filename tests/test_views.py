@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from conftest import Runs
 
 TEXT = "if a[b]:\n    c = d[:2]\n  return x\n"
-CODEC = data.Codec.of(TEXT)
+CODEC = data.Characters.of(TEXT)
 WIDTHS = [20, 80, 200]
 
 
@@ -98,7 +98,7 @@ def test_every_character_is_in_the_log(width: int) -> None:
 
 def test_text_is_not_read_as_emoji() -> None:
     """Letters between colons in a text, shown as a cross."""
-    codec, console = data.Codec(":x"), screen(False)
+    codec, console = data.Characters(":x"), screen(False)
     done = np.zeros((1, 3), bool)
     show_sampling(console, codec, [Frame(1, 1, 0.0, codec.encode(":x:")[None], done, done, np.ones((1, 3)), done)])
     assert console.file.getvalue() == "   1/1  :x:\n"
@@ -120,7 +120,7 @@ def test_no_frames() -> None:
 
 def test_colour_is_confidence() -> None:
     """A confidence of exactly 1 beyond the last colour, the scale upside down, or fresh characters not marked."""
-    codec, nothing = data.Codec("abc"), np.zeros((1, 4), bool)
+    codec, nothing = data.Characters("abc"), np.zeros((1, 4), bool)
     fresh = np.array([[False, False, True, False]])
     frame = Frame(1, 2, 0.25, np.array([[0, 1, 2, 3]]), fresh, nothing, np.array([[0.0, 0.5, 1.0, 0.0]]), nothing)
     text = state_text(codec, frame, 0, 10)
@@ -142,12 +142,12 @@ def test_masked_again_is_marked() -> None:
     """A position masked again that looks like one never filled, or a legend that does not say what its sign means."""
     fresh, again = np.array([[[0, 0, 0]], [[0, 1, 0]]], bool)
     frame = Frame(1, 2, 0.5, np.array([[0, 3, 3]]), fresh, again, np.zeros((1, 3)), fresh)
-    text = state_text(data.Codec("abc"), frame, 0, 10)
+    text = state_text(data.Characters("abc"), frame, 0, 10)
     assert text.plain == "a" + REMASKED + MASK
     assert len({str(span.style) for span in text.spans}) == 3
     for again in (True, False):
         console = screen(True)
-        show_sampling(console, data.Codec("abc"), [replace(frame, remasked=frame.remasked & again)])
+        show_sampling(console, data.Characters("abc"), [replace(frame, remasked=frame.remasked & again)])
         assert ("masked again" in shown(console)) == again
         assert "0 to 100 % sure" in shown(console)
 

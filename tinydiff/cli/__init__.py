@@ -15,11 +15,13 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import signal
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -106,6 +108,7 @@ def main() -> NoReturn:
 def _run() -> int:
     """Run the command; its exit code."""
     try:
+        check_arguments(sys.argv[1:])
         app()
     except SystemExit as end:
         # typer makes exits of what it catches: what was it?
@@ -124,6 +127,21 @@ def _run() -> int:
     except (CheckpointError, FloatingPointError, OSError, MemoryError) as error:
         return _failed(error, 1)
     return 0
+
+
+def check_arguments(arguments: list[str]) -> None:
+    """ValueError for an option that is empty, which a path takes for the current folder, or a text with a dash."""
+    arguments = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    for before, argument in pairwise(["", *arguments]):
+        empty = before if argument == "" and before.startswith("--") else argument[:-1]
+        if (argument == "" or argument.endswith("=")) and re.fullmatch(r"--[a-z-]+", empty):
+            raise ValueError(f"{empty} is empty; give it a value or leave it out")
+        value = before.startswith("--") and "=" not in before
+        if arguments[0] == "infill" and not value and re.match(r"-[^-]|--\S* ", argument):
+            raise ValueError(
+                f"{argument!r} begins with a dash, which options do; a text that does goes last, after --, for "
+                f"instance: tinydiff infill RUN -- {shlex.quote(argument)}"
+            )
 
 
 class _Stop:

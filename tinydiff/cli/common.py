@@ -171,6 +171,18 @@ def generator(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+def report_untrained(corpus: Any) -> None:
+    """Say which held-out tokens are never trained on, if there are some: the held-out figure counts them too."""
+    untrained: dict[str, int] = getattr(corpus, "untrained", {})
+    if untrained:
+        shown = ", ".join(map(repr, [*untrained][:10])) + (", ..." if len(untrained) > 10 else "")
+        console.print(
+            f"{sum(untrained.values()):,} of the {len(corpus.held_out):,} held-out {corpus.codec.unit}s are never "
+            f"trained on ({shown}); the held-out figure counts them all the same",
+            highlight=False,
+        )
+
+
 def given(context: typer.Context) -> list[str]:
     """The options of a command that were typed, in the order of its help: "--steps"."""
     return [

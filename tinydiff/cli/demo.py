@@ -69,8 +69,8 @@ def show(console: Console, folder: Path, corpus: data.Corpus, training_speed: fl
     last = terminal.show_sampling(console, codec, timed(), title="masked diffusion", delay=0.05)
     for ids in last.state:
         say(codec.decode(ids) + "\n")
-    mean, error = learning.evaluate(model, process, corpus, windows=1024)
-    say(f"held-out: {mean:.3f} +- {error:.3f} bits per character (an upper bound, 1,024 windows)")
+    held_out = learning.evaluate(model, process, corpus, windows=1024)
+    say(f"held-out: {held_out.mean:.3f} +- {held_out.error:.3f} bits per character (an upper bound, 1,024 windows)")
     speed = f"{last.state.size / sum(seconds):.0f} characters/s sampling in {last.steps} steps"
     say(f"speed: {'' if training_speed is None else f'{training_speed:.0f} characters/s training, '}{speed}")
     say("\nNext:")

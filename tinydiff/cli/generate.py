@@ -71,7 +71,7 @@ def sample(
     batch: Annotated[
         int | None, typer.Option(help="How many to generate; default 1 text, 1000 points or 36 pictures.")
     ] = None,
-    length: Annotated[int | None, typer.Option(help="Characters of each; default the model's length.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of each; default the model's length.")] = None,
     steps: Steps = None,
     prompt: Annotated[str | None, typer.Option(help="How the text begins.")] = None,
     remasking: Remasking = None,
@@ -124,13 +124,14 @@ def sample(
         return
     batch, length = 1 if batch is None else batch, model.length if length is None else length
     if not 1 <= length <= model.length:
-        raise ValueError(f"--length is {length}; this model generates 1 to {model.length} characters")
+        raise ValueError(f"--length is {length}; this model generates 1 to {model.length} {codec.unit}s")
     rng = generator(seed)
     known: dict[str, Any] = {}
     if prompt is not None:
-        if len(prompt) >= length:
-            raise ValueError(f"--prompt has {len(prompt)} characters; the text has {length}, so that none are left")
-        known = {"x0": codec.encode(prompt.ljust(length, codec.alphabet[0])), "given": np.arange(length) < len(prompt)}
+        ids = codec.encode(prompt)
+        if len(ids) >= length:
+            raise ValueError(f"--prompt has {len(ids)} {codec.unit}s; the text has {length}, so that none are left")
+        known = {"x0": np.pad(ids, (0, length - len(ids))), "given": np.arange(length) < len(ids)}
     given = known.get("given", np.zeros(length, bool))
     if allow is not None:
         known["allowed"] = allowed_there(codec, allow, given)
@@ -232,22 +233,22 @@ def infill(
         raise ValueError(f"--blank is {blank!r}; expected one character")
     if blank not in text:
         raise ValueError(f"text has no {blank!r} to fill in; mark blanks with it or choose another with --blank")
-    if len(text) > model.length:
-        raise ValueError(f"text has {len(text)} characters; this model takes at most {model.length}")
-    if config["data"]["name"] in data.LAWS:
+    if config["data"]["name"] in data.LAWS and codec.unit == "character":
         text = text.ljust(model.length)  # its texts are padded with spaces
-    blanks = np.array([character == blank for character in text])
+    x0, given = data.with_blanks(codec, text, blank)
+    if len(x0) > model.length:
+        raise ValueError(f"text has {len(x0)} {codec.unit}s; this model takes at most {model.length}")
     decoder = decoder_of(
         process, run, steps=steps, remasking=remasking, remask=remask, eta=eta, commits=commits, threshold=threshold,
         temperature=temperature, top_k=top_k, top_p=top_p, block_length=block_length,
         choice_temperature=choice_temperature,
     )  # fmt: skip
-    known: dict[str, Any] = {"x0": codec.encode(text.replace(blank, codec.alphabet[0])), "given": ~blanks}
+    known: dict[str, Any] = {"x0": x0, "given": given}
     if allow is not None:
-        known["allowed"] = allowed_there(codec, allow, ~blanks)
-    told = guided(model, process, run, ~blanks, cfg_scale)
+        known["allowed"] = allowed_there(codec, allow, given)
+    told = guided(model, process, run, given, cfg_scale)
     check_watching(1, delay, strip, html, gif)
-    frames = process.sample(told, len(text), decoder=decoder, rng=generator(seed), **known)
+    frames = process.sample(told, len(x0), decoder=decoder, rng=generator(seed), **known)
     shown = watch(frames, codec, run, delay)
     say(codec.decode(shown.frames[-1].state[0]))
     write_views(strip, html, gif, shown)
@@ -263,10 +264,9 @@ def guided(model: Model, process: Process, run: Path, given: Bools, cfg_scale: f
 
 
 def allowed_there(codec: data.Codec, characters: str, given: Bools) -> Bools:
-    """The tokens that each position may hold, (L, V): these characters wherever nothing is `given` (L,)."""
+    """The tokens that each position may hold, (L, V): those of these characters wherever nothing is `given` (L,)."""
     if not characters:
         raise ValueError("--allow is empty; name the characters that may be generated")
-    allowed = np.zeros((len(given), codec.vocab_size), bool)
-    allowed[:, codec.encode(characters)] = True
-    allowed[given] = True
-    return allowed
+    codec.encode(characters)  # an error for what it does not have
+    made = np.array([set(token) <= set(characters) for token in codec.tokens])
+    return np.asarray(made | given[:, None])

@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -31,6 +31,7 @@ from .common import (
     generator,
     need_matplotlib,
     on_terminal,
+    report_untrained,
     say,
     write_all,
 )
@@ -44,18 +45,50 @@ KINDS = {"autoregressive": "exact", "flow": "exact up to the error of the ODE's 
 @app.command(epilog=epilog("tinydiff evaluate runs/demo", "tinydiff evaluate runs/demo --windows 10000"))
 def evaluate(
     run: RunFolder,
-    text: Annotated[Path | None, typer.Option(help="Use the last tenth of this file instead.")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Evaluate on this file, all of it, or on the run's own if it is that.")
+    ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Evaluate on the pairs of this file instead.")] = None,
     windows: Annotated[int, typer.Option(help="Random windows of held-out text.")] = 3840,
 ) -> None:
     """Held-out bits per character or dimension: exact for some models, an upper bound for diffusion."""
     model, process, codec, config = learning.load(run)
-    if text is not None and codec is None:
-        raise ValueError(f"--text is {text}, but {run} is a run on vectors: leave it out")
-    corpus = data.load(str(text), codec) if text is not None else learning.corpus_of(run, config)
+    for option, value in (("--text", text), ("--pairs", pairs)):
+        if value is not None and codec is None:
+            raise ValueError(f"{option} is {value}, but {run} is not a run on text: leave it out")
+    if text is not None and pairs is not None:
+        raise ValueError("--text and --pairs are both given; leave one out")
+    corpus, length = corpus_there(run, config, codec, text, pairs), model.length
+    if isinstance(corpus, data.Unseen):
+        length = min(length, max(len(corpus.ids), 1))
+        if corpus.unknown:
+            console.print(
+                f"{sum(corpus.unknown.values()):,} characters are none that the model knows "
+                f"({', '.join(map(repr, [*corpus.unknown][:10]))}{', ...' if len(corpus.unknown) > 10 else ''}); "
+                "windows with them are left out"
+            )
+    else:
+        report_untrained(corpus)
     windows = learning.EVALUATION_BATCH * -(-windows // learning.EVALUATION_BATCH)
-    mean, error = learning.evaluate(model, process, corpus, windows=windows)
+    held_out = learning.evaluate(model, process, corpus, windows=windows, length=length)
     kind = KINDS.get(config["process"]["process"], "NELBO, an upper bound")
-    say(f"{mean:.4f} +- {error:.4f} {corpus.unit} ({kind}; {corpus.name}, {windows} windows of {model.length})")
+    figures = f"{held_out.mean:.4f} +- {held_out.error:.4f} {corpus.unit}"
+    if codec is not None and codec.unit != "character":
+        figures += f", {held_out.per_token:.4f} +- {held_out.per_token_error:.4f} per {codec.unit}"
+    say(f"{figures} ({kind}; {corpus.name}, {windows} windows of {length})")
+
+
+def corpus_there(
+    run: Path, config: dict[str, Any], codec: data.Codec | None, text: Path | None, pairs: Path | None
+) -> data.Dataset:
+    """The run's own data, of which the last tenth is held out, or else a file that it has never seen."""
+    if pairs is not None:
+        return data.load_pairs(pairs.resolve(), codec)
+    if text is None or codec is None:
+        return learning.corpus_of(run, config)
+    content = data.read_text(text)
+    own = data.Corpus(str(text.resolve()), content, codec)
+    return own if own.config["sha256"] == config["data"]["sha256"] else data.Unseen(own.name, content, codec)
 
 
 @app.command(
@@ -162,7 +195,7 @@ def race(
     else:
         first, codec = racer(rival, Autoregressive, "autoregressive")
         second, other = racer(diffusion, MaskedDiffusion, "masked")
-        if other.alphabet != codec.alphabet:
+        if other.config != codec.config:
             raise ValueError(f"{rival} and {diffusion} have different alphabets; train both on the same data")
         lengths = length or [n for n in (64, 128, 256) if n <= second.length] or [second.length]
     with console.status("") as status:

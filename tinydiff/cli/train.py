@@ -17,10 +17,10 @@ from ..processes.named import new_process
 from ..transformer import Transformer
 from ..views import terminal
 from . import demo as demonstration
-from .common import RUNS, Seed, console, epilog, given
+from .common import RUNS, Seed, console, epilog, given, report_untrained
 
 app = typer.Typer()
-BESIDE_RESUME = ("--resume", "--steps", "--lr")
+BESIDE_RESUME = ("--resume", "--steps", "--lr", "--text", "--pairs")
 GENERAL: dict[str, Any] = {
     "process": "masked", "steps": 3000, "batch": 32, "length": 64, "d_model": 64, "layers": 2,
     "heads": 4, "lr": 2e-3, "evaluate_every": 250,
@@ -65,6 +65,8 @@ def demo(
     epilog=epilog(
         "tinydiff train --data python_docs --out runs/docs",
         "tinydiff train --text book.txt --out runs/book --steps 5000 --length 128",
+        "tinydiff train --text book.txt --tokens pieces --vocab 2048 --out runs/pieces",
+        "tinydiff train --pairs questions.jsonl --out runs/answers",
         "tinydiff train --process sedd_uniform --schedule geometric --out runs/scores",
         "tinydiff train --data spiral --process flow --out runs/spiral",
         "tinydiff train --resume runs/book",
@@ -73,7 +75,13 @@ def demo(
 def train(
     context: typer.Context,
     out: Annotated[Path | None, typer.Option(help="Folder to write the run to.")] = None,
-    text: Annotated[Path | None, typer.Option(help="Train on this UTF-8 file.")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Train on this file of text, gzipped or not; - for standard input.")
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help='Train on answers to prompts: a file of lines like {"prompt": "Who?", "answer": "Me."}'),
+    ] = None,
     data_name: Annotated[
         str | None,
         typer.Option(
@@ -81,11 +89,23 @@ def train(
             help=f"A corpus ({', '.join([*data.CORPORA, *data.LAWS])}) or vectors ({', '.join(data.VECTORS)}).",
         ),
     ] = None,
+    tokens: Annotated[
+        Literal["characters", "words", "pieces"] | None,
+        typer.Option(
+            metavar="TOKENS",
+            help="What a token is: characters (default), words, or pieces of words (needs tinydiff[pieces]).",
+        ),
+    ] = None,
+    vocab: Annotated[
+        int | None,
+        typer.Option(help="How many tokens: words, default all there are, the rest spelled; pieces, default 1024."),
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Continue this run, with its own options; --steps and --lr begin a new schedule of the rate.",
+            help="Continue this run, with its own options; --steps and --lr begin a new schedule of the rate. --text "
+            "or --pairs say where its data are now.",
         ),
     ] = None,
     process: Annotated[
@@ -126,7 +146,7 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Training steps; default 3000 for text.")] = None,
     batch: Annotated[int | None, typer.Option(help="Sequences per step; default 32 for text.")] = None,
     length: Annotated[
-        int | None, typer.Option(help="Characters per sequence; default 64. Vectors have theirs.")
+        int | None, typer.Option(help="Tokens per sequence; default 64, of pairs what the longest takes.")
     ] = None,
     d_model: Annotated[int | None, typer.Option(help="Width of the network; default 64 for text.")] = None,
     layers: Annotated[int | None, typer.Option(help="Depth of the network; default 2 for text.")] = None,
@@ -142,7 +162,7 @@ def train(
                 f"{', '.join(others)} cannot be changed beside --resume, which continues a run with its own options: "
                 f"leave {'it' if len(others) == 1 else 'them'} out"
             )
-        run = learning.Run.resume(resume)
+        run = learning.Run.resume(resume, moved(resume, text, pairs))
         extend(run, steps, lr)
         if run.step >= run.options.steps:
             console.print(
@@ -153,9 +173,7 @@ def train(
     else:
         if out is None:
             raise ValueError("--out is missing: the folder to write the run to, for instance --out runs/mine")
-        if text is not None and data_name is not None:
-            raise ValueError("--text and --data are both given; a run has one corpus")
-        corpus = data.load(str(text.resolve()) if text is not None else data_name or "python_docs")
+        corpus = corpus_named(text, data_name, pairs, tokens, vocab)
         chosen_here = {
             "process": process, "steps": steps, "batch": batch, "length": length,
             "d_model": d_model, "layers": layers, "heads": heads, "lr": lr,
@@ -170,11 +188,45 @@ def train(
         model = Transformer(
             getattr(corpus, "vocab_size", None), chosen["length"], features=getattr(corpus, "features", None),
             classes=getattr(corpus, "classes", 0), time=made.needs_time,
-            positions="both" if type(corpus) is data.Corpus else "learned",  # windows of a text begin anywhere
+            positions="learned" if isinstance(corpus, data.Examples | data.Vectors) else "both",  # of a whole, a window
             d_model=chosen["d_model"], layers=chosen["layers"], heads=chosen["heads"], rng=np.random.default_rng(seed),
         )  # fmt: skip
         run = learning.Run(corpus, made, model, options, out)
     follow(run)
+
+
+def corpus_named(
+    text: Path | None, name: str | None, pairs: Path | None, tokens: data.Tokens | None, vocab: int | None
+) -> data.Corpus | data.Vectors | data.Pairs:
+    """What to train on, by the options that say so."""
+    options = {"--text": text, "--data": name, "--pairs": pairs}
+    chosen = [option for option, value in options.items() if value is not None]
+    if len(chosen) > 1:
+        raise ValueError(f"{' and '.join(chosen)} are both given; a run has one corpus")
+    cut: data.Tokens = tokens or "characters"
+    if pairs is not None:
+        return data.load_pairs(pairs.resolve(), tokens=cut, vocab=vocab)
+    if text is not None:
+        return data.load(str(text.resolve() if text.is_file() else text), tokens=cut, vocab=vocab)  # or a pipe
+    name = name or "python_docs"
+    if name in (*data.CORPORA, *data.LAWS, *data.VECTORS) and Path(name).is_file():
+        console.print(f"{name} is the corpus of that name; the file is --text {name}")
+    return data.load(name, tokens=cut, vocab=vocab)
+
+
+def moved(run: Path, text: Path | None, pairs: Path | None) -> data.Dataset | None:
+    """The data of a run in another place than where they were; None if that is not said."""
+    if text is None and pairs is None:
+        return None
+    if text is not None and pairs is not None:
+        raise ValueError("--text and --pairs are both given; a run has one corpus")
+    *_, codec, _ = learning.load(run)
+    if codec is None:
+        raise ValueError(f"{'--text' if text else '--pairs'} is given, but {run} is not a run on text: leave it out")
+    if pairs is not None:
+        return data.load_pairs(pairs.resolve(), codec)
+    assert text is not None
+    return data.Corpus(str(text.resolve()), data.read_text(text), codec)
 
 
 def extend(run: learning.Run, steps: int | None, lr: float | None) -> None:
@@ -199,14 +251,16 @@ def follow(run: learning.Run) -> float:
     """
     folder = run.folder
     console.print(
-        f"{run.corpus.name}: {run.corpus.description}; "
+        f"{run.corpus.name}: {getattr(run.corpus, 'description', 'data of your own')}; "
         f"model of {run.optimiser.flat.values.size:,} parameters; {kernels.active()} kernels",
     )
-    held_out, speeds = None, []
+    report_untrained(run.corpus)
+    held_out, speeds, unit = None, [], getattr(run.corpus, "short_unit", run.corpus.unit)
+    loss_unit = "mean square" if getattr(run.corpus, "features", None) else "nats/token"
     with stops_wait() as stops:
         try:
             with closing(learning.train(run)) as frames, closing(terminal.show_training(
-                console, frames, start=run.step, steps=run.options.steps, unit=run.corpus.short_unit
+                console, frames, start=run.step, steps=run.options.steps, unit=unit, loss_unit=loss_unit
             )) as shown:  # fmt: skip
                 for frame in shown:
                     held_out = frame.held_out
@@ -228,7 +282,7 @@ def follow(run: learning.Run) -> float:
             raise typer.Exit(128 + number)
     if held_out is not None:
         console.print(
-            f"Trained {run.step} steps. Held-out: {held_out[0]:.3f} +- {held_out[1]:.3f} {run.corpus.unit}. "
+            f"Trained {run.step} steps. Held-out: {held_out.mean:.3f} +- {held_out.error:.3f} {run.corpus.unit}. "
             f"Saved in {folder}.",
             highlight=False,
         )

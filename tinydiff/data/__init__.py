@@ -1,4 +1,4 @@
-"""Data that every machine already has: corpora, or any UTF-8 file, as token ids; points and pictures as vectors.
+"""Data that every machine already has: corpora, or any file of text, as token ids; points and pictures as vectors.
 
 `python_docs` is the language reference that CPython carries in `pydoc_data.topics`; `python_source` is the source of
 the standard library's top-level modules. Both differ a little between Python versions. `sums`, `agreement` and `chain`
@@ -10,39 +10,78 @@ from __future__ import annotations
 import sysconfig
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias, overload
+from typing import Any, Literal, Protocol, TypeAlias, overload
 
 import numpy as np
 
 from ..arrays import Floats, Ints
 from . import examples, glyphs, laws, toys
 from .batch import Batch
-from .codec import Codec
-from .corpus import Corpus
+from .codec import TOKENS, Characters, Codec, Pieces, Words, codec_of, new_codec
+from .corpus import Corpus, Unseen
 from .examples import Examples
 from .laws import LAWS
+from .pairs import Pairs, pairs_of
+from .text import read_text, with_blanks
 from .vectors import Vectors
 
 __all__ = [
     "CORPORA",
     "LAWS",
+    "TOKENS",
     "VECTORS",
     "Batch",
+    "Characters",
     "Codec",
     "Corpus",
     "Dataset",
     "Examples",
+    "Pairs",
+    "Pieces",
+    "Unseen",
     "Vectors",
+    "Words",
+    "codec_of",
     "embeddings",
     "glyphs",
     "laws",
     "load",
+    "load_pairs",
+    "new_codec",
     "read_text",
     "toys",
+    "with_blanks",
 ]
 
-Dataset: TypeAlias = Corpus | Vectors
-"""What can be trained on. Both have what training and evaluation use: `examples`, `check_length`, `unit`, `config`."""
+
+class Dataset(Protocol):
+    """What can be trained on: tokens, then it has a `vocab_size`, or vectors, then `features` and maybe `classes`.
+
+    Text also has a `codec`, by which figures are given per character. See docs/own_data.md for one of your own.
+    """
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """Of its held-out figure: "bits per character", per token, or per dimension."""
+        ...
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it, as JSON has it: "name", and under "sha256" a digest of all of it."""
+        ...
+
+    def check_length(self, length: int) -> None:
+        """ValueError unless it has sequences of that length."""
+        ...
+
+    def examples(self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
+        """Random sequences, (size, length) token ids or (size, length, F) vectors, from one part or the other."""
+        ...
 
 
 def python_docs() -> str:
@@ -69,64 +108,72 @@ def python_source() -> str:
     return text
 
 
+Tokens: TypeAlias = Literal["characters", "words", "pieces"]
+
 CORPORA = {"python_docs": python_docs, "python_source": python_source}
 VECTORS = {name: partial(toys.load, name) for name in toys.TOYS} | {"glyphs": glyphs.load}
 
 
-def read_text(path: Path) -> str:
-    """The characters of a UTF-8 file."""
-    raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-8").removeprefix("\ufeff")  # utf-8-sig would count errors from behind the mark
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8: byte {error.start} is 0x{raw[error.start]:02x}; convert it, for instance with "
-            f"iconv -f latin1 -t utf-8"
-        ) from error
-    if not text:
-        raise ValueError(f"{path} is empty; a corpus needs some text")
-    return text.replace("\r\n", "\n")
+@overload
+def load(
+    name: Literal["python_docs", "python_source"],
+    codec: Codec | None = None,
+    *,
+    tokens: Tokens = ...,
+    vocab: int | None = ...,
+) -> Corpus: ...
 
 
 @overload
-def load(name: Literal["python_docs", "python_source"], codec: Codec | None = None) -> Corpus: ...
+def load(name: Literal["sums", "agreement", "chain", "stories"], codec: Codec | None = None) -> Examples: ...
 
 
 @overload
-def load(name: Literal["sums", "agreement", "chain"], codec: Codec | None = None) -> Examples: ...
+def load(name: str, codec: Codec, *, tokens: Tokens = ..., vocab: int | None = ...) -> Corpus: ...
 
 
 @overload
-def load(name: str, codec: Codec) -> Corpus: ...
+def load(
+    name: str, codec: Codec | None = None, *, tokens: Tokens = ..., vocab: int | None = ...
+) -> Corpus | Vectors: ...
 
 
-@overload
-def load(name: str, codec: Codec | None = None) -> Corpus | Vectors: ...
-
-
-def load(name: str, codec: Codec | None = None) -> Corpus | Vectors:
-    """Load a corpus or a set of vectors by name, or a UTF-8 file by path.
+def load(
+    name: str, codec: Codec | None = None, *, tokens: Tokens = "characters", vocab: int | None = None
+) -> Corpus | Vectors:
+    """Load a corpus or a set of vectors by name, or a file of text by path.
 
     Parameters
     ----------
-    name : one of `CORPORA`, `LAWS` or `VECTORS`, or a path
-    codec : the alphabet to use; by default that of the text itself
+    name : one of `CORPORA`, `LAWS` or `VECTORS`, or a path, see `read_text`; a file that is called like one of those
+        is meant by ./NAME
+    codec : to use; by default one for the text itself
+    tokens : what that is to have, "characters", "words" or "pieces"
+    vocab : how many tokens, of words or pieces
 
     """
-    if name in VECTORS and codec is None:
-        return VECTORS[name]()
-    if name in LAWS:
-        return examples.load(name, codec)
+    if name in VECTORS or name in LAWS:
+        if tokens != "characters" or vocab is not None:
+            what = f"tokens is {tokens!r}" if tokens != "characters" else f"vocab is {vocab}"
+            raise ValueError(f"{what}, but {name} has its own; leave it out")
+        return VECTORS[name]() if name in VECTORS and codec is None else examples.load(name, codec)
     if name in CORPORA:
         text = CORPORA[name]()
-    elif Path(name).is_file():
+    elif name == "-" or Path(name).exists():
         text = read_text(Path(name))
     else:
         raise FileNotFoundError(
             f"no file and no corpus is called {name!r}; corpora: {', '.join([*CORPORA, *LAWS])}; "
             f"vectors: {', '.join(VECTORS)}"
         )
-    return Corpus(name, text, codec or Codec.of(text))
+    return Corpus(name, text, codec or new_codec(text, tokens, vocab))
+
+
+def load_pairs(
+    path: Path | str, codec: Codec | None = None, *, tokens: Tokens = "characters", vocab: int | None = None
+) -> Pairs:
+    """Load prompts and answers from a file of JSON lines, each {"prompt": ..., "answer": ...}; options as of `load`."""
+    return pairs_of(Path(path), read_text(path), codec, tokens=tokens, vocab=vocab)
 
 
 def embeddings(ids: Ints, vocab_size: int, dimensions: int | None = None) -> Floats:
@@ -143,6 +190,7 @@ def embeddings(ids: Ints, vocab_size: int, dimensions: int | None = None) -> Flo
     dimensions = min(16, vocab_size) if dimensions is None else dimensions
     if not 1 <= dimensions <= vocab_size:
         raise ValueError(f"dimensions is {dimensions}; expected 1 <= dimensions <= vocab_size = {vocab_size}")
+    ids = ids.astype(np.int64)  # a corpus keeps them in less
     follows = np.bincount(ids[:-1] * vocab_size + ids[1:], minlength=vocab_size**2).reshape(vocab_size, vocab_size)
     company = np.concatenate([follows, follows.T], axis=1).astype(np.float64)  # (V, 2 V): what follows, what precedes
     expected = company.sum(axis=1, keepdims=True) * company.sum(axis=0) / company.sum()

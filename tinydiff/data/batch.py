@@ -20,12 +20,15 @@ class Batch:
     label : (B,) classes, where the data has some
     given : (B, L), True where a position is known (a prompt, a source, what surrounds a gap): it is never corrupted,
         not scored and never changed. None: nothing is
+    cluster : (B,) which piece of the data each comes from: those of one piece overlap or are the same, so that they
+        count less than so many. None: all are independent
 
     """
 
     x0: Any
     label: Ints | None = None
     given: Bools | None = None
+    cluster: Ints | None = None
 
     def __post_init__(self) -> None:
         if self.given is None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Ints
+from .batch import Batch
 from .codec import Codec
 from .corpus import Corpus
 from .laws import LAWS, Law, Listed
@@ -19,7 +20,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Examples(Corpus):
-    """Texts end to end, each of `law.length` characters; a text is the unit that is drawn, trained on and held out.
+    """Texts end to end, each of `law.length` tokens; a text is the unit that is drawn, trained on and held out.
 
     Attributes
     ----------
@@ -36,7 +37,10 @@ class Examples(Corpus):
 
     @property
     def description(self) -> str:
-        return f"{len(self.ids) // self.law.length:,} texts of {self.law.length} characters, {self.vocab_size} distinct"
+        return (
+            f"{len(self.ids) // self.law.length:,} texts of {self.law.length} {self.codec.unit}s, "
+            f"{self.vocab_size} distinct"
+        )
 
     @cached_property
     def train(self) -> Ints:
@@ -56,13 +60,16 @@ class Examples(Corpus):
     def check_length(self, length: int) -> None:
         """Raise ValueError unless windows are whole texts."""
         if length != self.law.length:
-            raise ValueError(f"length is {length}, but {self.name} has texts of {self.law.length} characters; use that")
+            raise ValueError(
+                f"length is {length}, but {self.name} has texts of {self.law.length} {self.codec.unit}s; use that"
+            )
 
-    def batch(self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False) -> Ints:
-        """Random texts, (size, length)."""
+    def examples(self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
+        """Random texts, (size, length); a text that comes twice counts once."""
         self.check_length(length)
         texts = (self.held_out if held_out else self.train).reshape(-1, length)
-        return np.asarray(texts[rng.integers(0, len(texts), size)])
+        at = rng.integers(0, len(texts), size)
+        return Batch(texts[at].astype(np.int64), cluster=at)
 
 
 def load(name: str, codec: Codec | None = None) -> Examples:

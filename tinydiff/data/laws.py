@@ -7,6 +7,8 @@ Every example has the same length; a shorter one is padded with spaces on the ri
   with a phrase in between whose own number must not distract. Words are not equally likely.
 - chain: 64 letters of a Markov chain over 6, whose transitions are few and far from equal.
 
+- stories: five sentences about two people and a thing, in words, see stories.py.
+
 `Listed` laws list every text there is; `Chain` is known by its transition matrix.
 """
 
@@ -22,7 +24,8 @@ from typing import Protocol
 import numpy as np
 
 from ..arrays import Floats, Ints
-from .codec import Codec
+from .codec import Characters, Codec
+from .stories import Stories
 
 
 class Law(Protocol):
@@ -78,7 +81,7 @@ class Listed:
 
     @cached_property
     def codec(self) -> Codec:
-        return Codec.of("".join(self.texts))
+        return Characters.of("".join(self.texts))
 
     @property
     def length(self) -> int:
@@ -152,7 +155,7 @@ class Chain:
 
     @cached_property
     def codec(self) -> Codec:
-        return Codec(self.alphabet)
+        return Characters(self.alphabet)
 
     @property
     def entropy(self) -> float:
@@ -230,4 +233,4 @@ def chain(length: int = 64) -> Chain:
     return Chain("abcdef", np.full(v, 1 / v), matrix, length)
 
 
-LAWS: dict[str, Callable[[], Law]] = {"sums": sums, "agreement": agreement, "chain": chain}
+LAWS: dict[str, Callable[[], Law]] = {"sums": sums, "agreement": agreement, "chain": chain, "stories": Stories}

@@ -75,6 +75,11 @@ class Vectors:
         return int(self.train.shape[2])
 
     @property
+    def reach(self) -> float:
+        """The largest number of the training part, whatever its sign: what is drawn from it lies in [-reach, reach]."""
+        return float(np.abs(self.train).max()) + self.grain / 2
+
+    @property
     def description(self) -> str:
         labelled = f" in {self.classes} classes" if self.classes else ""
         return f"{len(self.train):,} examples{labelled}, {self.length} vectors of {self.features} each"
@@ -108,9 +113,9 @@ class Vectors:
         if self.grain:
             drawn = drawn + self.grain * (rng.random(drawn.shape) - 0.5)
         if labels is None:
-            return Batch(drawn)
+            return Batch(drawn, cluster=at)
         hidden = rng.random(size) < (0.0 if held_out else UNLABELLED)
-        return Batch(drawn, label=np.where(hidden, self.classes, labels[at]))
+        return Batch(drawn, label=np.where(hidden, self.classes, labels[at]), cluster=at)
 
 
 def patches(pictures: Floats, patch: int) -> Floats:

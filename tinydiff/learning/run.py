@@ -8,18 +8,20 @@ need.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from .. import data
 from ..arrays import Floats
 from ..processes import Process, from_config
-from ..transformer import Transformer
+from ..tensor import Tensor, no_grad
+from ..transformer import Model, Transformer
 from . import checkpoint
 from .files import CheckpointError, quoted, remove_leftovers
 from .lock import locked
@@ -27,12 +29,32 @@ from .optim import EMA, AdamW
 from .options import Options
 
 
+class Trainable(Model, Protocol):
+    """A `Model` that a run can train: the Transformer, or one of your own.
+
+    It also has a `vocab_size` or a number of `features`, like the data, and may have `classes`.
+    """
+
+    params: dict[str, Tensor]
+
+    @property
+    def length(self) -> int:
+        """How long the sequences are that it is trained on."""
+        ...
+
+
 class Run:
     """A model in training with everything the next step depends on.
 
     Parameters
     ----------
+    corpus : any `data.Dataset`
+    model : a Transformer, or anything `Trainable`; only a Transformer can be written to a folder
     folder : where checkpoints and the log go; None keeps everything in memory
+
+    Raises
+    ------
+    ValueError : if corpus, process and model do not suit one another, or one lacks what training needs of it
 
     """
 
@@ -40,10 +62,12 @@ class Run:
         self,
         corpus: data.Dataset,
         process: Process,
-        model: Transformer,
+        model: Trainable,
         options: Options | None = None,
-        folder: Path | None = None,
+        folder: Path | str | None = None,
     ) -> None:
+        folder = None if folder is None else Path(folder)
+        _check_parts(corpus, process, model)
         corpus.check_length(model.length)
         for name in ("vocab_size", "features"):  # tokens have the one, vectors the other
             ours, its, theirs = (getattr(part, name, None) for part in (corpus, process, model))
@@ -52,11 +76,19 @@ class Run:
                     f"{name} is {ours} for the corpus, {its} for the process and {theirs} for the model; "
                     "all three must agree"
                 )
-        if getattr(corpus, "classes", 0) != model.classes:
+        classes = getattr(model, "classes", 0)
+        if getattr(corpus, "classes", 0) != classes:
             raise ValueError(
-                f"classes is {getattr(corpus, 'classes', 0)} for the corpus and {model.classes} for the model; "
+                f"classes is {getattr(corpus, 'classes', 0)} for the corpus and {classes} for the model; "
                 "both must agree"
             )
+        if not isinstance(model, Transformer):
+            if folder is not None:
+                raise ValueError(
+                    f"folder is {folder}, but only a Transformer can be written to one and read again; leave it out "
+                    f"and keep the parameters of {type(model).__name__} yourself"
+                )
+            _check_answer(model, corpus)
         self.corpus, self.process, self.model, self.folder = corpus, process, model, folder
         self.options = options or Options()
         self.optimiser = AdamW(model.params, weight_decay=self.options.weight_decay, clip=self.options.clip)
@@ -112,7 +144,7 @@ class Run:
     def _config(self) -> dict[str, Any]:
         return {
             "process": self.process.config,
-            "model": self.model.config,
+            "model": getattr(self.model, "config", {}),
             "data": self.corpus.config,
             "training": asdict(self.options),
         }
@@ -122,6 +154,16 @@ class Run:
         flat = self.optimiser.flat
         groups = {"model": flat.values, "ema": self.ema.values, "adam.m": self.optimiser.m, "adam.v": self.optimiser.v}
         return {f"{group}/{name}": view for group, all_ in groups.items() for name, view in flat.named(all_).items()}
+
+    def averaged(self) -> Trainable:
+        """A copy of the model with the averaged weights: what held-out figures are of, and what to sample from.
+
+        `self.model` has the weights of the last step. The copy keeps its own, however long the run trains on.
+        """
+        model = copy.deepcopy(self.model)
+        for name, values in self.optimiser.flat.named(self.ema.values).items():
+            model.params[name].data, model.params[name].grad = values.copy(), None
+        return model
 
     def save(self) -> None:
         """Write a checkpoint, replacing the last one; CheckpointError if that is not the one this run knows."""
@@ -154,8 +196,15 @@ class Run:
                 checkpoint.write_config(self.folder, self._config())
 
     @staticmethod
-    def resume(folder: Path) -> Run:
-        """Load the run in `folder` to train it further."""
+    def resume(folder: Path | str, corpus: data.Dataset | None = None) -> Run:
+        """Load the run in `folder` to train it further.
+
+        Parameters
+        ----------
+        corpus : the data of the run, if they are your own or are no longer where they were; checked by their digest
+
+        """
+        folder = Path(folder)
         config = checkpoint.read_config(folder)
         try:
             options = Options(**config["training"])
@@ -163,7 +212,7 @@ class Run:
             process = from_config(config["process"])
         except (KeyError, TypeError, ValueError) as error:
             raise _incomplete(folder, error) from None
-        run = Run(corpus_of(folder, config), process, model, options)
+        run = Run(corpus_of(folder, config, corpus), process, model, options)
         run.folder = folder
         if not (folder / "state.safetensors").exists():
             return run  # stopped before the first save: the seed gives the same start
@@ -182,14 +231,15 @@ class Run:
         return run
 
 
-def corpus_of(folder: Path, config: dict[str, Any]) -> data.Dataset:
-    """The data that the run in `folder` was trained on, refusing one that has changed since."""
+def corpus_of(folder: Path, config: dict[str, Any], corpus: data.Dataset | None = None) -> data.Dataset:
+    """The data that the run in `folder` was trained on, or `corpus` if they are those; refused if they have changed."""
     try:
         codec = _codec(config)
         name, digest = config["data"]["name"], config["data"]["sha256"]
     except (KeyError, TypeError, ValueError) as error:
         raise _incomplete(folder, error) from None
-    corpus: data.Dataset = data.load(name, codec)
+    if corpus is None:
+        corpus = _load(folder, config, codec, name)
     if corpus.config["sha256"] != digest:
         text, change = (
             ("text", "Python version, or an edited file") if codec else ("data", "NumPy or matplotlib version")
@@ -198,20 +248,77 @@ def corpus_of(folder: Path, config: dict[str, Any]) -> data.Dataset:
             f"the {text} of {corpus.name} is not the one {folder} was trained on (another {change}); restore it or "
             "train a new run"
         )
+    ours, theirs = ({k: v for k, v in c.items() if k != "name"} for c in (corpus.config, config["data"]))
+    if ours != theirs:
+        raise CheckpointError(
+            f"{corpus.name} is what {folder} was trained on, but is cut into other tokens; make it with the codec of "
+            f"the run: tinydiff.load({str(folder)!r})[2]"
+        )
     return corpus
 
 
+def _load(folder: Path, config: dict[str, Any], codec: data.Codec | None, name: str) -> data.Dataset:
+    try:
+        return data.load_pairs(name, codec) if "pairs" in config["data"] else data.load(name, codec)
+    except FileNotFoundError as error:
+        if "tokenizers" in str(error):
+            raise
+        raise FileNotFoundError(
+            f"{name}, which {folder} was trained on, is not there; say where it is with --text or --pairs, in Python "
+            "with Run.resume(folder, corpus=...)"
+        ) from error
+
+
 def _codec(config: dict[str, Any]) -> data.Codec | None:
-    """The alphabet of a run on text; vectors have none."""
-    return None if config["model"].get("features") else data.Codec(config["data"]["alphabet"])
+    """The codec of a run on text; vectors and other people's tokens have none."""
+    return data.codec_of(config["data"]) if {"alphabet", "words"} & config["data"].keys() else None
+
+
+def _check_parts(corpus: Any, process: Any, model: Any) -> None:
+    """ValueError naming what one of them lacks of the protocol that training needs."""
+    for what, part, names in (
+        ("corpus", corpus, ("name", "unit", "config", "check_length", "examples")),
+        ("process", process, ("needs_time", "config", "loss", "bound")),
+        ("model", model, ("params", "length", "__call__")),
+    ):
+        missing = [name for name in names if not hasattr(part, name)]
+        if missing:
+            raise ValueError(
+                f"{what} is of type {type(part).__name__}, which has no {', '.join(missing)}; training needs that, see "
+                "docs/own_data.md"
+            )
+    for what, part in (("corpus", corpus), ("model", model)):
+        if getattr(part, "vocab_size", None) is None and getattr(part, "features", None) is None:
+            raise ValueError(
+                f"{what} is of type {type(part).__name__}, with neither vocab_size nor features; expected a number for "
+                "one of them"
+            )
+
+
+def _check_answer(model: Any, corpus: data.Dataset) -> None:
+    """ValueError unless a model that is not ours answers in the shape that `Model` says."""
+    x = corpus.examples(model.length, 2, np.random.default_rng(0)).x0
+    outputs = model.vocab_size if getattr(model, "features", None) is None else model.features
+    select = np.zeros(x.shape[:2], bool)
+    select[0, 0] = True
+    with no_grad():
+        for chosen, wanted in ((None, (*x.shape[:2], outputs)), (select, (1, outputs))):
+            answer = model(x, np.full(2, 0.5), select=chosen)
+            if getattr(answer, "shape", None) != wanted:
+                how = "select of one position" if chosen is not None else "no select"
+                raise ValueError(
+                    f"model returns shape {getattr(answer, 'shape', type(answer).__name__)} for x {x.shape} and {how}; "
+                    f"expected {wanted}"
+                )
 
 
 def _incomplete(folder: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{folder / 'config.json'} is incomplete or altered ({error}); restore it or train again")
 
 
-def load(folder: Path) -> tuple[Transformer, Process, data.Codec | None, dict[str, Any]]:
-    """Load a run for sampling and evaluation: its averaged weights, process, codec (None for vectors) and config."""
+def load(folder: Path | str) -> tuple[Transformer, Process, data.Codec | None, dict[str, Any]]:
+    """Load a run for sampling and evaluation: averaged weights, process, codec (None without text) and config."""
+    folder = Path(folder)
     config = checkpoint.read_config(folder)
     try:
         model = Transformer(**config["model"], rng=np.random.default_rng(0))

@@ -2,6 +2,7 @@
 
     for frame in train(run):
         print(frame.step, frame.loss, frame.held_out)
+    model = run.averaged()  # what the held-out figure is of
 
 The loop knows nothing of processes beyond `loss` and `bound`.
 """
@@ -12,12 +13,14 @@ import math
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import data
+from ..arrays import Floats, Ints
 from ..processes import Process
-from ..transformer import Model, Transformer
+from ..transformer import Model
 from . import checkpoint
 from .interrupts import stops_wait
 from .optim import learning_rate
@@ -25,6 +28,22 @@ from .run import Run
 
 EVALUATION_BATCH = 64
 EVALUATION_SEED = 1  # the same windows and masks at every evaluation, so that figures can be compared
+
+
+class HeldOut(NamedTuple):
+    """A held-out figure in bits, an upper bound where the process has one, with its standard error.
+
+    Attributes
+    ----------
+    mean, error : per character of text, whatever its tokens; else per token or per dimension: the data's `unit`
+    per_token, per_token_error : per token of the codec, or again per dimension
+
+    """
+
+    mean: float
+    error: float
+    per_token: float
+    per_token_error: float
 
 
 @dataclass(frozen=True)
@@ -38,7 +57,7 @@ class TrainFrame:
     grad_norm : before clipping
     lr : learning rate of this step
     tokens_per_second : of this step; for vectors, positions per second
-    held_out : (mean, standard error) of the held-out bits per character or dimension, in the steps that estimate it
+    held_out : bits per character or dimension, in the steps that estimate it; of the averaged weights (`Run.averaged`)
 
     """
 
@@ -48,7 +67,7 @@ class TrainFrame:
     grad_norm: float
     lr: float
     tokens_per_second: float
-    held_out: tuple[float, float] | None
+    held_out: HeldOut | None
 
 
 def train(run: Run) -> Generator[TrainFrame, None, None]:
@@ -95,8 +114,7 @@ def _train(run: Run) -> Generator[TrainFrame, None, None]:
                 last = run.step == options.steps
                 held_out = None
                 if run.step % options.evaluate_every == 0 or last:
-                    with run.ema.applied():
-                        held_out = evaluate(model, run.process, corpus, windows=options.evaluate_windows)
+                    held_out = evaluate(run.averaged(), run.process, corpus, windows=options.evaluate_windows)
                 frame = TrainFrame(run.step, options.steps, loss.item(), norm, lr, speed, held_out)
                 if log is not None and (run.step % options.log_every == 0 or held_out or last):
                     log.append({"step": frame.step, "loss": frame.loss, "lr": lr, "held_out": held_out})
@@ -112,11 +130,12 @@ def _train(run: Run) -> Generator[TrainFrame, None, None]:
 
 def evaluate(
     model: Model, process: Process, corpus: data.Dataset, *, windows: int = 3840, length: int | None = None
-) -> tuple[float, float]:
-    """Held-out bits per character or dimension, an upper bound where the process has one: mean and standard error.
+) -> HeldOut:
+    """How well held-out data is predicted: all bits over all characters (or dimensions) of random windows of it.
 
-    Random windows of the held-out part; every call sees the same ones. The error is the spread over windows, which
-    overstates it a little where a process stratifies its noise levels over a batch.
+    Only what is free is scored and counted. Every call sees the same windows. The standard error is that of the data as
+    a sample: windows that overlap, or a text that is drawn again, add nothing new (`Batch.cluster`), so more windows
+    bring it down to what the held-out part allows and no further.
 
     Parameters
     ----------
@@ -126,14 +145,30 @@ def evaluate(
     """
     if windows < 1:
         raise ValueError(f"windows is {windows}; it must be at least 1")
+    length = getattr(model, "length", None) if length is None else length
     if length is None:
-        length = model.length if isinstance(model, Transformer) else len(corpus.held_out)
+        raise ValueError("length is missing, and the model has none of its own")
     corpus.check_length(length)
-    rng = np.random.default_rng(EVALUATION_SEED)
-    bits = []
-    for _ in range(-(-windows // EVALUATION_BATCH)):
+    rng, codec = np.random.default_rng(EVALUATION_SEED), getattr(corpus, "codec", None)
+    bits, tokens, characters, clusters = [], [], [], []
+    for start in range(0, windows, EVALUATION_BATCH):
         batch = corpus.examples(length, EVALUATION_BATCH, rng, held_out=True)
-        free = batch.x0[0].size if batch.given is None else (~batch.given).sum(axis=1)
-        bits.append(process.bound(model, batch, rng) / free / math.log(2))
-    per_window = np.concatenate(bits)
-    return float(per_window.mean()), float(per_window.std(ddof=1) / math.sqrt(len(per_window)))
+        bits.append(process.bound(model, batch, rng) / math.log(2))
+        free = np.ones(np.shape(batch.x0), bool) if batch.given is None else ~batch.given
+        axes = tuple(range(1, free.ndim))
+        tokens.append(free.sum(axis=axes))
+        characters.append(tokens[-1] if codec is None else (free * codec.lengths[batch.x0]).sum(axis=axes))
+        clusters.append(start + np.arange(EVALUATION_BATCH) if batch.cluster is None else batch.cluster)
+    in_bits, cluster = np.concatenate(bits), np.concatenate(clusters)
+    return HeldOut(
+        *_ratio(in_bits, np.concatenate(characters), cluster), *_ratio(in_bits, np.concatenate(tokens), cluster)
+    )
+
+
+def _ratio(total: Floats, size: Ints, cluster: Ints) -> tuple[float, float]:
+    """Sum over sum, and its standard error by the spread over clusters: nan if there is but one."""
+    ratio = total.sum() / size.sum()
+    _, at = np.unique(cluster, return_inverse=True)
+    off = np.bincount(at, total - ratio * size)  # of each cluster, 0 in sum
+    many = len(off) / (len(off) - 1) if len(off) > 1 else math.nan
+    return float(ratio), float(np.sqrt(many * (off**2).sum()) / size.sum())

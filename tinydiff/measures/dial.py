@@ -122,7 +122,7 @@ def measure_of(run: Path, config: dict[str, Any], judge: Path | None, length: in
     model, process, codec, _ = learning.load(judge)
     if not isinstance(process, Autoregressive) or codec is None:
         raise ValueError(f"judge is {judge}, a run of {process.config['process']}; expected an autoregressive one")
-    if codec.alphabet != config["data"]["alphabet"]:
+    if any(codec.config.get(key) != config["data"].get(key) for key in ("alphabet", "words", "merges", "eos")):
         raise ValueError(f"judge is {judge}, whose alphabet is not that of {run}; train it on the same data")
     if model.length < length:
         raise ValueError(f"judge is {judge}, which reads {model.length} characters; {run} writes {length}")

@@ -56,7 +56,17 @@ def new_process(name: str, corpus: data.Dataset, **options: Any) -> Process:
     if name not in suited:
         raise ValueError(f"process is {name!r}, which does not suit {corpus.name}; choose one of {', '.join(suited)}")
     if isinstance(corpus, data.Vectors):
+        if kind is GaussianDiffusion:
+            chosen["clip"] = corpus.reach
         return kind(corpus.features, **chosen)
+    vocab_size = getattr(corpus, "vocab_size", None)
+    if vocab_size is None:
+        raise ValueError(f"corpus is a {type(corpus).__name__}, which has no vocab_size; see docs/own_data.md")
     if name == "d3pm_nearest":
-        chosen["embeddings"] = data.embeddings(corpus.train, corpus.vocab_size)
-    return kind(corpus.vocab_size, **chosen)
+        if not isinstance(corpus, data.Corpus | data.Pairs):
+            raise ValueError(
+                f"process is {name!r}, whose neighbours come from text, which {corpus.name} is not; make it yourself: "
+                "D3PM(vocab_size, 'nearest', embeddings=...)"
+            )
+        chosen["embeddings"] = data.embeddings(corpus.train, vocab_size)
+    return kind(vocab_size, **chosen)

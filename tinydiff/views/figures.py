@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.cells import cell_len
 
 from ..arrays import Floats
 from ..data.vectors import pictures
 from ..learning.files import refuse_existing, write_atomically
 from ..processes.paths import VectorFrame
 from .animation import REACH, grid
-from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, cells, evenly, legend
+from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, cells, evenly, legend, lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,40 +64,43 @@ def strip(trajectory: Trajectory, moments: int = 5, columns: int = 64) -> Figure
     from matplotlib.patches import Rectangle
 
     frames = evenly(trajectory.frames, moments)
-    length = frames[0].state.shape[1]
-    columns = min(columns, length)
-    lines = -(-length // columns)
+    columns = min(columns, trajectory.most_columns)
+    rows = trajectory.most_lines(columns)
     width, gap = 64, 0.5  # in characters; in lines
-    height = len(frames) * (lines + gap) + 1.5
+    height = len(frames) * (rows + gap) + 1.5
     figure, axes = plt.subplots(figsize=(7, 0.165 * height))
     figure.subplots_adjust(left=0, right=1, bottom=0, top=1)
     axes.set(xlim=(-9, max(columns, width)), ylim=(height, 0))
     axes.axis("off")
 
-    def put(cell: Cell, x: float, y: float) -> None:
+    def put(cell: Cell, x: float, y: float) -> float:
+        """Draw a cell, and say where the next one begins."""
+        across = cell_len(cell.text)
         fill = {"mask": "#e4e4e4", "remasked": AGAIN, "given": "white"}.get(cell.kind, COLOURS[cell.level])
         fresh = cell.kind == "fresh"
         if cell.kind == "given":
-            axes.plot([x + 0.1, x + 0.9], [y + 0.94, y + 0.94], color="black", lw=0.8)
+            axes.plot([x + 0.1, x + across - 0.1], [y + 0.94, y + 0.94], color="black", lw=0.8)
         edge = {"edgecolor": "black", "linewidth": 0.9, "zorder": 2} if fresh else {"edgecolor": "none"}
-        axes.add_patch(Rectangle((x + 0.06, y + 0.06), 0.88, 0.88, facecolor=fill, **edge))
+        axes.add_patch(Rectangle((x + 0.06, y + 0.06), across - 0.12, 0.88, facecolor=fill, **edge))
         axes.text(
-            x + 0.5, y + 0.52, cell.character.replace("$", r"\$"), ha="center", va="center_baseline", fontsize=7.5,
+            x + across / 2, y + 0.52, cell.text.replace("$", r"\$"), ha="center", va="center_baseline", fontsize=7.5,
             family="DejaVu Sans Mono", weight="bold" if fresh else "normal", zorder=3,
             color={"mask": "#5f5f5f", "remasked": AGAIN_INK}.get(cell.kind, "black"),
         )  # fmt: skip
+        return x + across
 
     y = 0.0
     for frame in frames:
         axes.text(-1, y + 0.55, f"step {frame.step}", ha="right", va="center", fontsize=8)
-        for i, cell in enumerate(cells(trajectory.codec, frame, 0)):
-            put(cell, i % columns, y + i // columns)
-        y += lines + gap
+        for i, line in enumerate(lines(cells(trajectory.codec, frame, 0), columns)):
+            x = 0.0
+            for cell in line:
+                x = put(cell, x, y + i)
+        y += rows + gap
     x = 0.0
     for samples, words in legend(trajectory.remasked, trajectory.given):
         for cell in samples:
-            put(cell, x, y)
-            x += 1
+            x = put(cell, x, y)
         axes.text(x + 0.5, y + 0.5, words, ha="left", va="center", fontsize=8)
         x += len(words) * 0.85 + 2
     return figure

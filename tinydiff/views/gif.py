@@ -10,9 +10,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from rich.cells import cell_len
 
 from ..learning.files import refuse_existing, write_atomically
-from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Moment, Trajectory, caption, cells, legend, playback
+from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Moment, Trajectory, caption, cells, legend, lines, playback
 from .trajectory import status as status_line
 
 ROWS = 64  # more cannot be read, and a GIF ends at 65,535 pixels
@@ -106,11 +107,11 @@ def still(trajectories: Sequence[Trajectory], moment: Moment, seconds: float, co
         for name, size in (("DejaVuSansMono", FONT_SIZE), ("DejaVuSansMono-Bold", FONT_SIZE), ("DejaVuSans", SMALL))
     )
     race = len(trajectories) > 1
-    columns = min(columns, max(t.frames[0].state.shape[1] for t in trajectories))
-    line_counts = [-(-t.frames[0].state.shape[1] // columns) for t in trajectories]
+    columns = min(columns, max(t.most_columns for t in trajectories))
+    line_counts = [t.most_lines(columns) for t in trajectories]
     heights = [
-        len(t.frames[0].state) * (lines * CELL_HEIGHT + MARGIN)
-        for t, lines in zip(trajectories, line_counts, strict=True)
+        len(t.frames[0].state) * (count * CELL_HEIGHT + MARGIN)
+        for t, count in zip(trajectories, line_counts, strict=True)
     ]
     titles = max(round(bold.getlength(t.title)) for t in trajectories)
     width = max(columns * CELL_WIDTH, 600 // len(trajectories), titles if race else 0) + 2 * MARGIN
@@ -119,16 +120,19 @@ def still(trajectories: Sequence[Trajectory], moment: Moment, seconds: float, co
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, 0, *image.size), fill=PAPER)
 
-    def put(cell: Cell, x: float, y: float) -> None:
+    def put(cell: Cell, x: float, y: float) -> float:
+        """Draw a cell, and say where the next one begins."""
+        across = CELL_WIDTH * cell_len(cell.text)
         fill = {"mask": HOLE, "remasked": AGAIN, "given": PAPER}.get(cell.kind, COLOURS[cell.level])
-        box = (x + 1, y + 1, x + CELL_WIDTH - 2, y + CELL_HEIGHT - 3)
+        box = (x + 1, y + 1, x + across - 2, y + CELL_HEIGHT - 3)
         draw.rectangle(box, fill=fill, outline=INK if cell.kind == "fresh" else fill, width=2)
         if cell.kind == "given":
-            draw.rectangle((x + 1, y + CELL_HEIGHT - 4, x + CELL_WIDTH - 2, y + CELL_HEIGHT - 3), fill=INK)
+            draw.rectangle((x + 1, y + CELL_HEIGHT - 4, x + across - 2, y + CELL_HEIGHT - 3), fill=INK)
         ink = AGAIN_INK if cell.kind == "remasked" else INK
         face = bold if cell.kind == "fresh" else font
         if cell.kind != "mask":  # its sign, a pattern, would be most of the file
-            draw.text((x + CELL_WIDTH / 2, y + CELL_HEIGHT / 2), cell.character, ink, face, anchor="mm")
+            draw.text((x + across / 2, y + CELL_HEIGHT / 2), cell.text, ink, face, anchor="mm")
+        return x + across
 
     for k, (trajectory, index) in enumerate(zip(trajectories, moment.frames, strict=True)):
         left = k * width + MARGIN
@@ -139,13 +143,15 @@ def still(trajectories: Sequence[Trajectory], moment: Moment, seconds: float, co
         draw.rectangle((left, top - 6, left + done * end, top - 3), fill=DONE)
         for row in range(len(trajectory.frames[index].state)):
             y = top + row * (line_counts[k] * CELL_HEIGHT + MARGIN)
-            for i, cell in enumerate(cells(trajectory.codec, trajectory.frames[index], row)):
-                put(cell, left + i % columns * CELL_WIDTH, y + i // columns * CELL_HEIGHT)
+            for line in lines(cells(trajectory.codec, trajectory.frames[index], row), columns):
+                x = float(left)
+                for cell in line:
+                    x = put(cell, x, y)
+                y += CELL_HEIGHT
     x, y = float(MARGIN), top + max(heights)
     for samples, words in legend(any(t.remasked for t in trajectories), any(t.given for t in trajectories)):
         for cell in samples:
-            put(cell, x, y)
-            x += CELL_WIDTH
+            x = put(cell, x, y)
         draw.text((x + 6, y + 5), words, PALE, small)
         x += small.getlength(words) + 24
     draw.text((MARGIN, y + CELL_HEIGHT), caption(trajectories, moment, seconds), INK, bold)

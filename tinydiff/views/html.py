@@ -165,9 +165,15 @@ def _mark(cell: Cell) -> str:
     return PLAIN.get(cell.kind, (FRESH if cell.kind == "fresh" else KEPT)[cell.level])
 
 
+def _texts(row: Sequence[Cell]) -> str | list[str]:
+    """What stands in each cell, as short as JavaScript's Array.from can take it apart again."""
+    texts = [cell.text for cell in row]
+    return "".join(texts) if all(len(text) == 1 for text in texts) else texts
+
+
 def _cell(cell: Cell) -> str:
     mark = _mark(cell)
-    return f'<i class="{mark if cell.kind in PLAIN else "k" + mark}">{escape(cell.character)}</i>'
+    return f'<i class="{mark if cell.kind in PLAIN else "k" + mark}">{escape(cell.text)}</i>'
 
 
 def _row(row: Sequence[Cell]) -> str:
@@ -175,9 +181,9 @@ def _row(row: Sequence[Cell]) -> str:
     words: list[list[Cell]] = [[]]
     for cell in row:
         words[-1].append(cell)
-        if not cell.character.strip() or cell.character in (NEWLINE, MASK, REMASKED):
+        if not cell.text.strip() or cell.text[0] in (NEWLINE, MASK, REMASKED) or len(cell.text) > 1:
             words.append([])
-    text = escape("".join(cell.character for cell in row))
+    text = escape("".join(cell.text for cell in row))
     shown = "".join(f"<span>{''.join(map(_cell, word))}</span>" for word in words if word)
     return f'<div class="row" role="img" aria-label="{text}">{shown}</div>'
 
@@ -200,7 +206,7 @@ def player(*trajectories: Trajectory, seconds: float = 6.0, alone: bool = False)
         frames = []
         for i, frame in enumerate(trajectory.frames):
             rows = [cells(trajectory.codec, frame, row) for row in range(len(frame.state))]
-            text = ["".join(cell.character for cell in row) for row in rows]
+            text = [_texts(row) for row in rows]
             frames.append([status_line(trajectory, i, race), text, ["".join(map(_mark, row)) for row in rows]])
         shown = "\n".join(map(_row, rows))
         last = len(frames) - 1

@@ -3,7 +3,7 @@
 The front end is in `front/`: `network.js` is the forward pass, `decoders.js` the way from masks to text, `app.js` what
 is seen of both. `tinydiff serve` shows the same page with the model left in Python.
 
-The page knows tokens as strings, and a rule for what stands between them: see `vocabulary`.
+The page knows tokens as strings, and how a text is cut into them: see `vocabulary`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def read_both(run: Path, rival: Path | None) -> tuple[Shown, Shown | None]:
         return masked, None
     other = read(rival, Autoregressive, "autoregressive")
     if other.codec != masked.codec:
-        raise ValueError(f"{run} and {rival} have different alphabets; train both on the same data")
+        raise ValueError(f"{run} and {rival} have different tokens; train both on the same data")
     if other.model.length < masked.model.length:
         raise ValueError(
             f"{rival} writes at most {other.model.length} positions, and {run} has {masked.model.length}; "
@@ -107,19 +107,26 @@ def rounded(model: Transformer, precision: Precision) -> dict[str, Floats]:
 
 
 def vocabulary(codec: Codec) -> dict[str, Any]:
-    """The tokens as strings; before which of them a space is written; and what one is called."""
-    return {"tokens": list(codec.alphabet), "spaced": None, "unit": "letter"}
+    """The tokens as strings, and how the codec cuts a text into them: see `Vocabulary` in `front/app.js`."""
+    return {
+        "tokens": list(codec.tokens),
+        "unit": "letter" if codec.unit == "character" else codec.unit,
+        "eos": codec.eos_id,
+        "merges": codec.config.get("merges"),
+    }
 
 
 def describe(masked: Shown, rival: Shown | None) -> dict[str, Any]:
     """What page and server tell the front end of the models, all but their weights."""
     words = vocabulary(masked.codec)
     model = masked.model
-    law = masked.config["data"]["name"] in LAWS  # its texts are padded with spaces
+    pad = masked.codec.eos_id  # texts with a law are padded, with spaces where nothing else ends them
+    if pad is None and " " in words["tokens"]:
+        pad = words["tokens"].index(" ")
     size = sum(p.data.size for p in model.params.values())
     return words | {
         "length": model.length,
-        "pad": words["tokens"].index(" ") if law and " " in words["tokens"] else None,
+        "pad": pad if masked.config["data"]["name"] in LAWS else None,
         "race": rival is not None,
         "orders": ORDERS,
         "noisy": NOISY,

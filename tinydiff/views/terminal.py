@@ -27,7 +27,7 @@ from ..learning import TrainFrame
 from ..learning.files import printable
 from ..processes.paths import VectorFrame
 from .animation import REACH
-from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, caption, cells, legend, playback, status
+from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, caption, cells, legend, lines, playback, status
 
 PLAIN_EVERY = 10.0  # seconds between lines of training without a terminal
 PLAIN_ROWS, PLAIN_FRAMES = 4, 40  # of sampling: how many sequences, at how many steps
@@ -36,15 +36,15 @@ STYLES = {"mask": MIDDLE, "remasked": f"{AGAIN_INK} on {AGAIN}", "given": "under
 
 
 def state_text(codec: Codec, frame: Frame, row: int, width: int) -> Text:
-    """One sequence in lines of `width`: masks dim, what is given underlined, characters on the colour of confidence.
+    """One sequence in lines of `width`: masks dim, what is given underlined, tokens on the colour of confidence.
 
-    Positions keep their place from frame to frame: line breaks are shown as a sign, not obeyed.
+    Line breaks are shown as a sign, not obeyed: characters keep their place from frame to frame.
     """
     text = Text()
-    for i, cell in enumerate(cells(codec, frame, row)):
-        if i > 0 and i % width == 0:
-            text.append("\n")
-        text.append(cell.character, style=_style(cell))
+    for i, line in enumerate(lines(cells(codec, frame, row), width)):
+        text.append("\n" if i else "")
+        for cell in line:
+            text.append(cell.text, style=_style(cell))
     return text
 
 
@@ -68,7 +68,7 @@ def _legend(again: bool, given: bool) -> Text:
     text = Text("  ")
     for samples, words in legend(again, given):
         for cell in samples:
-            text.append(cell.character, style=_style(cell))
+            text.append(cell.text, style=_style(cell))
         text.append(f" {words}   ")
     return text
 
@@ -103,7 +103,7 @@ def show_sampling(
                 continue
             more = len(last.state) - PLAIN_ROWS
             for row in range(len(last.state[:PLAIN_ROWS])):
-                line = "".join(cell.character for cell in cells(codec, last, row))
+                line = "".join(cell.text for cell in cells(codec, last, row))
                 text = Text(f"{last.step:4d}/{last.steps}  {line}")  # a Text is shown as it is, no markup or emoji
                 console.print(text, soft_wrap=True)
         if more > 0:
@@ -193,9 +193,21 @@ class _Field(ProgressColumn):
 
 
 def show_training(
-    console: Console, frames: Iterable[TrainFrame], *, start: int, steps: int, unit: str = "bits/char"
+    console: Console,
+    frames: Iterable[TrainFrame],
+    *,
+    start: int,
+    steps: int,
+    unit: str = "bits/char",
+    loss_unit: str = "nats/token",
 ) -> Generator[TrainFrame, None, None]:
-    """Pass the frames on while showing step, loss, held-out bits per character and tokens per second."""
+    """Pass the frames on while showing step, loss, held-out bits per character and tokens per second.
+
+    Parameters
+    ----------
+    unit, loss_unit : of the held-out figure and of the loss, which is in nats or a mean square
+
+    """
     loss, speed, held_out = Smooth(0.98), Smooth(0.95), "-"
     progress = Progress(
         TextColumn("[bold]{task.completed:>{task.fields[digits]}.0f}/{task.total:.0f}"),
@@ -218,7 +230,7 @@ def show_training(
             if frame.held_out:
                 held_out = f"{frame.held_out[0]:.3f}"
             shown = [
-                f"loss {loss.value:.3f}",
+                f"loss {loss.value:.3f} {loss_unit}",
                 f"held-out {held_out} {unit}",
                 f"{speed.value / 1000:.0f}k tokens/s",
             ]

@@ -1,17 +1,20 @@
-"""One run of a sampler on text, as every view shows it: frames, the characters they stand for, and when they came.
+"""One run of a sampler on text, as every view shows it: frames, the tokens they stand for, and when they came.
 
-A view asks two things. What does a frame look like? `cells` answers, position by position. And which frame is to be
-seen when? `playback` answers: a single trajectory goes at an even pace; several race on the clock that was measured,
-slowed down where they are too fast for the eye.
+A view asks two things. What does a frame look like? `cells` answers, a token per cell, and `lines` breaks them where a
+line is full. And which frame is to be seen when? `playback` answers: a single trajectory goes at an even pace; several
+race on the clock that was measured, slowed down where they are too fast for the eye.
 """
 
 from __future__ import annotations
 
 import time
+import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
+
+from rich.cells import cell_len
 
 from ..data import Codec
 from ..decoders import Frame
@@ -19,6 +22,7 @@ from ..decoders import Frame
 MASK, REMASKED = "\u2591", "\u2593"  # light and dark shade
 VISIBLE = {"\n": "\u21b5", "\t": "\u21e5"}
 NEWLINE = VISIBLE["\n"]
+WORD_WIDTH = 4  # columns of the mask of a token that is not a character
 COLOURS = ["#6a8dd9", "#4fb0c6", "#5cc8a0", "#b5d65a", "#fde725"]
 """Confidence 0 .. 1: blue to yellow with rising lightness, to be told apart without colour vision or in grey. Each is
 light enough for black text on it (contrast 5.7 and more)."""
@@ -33,35 +37,52 @@ class Cell(NamedTuple):
 
     Attributes
     ----------
-    character : one that can be seen and takes one place: a sign for a line break or for MASK
+    text : of the token, with signs for what cannot be seen, or for MASK
     kind : "mask"; "remasked", masked again in this step; "given", known beforehand; "fresh", filled in in this step;
         "kept", filled in before
     level : confidence as an index into COLOURS; 0 for masks
 
     """
 
-    character: str
+    text: str
     kind: Kind
     level: int
 
 
 def cells(codec: Codec, frame: Frame, row: int) -> list[Cell]:
     """The positions of one sequence of a frame, in order."""
-    ids, shown = frame.state[row], []
-    for i, character in enumerate(codec.decode(ids, MASK)):
-        if ids[i] == codec.vocab_size:
+    shown, width = [], 1 if codec.unit == "character" else WORD_WIDTH
+    for i, token in enumerate(frame.state[row].tolist()):
+        if token == codec.vocab_size:
             again = bool(frame.remasked[row, i])
-            shown.append(Cell(REMASKED if again else MASK, "remasked" if again else "mask", 0))
+            shown.append(Cell(width * (REMASKED if again else MASK), "remasked" if again else "mask", 0))
             continue
         level = min(int(frame.confidence[row, i] * len(COLOURS)), len(COLOURS) - 1)
         kind: Kind = "given" if frame.given[row, i] else "fresh" if frame.committed[row, i] else "kept"
-        shown.append(Cell(visible(character), kind, level))
+        text = "".join(map(visible, codec.tokens[token]))
+        shown.append(Cell(text, kind, level))
     return shown
 
 
 def visible(character: str) -> str:
     """The character, or a sign for one that would move others about or not be seen; a space stays a space."""
+    if unicodedata.combining(character):
+        return "\u25cc" + character  # on a dotted circle: the letter before it is another cell
     return VISIBLE.get(character, character if character.isprintable() else "\ufffd")
+
+
+def lines(row: Sequence[Cell], width: int) -> list[list[Cell]]:
+    """Cells in lines that take at most `width` columns of a terminal, in which some characters take two."""
+    broken: list[list[Cell]] = [[]]
+    used = 0
+    for cell in row:
+        columns = cell_len(cell.text)
+        if used + columns > width and broken[-1]:
+            broken.append([])
+            used = 0
+        broken[-1].append(cell)
+        used += columns
+    return broken
 
 
 LEGEND: tuple[tuple[tuple[Cell, ...], str], ...] = (
@@ -105,6 +126,21 @@ class Trajectory:
             raise ValueError(f"seconds has {len(self.seconds)} entries for {len(self.frames)} frames; expected as many")
         if any(b < a for a, b in zip([0.0, *self.seconds], self.seconds, strict=False)):
             raise ValueError("seconds goes backwards or below 0; expected the times at which the frames came, in order")
+
+    @property
+    def most_columns(self) -> int:
+        """Columns of the longest sequence of any frame, in one line."""
+        return max(
+            sum(cell_len(cell.text) for cell in cells(self.codec, frame, row))
+            for frame in self.frames
+            for row in range(len(frame.state))
+        )
+
+    def most_lines(self, width: int) -> int:
+        """Lines that a sequence of any frame takes at most."""
+        return max(
+            len(lines(cells(self.codec, frame, row), width)) for frame in self.frames for row in range(len(frame.state))
+        )
 
     @property
     def remasked(self) -> bool:

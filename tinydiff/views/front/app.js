@@ -54,45 +54,66 @@ class Remote {
 
 // --- tokens and text -------------------------------------------------------------------------------------------------
 
-// Text to token ids and back. `tokens` are strings; where `spaced` is not null, a space goes before each token for which
-// it is true, but for the first: words have one, punctuation and characters have none.
+// Text to token ids and back, as in tinydiff/data/codec.py. A token is a string, and a text is its tokens, one after the
+// other. They are characters; or words and marks, each with the blank before it, spelled where they are not known; or
+// pieces of words, joined in the order of `merges` (byte-pair encoding).
+const WORD = / ?[\p{L}\p{N}_]+| ?[^\p{L}\p{N}_\s]|\s/gu;
+
 class Vocabulary {
-  constructor(tokens, spaced) {
-    this.tokens = tokens; this.spaced = spaced; this.size = tokens.length;
+  constructor({tokens, unit, eos, merges}) {
+    Object.assign(this, {tokens, unit, eos, size: tokens.length});
     this.ids = new Map(tokens.map((token, id) => [token, id]));
-    this.longest = Math.max(...tokens.map(token => token.length));
+    this.ranks = merges && new Map(merges.map(([left, right], rank) => [left + "\n" + right, rank]));
     this.blank = ["_", "~", "\u2591"].find(sign => !this.ids.has(sign)) ?? "\u2591";
   }
+  get letters() { return this.unit === "letter"; }
   decode(ids) {
-    return Array.from(ids, (id, i) => id === this.size ? (this.spaced && i ? " " : "") + this.blank :
-      (this.spaced && this.spaced[id] && i ? " " : "") + this.tokens[id]).join("");
+    const blank = i => (this.letters || i === 0 ? "" : " ") + this.blank;
+    return Array.from(ids, (id, i) => id === this.size ? blank(i) : this.tokens[id]).join("");
   }
-  // The longest token that fits, again and again; a blank is MASK.
+  // A blank is MASK; the space before it belongs to the word that it stands for.
   encode(text) {
-    const ids = [], clean = this.spaced ? text.trim().replace(/\s+/g, " ") : text.replace(/\r\n/g, "\n");
-    for (let at = 0; at < clean.length;) {
-      const space = this.spaced && clean[at] === " ", from = at + (space ? 1 : 0);
-      if (clean.startsWith(this.blank, from)) { ids.push(this.size); at = from + this.blank.length; continue; }
-      let id, size = Math.min(this.longest, clean.length - from);
-      for (; size > 0; size--) {
-        id = this.ids.get(clean.slice(from, from + size));
-        if (id !== undefined && (!this.spaced || !this.spaced[id] || space || ids.length === 0 || ids.at(-1) === this.size)) break;
-        id = undefined;
-      }
-      if (id === undefined) {
-        const wrong = this.spaced ? clean.slice(from).match(/^\S+/)[0] : String.fromCodePoint(clean.codePointAt(from));
-        throw new Error(`The model does not know ${JSON.stringify(wrong)}, ${this.spaced ? "token" : "character"} ` +
-          `${ids.length + 1} of the text; it has learnt ${this.size} ${this.spaced ? "words" : "characters"}` +
-          (this.size <= 120 ? `: ${this.tokens.map(visible).join(this.spaced ? " " : "")}` : ""));
-      }
-      ids.push(id); at = from + size;
-    }
+    const parts = text.replace(/\r\n/g, "\n").split(this.blank), ids = [];
+    parts.forEach((part, k) => {
+      const last = k === parts.length - 1;
+      ids.push(...this.cut(last || this.letters ? part : part.replace(/ $/, ""), k === 0), ...(last ? [] : [this.size]));
+    });
     return Int32Array.from(ids);
+  }
+  cut(text, first) {
+    if (this.letters) return Array.from(text, letter => this.known(letter));
+    return (text.match(WORD) ?? []).flatMap((word, i) => {
+      if (this.ranks) return this.join(word);
+      if (this.ids.has(word)) return [this.ids.get(word)];
+      const begins = first && i === 0 && this.ids.has(" " + word) && !Array.from(word).every(each => this.ids.has(each));
+      return begins ? [this.ids.get(" " + word)] : this.spell(word);  // a text begins with a word, not with a blank
+    });
+  }
+  known(token, shown = token) {
+    const id = this.ids.get(token);
+    if (id !== undefined) return id;
+    const all = this.size <= 120 ? `: ${this.tokens.map(visible).join("")}` : ".";
+    throw new Error(`The model does not know ${JSON.stringify(shown.trim() || shown)}; it has learnt ${this.size} ${this.unit}s${all}`);
+  }
+  spell(word) { return Array.from(word, letter => this.known(letter, word)); }
+  // The pair that was merged first, again and again, until no neighbours are a pair.
+  join(word) {
+    const pieces = Array.from(word);
+    for (;;) {
+      let best = -1, least = Infinity;
+      for (let i = 0; i + 1 < pieces.length; i++) {
+        const rank = this.ranks.get(pieces[i] + "\n" + pieces[i + 1]);
+        if (rank < least) { best = i; least = rank; }
+      }
+      if (best < 0) return pieces.map(piece => this.known(piece, word));
+      pieces.splice(best, 2, pieces[best] + pieces[best + 1]);
+    }
   }
 }
 
 const visible = token => token.replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5");
-const spoken = token => token === " " ? "space" : token === "\n" ? "line break" : token;
+const bare = token => visible(token.length > 1 ? token.replace(/^ /, "") : token);  // without the space of a word
+const spoken = token => token === " " ? "space" : token === "\n" ? "line break" : bare(token);
 const counted = (n, what) => `${n} ${what}${+n === 1 ? "" : "s"}`;
 const percent = p => `${(100 * p).toFixed(p < 0.1 ? 1 : 0)} %`;
 
@@ -105,8 +126,9 @@ function look(vocabulary, frame, given, i) {
   const id = frame.state[i];
   if (id === vocabulary.size) return [frame.again?.includes(i) ? "again" : "mask", "", "masked"];
   const token = vocabulary.tokens[id], fresh = frame.fresh.includes(i) ? " fresh" : "";
-  if (given[i] !== vocabulary.size) return ["given", visible(token), `${spoken(token)}, given`];
-  return [`k${level(frame.sure[i])}${fresh}`, visible(token), `${spoken(token)}, ${percent(frame.sure[i])} sure`];
+  const joined = id === vocabulary.eos ? " end" : vocabulary.letters || token[0] === " " ? "" : " joined";
+  if (given[i] !== vocabulary.size) return ["given" + joined, bare(token), `${spoken(token)}, given`];
+  return [`k${level(frame.sure[i])}${fresh}${joined}`, bare(token), `${spoken(token)}, ${percent(frame.sure[i])} sure`];
 }
 
 // From white to blue, for the share of the most that a position attends to.
@@ -129,8 +151,8 @@ class Cells {
     for (let i = 0; i < L; i++) {
       const id = frame.state[i], token = id === vocabulary.size ? null : vocabulary.tokens[id];
       words.at(-1).push(this.cells[i]);
-      if (vocabulary.spaced || token === null || /\s/.test(token) || words.at(-1).length >= 16) words.push([]);
-      this.cells[i].style.minWidth = vocabulary.spaced && token !== null ? `${Math.max(4, token.length)}ch` : "";
+      if (!vocabulary.letters || token === null || /\s/.test(token) || words.at(-1).length >= 16) words.push([]);
+      this.cells[i].style.minWidth = vocabulary.letters || token === null ? "" : `${bare(token).length + 1}ch`;
     }
     this.box.replaceChildren(...words.filter(word => word.length).map(word => {
       const span = document.createElement("span");
@@ -180,7 +202,7 @@ class Film {
 // --- the page --------------------------------------------------------------------------------------------------------
 
 function begin(data, engine) {
-  const vocabulary = new Vocabulary(data.tokens, data.spaced), MASK = vocabulary.size;
+  const vocabulary = new Vocabulary(data), MASK = vocabulary.size;
   const text = new Cells($("text"), vocabulary, "option");
   let given = new Int32Array(data.length).fill(MASK);  // the text that the next run starts from
   let was = given.slice();  // what stood where there are masks now, to be brought back
@@ -317,7 +339,7 @@ function begin(data, engine) {
   }
 
   function tell({top, attention}, i, there) {
-    $("place").textContent = `Position ${i + 1}` + (there === MASK ? ", masked" : `: ${visible(vocabulary.tokens[there])}`);
+    $("place").textContent = `Position ${i + 1}` + (there === MASK ? ", masked" : `: ${bare(vocabulary.tokens[there])}`);
     $("asked").textContent = there === MASK ? "The likeliest here:" : "The likeliest here, if only this were masked:";
     $("top").replaceChildren(...top.map(([id, p]) => {
       const item = document.createElement("li"), button = document.createElement("button");
@@ -397,14 +419,14 @@ function begin(data, engine) {
     else if (event.key === "Backspace") { edit(selected(), () => MASK); move(Math.min(anchor, focus) - 1); }
     else if (event.key === "Enter") { if (anchor === focus) toggle(focus); else edit(selected(), () => MASK); }
     else if (event.key.length === 1 || [...event.key].length === 1) {
-      if (vocabulary.spaced) { $("token").value = event.key; $("token").focus(); }
+      if (!vocabulary.letters) { $("token").value = event.key; $("token").focus(); }
       else put(event.key);
     } else return;
     event.preventDefault();
   });
 
   function put(written) {
-    const ids = vocabulary.encode(written);
+    const ids = vocabulary.encode(vocabulary.letters || vocabulary.ids.has(written) ? written : written.replace(/^ ?/, " "));
     if (!ids.length) throw new Error(`Write a ${data.unit} first.`);
     const at = Math.min(anchor, focus), room = given.length - at;
     if (ids.length > room) throw new Error(`From here on there are ${room} positions; this takes ${ids.length}.`);
@@ -513,13 +535,13 @@ function begin(data, engine) {
     $("paint").append(option(`${layer}/`, `layer ${layer + 1}, mean of its heads`));
     for (let head = 0; head < data.attention[1]; head++) $("paint").append(option(`${layer}/${head}`, `layer ${layer + 1}, head ${head + 1}`));
   }
-  if (vocabulary.size <= 2000) $("tokens").append(...vocabulary.tokens.filter(token => token.trim()).map(token => option(token)));
+  if (vocabulary.size <= 2000) $("tokens").append(...vocabulary.tokens.filter(token => token.trim()).map(token => option(bare(token))));
   for (const [name, value] of Object.entries(data.defaults)) if (value !== null) $(name).value = value;
   if (data.defaults.steps) wanted = data.defaults.steps;
   $("length").max = data.length;
   $("blank-name").textContent = vocabulary.blank;
   $("facts").textContent = data.facts;
-  document.body.classList.toggle("words", Boolean(vocabulary.spaced));
+  document.body.classList.toggle("words", !vocabulary.letters);
   const sample = (kind, sign = "") => Object.assign(document.createElement("span"), {className: `cell ${kind}`, textContent: sign});
   const entry = (cells, words) => { const span = document.createElement("span"); span.append(...cells, " " + words); return span; };
   $("legend").append(entry([sample("mask")], "masked"), entry([sample("given", "a")], "given"),

@@ -1,0 +1,156 @@
+"""Prompts and answers: what is asked is given, what is answered is learnt.
+
+A canvas holds the prompt, the answer and the end of the text, EOS, as often as it takes to fill it:
+
+    W h o ?   M e . ¶ ¶ ¶ ¶
+    given . . free . . . .
+
+The prompt is never masked nor scored. EOS counts like any token (LLaDA, Nie et al. 2025, section 2.3): so the model
+learns where its answer ends, and a decoder that fills the canvas says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Ints
+from .batch import Batch
+from .codec import Codec, new_codec
+from .corpus import HELD_OUT, not_in
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of texts, the last tenth of them held out.
+
+    Attributes
+    ----------
+    name : the path of their file
+    pairs : (prompt, answer)
+    codec : between text and ids, with EOS
+
+    """
+
+    name: str
+    pairs: tuple[tuple[str, str], ...]
+    codec: Codec
+
+    unit = "bits per character"
+    short_unit = "bits/char"
+
+    def __post_init__(self) -> None:
+        if len(self.pairs) < 2:
+            raise ValueError(f"{self.name} has {len(self.pairs)} pairs; expected at least 2, one to be held out")
+        if self.codec.eos_id is None:
+            raise ValueError("codec has no EOS, which ends an answer; make it with eos=True")
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Options of `tinydiff train` that suit it: the least power of two that holds the longest pair."""
+        return {"length": 1 << (self.longest - 1).bit_length()}
+
+    @property
+    def description(self) -> str:
+        return (
+            f"{len(self.pairs):,} pairs of up to {self.longest} {self.codec.unit}s with their end, "
+            f"{self.vocab_size} distinct"
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it: its name, the digest of the pairs, and the codec."""
+        digest = hashlib.sha256(json.dumps(self.pairs).encode()).hexdigest()
+        return {"name": self.name, "sha256": digest, "pairs": len(self.pairs)} | self.codec.config
+
+    @property
+    def vocab_size(self) -> int:
+        return self.codec.vocab_size
+
+    @cached_property
+    def ids(self) -> list[tuple[Ints, Ints]]:
+        """Prompt and answer of each pair, the answer with one EOS."""
+        end = np.array([self.codec.eos_id])
+        return [(self.codec.encode(p), np.concatenate([self.codec.encode(a), end])) for p, a in self.pairs]
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest pair, EOS included."""
+        return max(len(prompt) + len(answer) for prompt, answer in self.ids)
+
+    def check_length(self, length: int) -> None:
+        """Raise ValueError unless every pair fits."""
+        over = [i for i, (prompt, answer) in enumerate(self.ids) if len(prompt) + len(answer) > length]
+        if over:
+            raise ValueError(
+                f"length is {length}, but {len(over)} of {len(self.ids)} pairs of {self.name} are longer, the first is "
+                f"pair {over[0] + 1} and the longest takes {self.longest} {self.codec.unit}s with its end; use a "
+                f"length of at least {self.longest}"
+            )
+
+    @property
+    def train(self) -> Ints:
+        """The tokens of the pairs that are trained on, one after the other: (N,)."""
+        return np.concatenate([ids for pair in self.ids[: self._until] for ids in pair])
+
+    @property
+    def held_out(self) -> Ints:
+        """The tokens of the other pairs, (M,)."""
+        return np.concatenate([ids for pair in self.ids[self._until :] for ids in pair])
+
+    @property
+    def untrained(self) -> dict[str, int]:
+        """The tokens of the held-out pairs that the others do not have, and how often each occurs there."""
+        return not_in(self.train, self.held_out, self.codec)
+
+    @property
+    def _until(self) -> int:
+        return min(int((1 - HELD_OUT) * len(self.pairs)), len(self.pairs) - 1)
+
+    def examples(self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
+        """Random pairs on canvases (size, length), their prompts given."""
+        self.check_length(length)
+        at = rng.integers(self._until, len(self.ids), size) if held_out else rng.integers(0, self._until, size)
+        x0 = np.full((size, length), self.codec.eos_id)
+        given = np.zeros(x0.shape, bool)
+        for row, (prompt, answer) in enumerate(self.ids[i] for i in at):
+            x0[row, : len(prompt)], given[row, : len(prompt)] = prompt, True
+            x0[row, len(prompt) : len(prompt) + len(answer)] = answer
+        return Batch(x0, given=given, cluster=at)
+
+
+def read_pairs(path: Path, lines: str) -> tuple[tuple[str, str], ...]:
+    """Pairs from JSON lines, {"prompt": ..., "answer": ...} each; ValueError naming the first line that is none."""
+    pairs = []
+    for number, line in enumerate(lines.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} of {path} is not JSON ({error}); expected {_EXAMPLE}") from None
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("prompt", "answer")):
+            raise ValueError(f"line {number} of {path} is {line[:60]!r}; expected {_EXAMPLE}")
+        pairs.append((row["prompt"], row["answer"]))
+    return tuple(pairs)
+
+
+_EXAMPLE = '{"prompt": "Who?", "answer": "Me."}'
+
+
+def pairs_of(
+    path: Path, lines: str, codec: Codec | None = None, *, tokens: str = "characters", vocab: int | None = None
+) -> Pairs:
+    """The pairs of a file, with that codec or one made for all of their text."""
+    pairs = read_pairs(path, lines)
+    if codec is None and pairs:
+        codec = new_codec("\n".join(text for pair in pairs for text in pair), tokens, vocab, eos=True)
+    if codec is None:
+        raise ValueError(f"{path} has no pairs; expected lines of {_EXAMPLE}")
+    return Pairs(str(path), pairs, codec)
