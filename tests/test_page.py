@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -447,7 +448,7 @@ def test_words_are_tokens_too(browser: Any, tmp_path: Path) -> None:
         tab.click("#use")
         cells = [cell.inner_text() for cell in tab.locator("#text .cell").all()]
         assert cells == ["Ann", "gave", "Tom", ",", "", "green", "ball", "."]
-        assert tab.locator("#own").input_value() == " Ann gave Tom, _ green ball."
+        assert tab.locator("#own").input_value() == "Ann gave Tom, _ green ball."
         tab.fill("#own", "Ann theft")
         tab.click("#use")
         expect(tab.locator("#error")).to_contain_text('does not know "theft"')
@@ -582,6 +583,12 @@ def test_the_command(
         code, said = command("page", *words)
         assert code in (1, 2)
         assert expected in said
+    broken = shutil.copytree(trained, tmp_path / "broken")
+    content = bytearray((broken / "state.safetensors").read_bytes())
+    content[-9] ^= 1
+    (broken / "state.safetensors").write_bytes(content)
+    code, said = command("page", broken, "--out", tmp_path / "a.html")
+    assert (code, "is damaged" in said) == (1, True)
     assert command("train", "--data", "spiral", "--out", tmp_path / "spiral", "--steps", 2)[0] == 0
     code, said = command("page", tmp_path / "spiral", "--out", tmp_path / "a.html")
     assert (code, "is a run of ddpm; expected one of masked" in said) == (2, True)

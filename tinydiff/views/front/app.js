@@ -7,8 +7,9 @@
 const $ = id => document.getElementById(id);
 const pause = ms => new Promise(resolve => setTimeout(resolve, ms));
 const LEVELS = 5, FILM_SECONDS = 6, LEAST = 40;  // colours of confidence; of a film; ms that a frame is seen live
-const NAMES = {low_confidence: "surest draw first", most_likely: "surest position first", entropy: "least entropy first",
-  margin: "widest margin first", random: "by chance", left_to_right: "left to right", ancestral: "ancestral",
+const NAMES = {low_confidence: "surest draw first", most_likely: "surest position first",
+  entropy: "least entropy first", margin: "widest margin first", random: "by chance", left_to_right: "left to right",
+  ancestral: "ancestral",
   first_hitting: "first hitting", threshold: "all that is surer than 90 %", remask_cap: "masking again (cap)",
   remask_rescale: "masking again (rescale)", remask_confidence: "masking again (the least sure)"};
 
@@ -54,8 +55,8 @@ class Remote {
 
 // --- tokens and text -------------------------------------------------------------------------------------------------
 
-// Text to token ids and back, as in tinydiff/data/codec.py. A token is a string, and a text is its tokens, one after the
-// other. They are characters; or words and marks, each with the blank before it, spelled where they are not known; or
+// Text to token ids and back, as in tinydiff/data/codec.py. A token is a string, and a text is its tokens, one after
+// the other. They are characters; or words and marks, each with the blank before it, spelled where they are not known; or
 // pieces of words, joined in the order of `merges` (byte-pair encoding).
 const WORD = / ?[\p{L}\p{N}_]+| ?[^\p{L}\p{N}_\s]|\s/gu;
 
@@ -71,12 +72,18 @@ class Vocabulary {
     const blank = i => (this.letters || i === 0 ? "" : " ") + this.blank;
     return Array.from(ids, (id, i) => id === this.size ? blank(i) : this.tokens[id]).join("");
   }
+  // As one would write it: without the blank of the first word, if it is understood so.
+  written(ids) {
+    const text = this.decode(ids), bare = text.replace(/^ /, "");
+    return String(this.encode(bare)) === String(ids) ? bare : text;
+  }
   // A blank is MASK; the space before it belongs to the word that it stands for.
   encode(text) {
     const parts = text.replace(/\r\n/g, "\n").split(this.blank), ids = [];
     parts.forEach((part, k) => {
       const last = k === parts.length - 1;
-      ids.push(...this.cut(last || this.letters ? part : part.replace(/ $/, ""), k === 0), ...(last ? [] : [this.size]));
+      ids.push(...this.cut(last || this.letters ? part : part.replace(/ $/, ""), k === 0));
+      if (!last) ids.push(this.size);
     });
     return Int32Array.from(ids);
   }
@@ -85,15 +92,16 @@ class Vocabulary {
     return (text.match(WORD) ?? []).flatMap((word, i) => {
       if (this.ranks) return this.join(word);
       if (this.ids.has(word)) return [this.ids.get(word)];
-      const begins = first && i === 0 && this.ids.has(" " + word) && !Array.from(word).every(each => this.ids.has(each));
-      return begins ? [this.ids.get(" " + word)] : this.spell(word);  // a text begins with a word, not with a blank
+      const spelled = Array.from(word).every(each => this.ids.has(each));
+      return first && i === 0 && !spelled && this.ids.has(" " + word) ? [this.ids.get(" " + word)] : this.spell(word);  // a text begins with a word, not with a blank
     });
   }
   known(token, shown = token) {
     const id = this.ids.get(token);
     if (id !== undefined) return id;
     const all = this.size <= 120 ? `: ${this.tokens.map(visible).join("")}` : ".";
-    throw new Error(`The model does not know ${JSON.stringify(shown.trim() || shown)}; it has learnt ${this.size} ${this.unit}s${all}`);
+    throw new Error(`The model does not know ${JSON.stringify(shown.trim() || shown)}; ` +
+      `it has learnt ${this.size} ${this.unit}s${all}`);
   }
   spell(word) { return Array.from(word, letter => this.known(letter, word)); }
   // The pair that was merged first, again and again, until no neighbours are a pair.
@@ -209,7 +217,8 @@ function begin(data, engine) {
   let frames, running = null, focus = 0, anchor = 0, wanted = Infinity, looked = 0;
   const thoughts = new Map();  // what the model thinks of a position, by frame and position
 
-  const still = () => ({step: 0, steps: 0, state: given, fresh: [], sure: Float32Array.from(given, id => id === MASK ? 0 : 1), ms: 0});
+  const still = () => ({step: 0, steps: 0, state: given, fresh: [], ms: 0,
+    sure: Float32Array.from(given, id => id === MASK ? 0 : 1)});
   const masks = ids => ids.reduce((n, id) => n + (id === MASK), 0);
   const frame = () => frames[film.at];
   const film = new Film($("film"), $("play"), showFrame);
@@ -225,8 +234,9 @@ function begin(data, engine) {
     text.show(shown, given);
     select();
     const per = shown.step ? `, ${(shown.ms / shown.step).toFixed(0)} ms per step` : "";
-    $("status").textContent = frames.length > 1 || running ? `step ${shown.step} of ${shown.steps}, ${left} masked${per}`
-      : `${left} of ${shown.state.length} positions masked`;
+    $("status").textContent = frames.length > 1 || running ?
+      `step ${shown.step} of ${shown.steps}, ${left} masked${per}` :
+      `${left} of ${shown.state.length} positions masked`;
     $("back").disabled = film.at === 0; $("next").disabled = film.at === film.last;
     think(focus);
   }
@@ -241,7 +251,7 @@ function begin(data, engine) {
     focus = Math.min(focus, given.length - 1); anchor = Math.min(anchor, given.length - 1);
     text.lay(frames[0]);
     film.load([0], 0);
-    $("own").value = vocabulary.decode(given);
+    $("own").value = vocabulary.written(given);
     $("length").value = given.length;
     dials();
   }
@@ -256,7 +266,8 @@ function begin(data, engine) {
     restart(ids, true);
   }
   const toggle = i => edit([i], id => id === MASK ? was[i] : MASK);
-  const selected = () => { const [a, b] = [anchor, focus].sort((x, y) => x - y); return Array.from({length: b - a + 1}, (_, k) => a + k); };
+  const selected = () =>
+    Array.from({length: Math.abs(focus - anchor) + 1}, (_, k) => Math.min(anchor, focus) + k);
 
   function move(to, extend = false) {
     focus = Math.max(0, Math.min(given.length - 1, to));
@@ -266,7 +277,8 @@ function begin(data, engine) {
   function select() {
     const chosen = new Set(selected());
     text.cells.forEach((cell, i) => {
-      cell.classList.toggle("selected", chosen.has(i) && (chosen.size > 1 || pointed || document.activeElement === $("text")));
+      const seen = chosen.size > 1 || pointed || document.activeElement === $("text");
+      cell.classList.toggle("selected", chosen.has(i) && seen);
       cell.setAttribute("aria-selected", chosen.has(i));
     });
     $("text").setAttribute("aria-activedescendant", `text-${focus}`);
@@ -288,7 +300,8 @@ function begin(data, engine) {
   }
 
   function checkMasks() {
-    if (!masks(given)) throw new Error(`Nothing is masked: click a ${data.unit}, or drag over several, and fill again.`);
+    if (masks(given)) return;
+    throw new Error(`Nothing is masked: click a ${data.unit}, or drag over several, and fill again.`);
   }
 
   async function fillIn() {
@@ -316,7 +329,7 @@ function begin(data, engine) {
     const pace = Math.min(300, 1000 * FILM_SECONDS / Math.max(1, frames.length - 1));
     text.lay(frames.at(-1));
     film.load(frames.map((_, i) => i * pace), frames.length - 1);
-    $("own").value = vocabulary.decode(frames.at(-1).state);
+    $("own").value = vocabulary.written(frames.at(-1).state);
   }
 
   // --- what the model thinks
@@ -339,14 +352,15 @@ function begin(data, engine) {
   }
 
   function tell({top, attention}, i, there) {
-    $("place").textContent = `Position ${i + 1}` + (there === MASK ? ", masked" : `: ${bare(vocabulary.tokens[there])}`);
+    const name = there === MASK ? ", masked" : `: ${bare(vocabulary.tokens[there])}`;
+    $("place").textContent = `Position ${i + 1}${name}`;
     $("asked").textContent = there === MASK ? "The likeliest here:" : "The likeliest here, if only this were masked:";
     $("top").replaceChildren(...top.map(([id, p]) => {
       const item = document.createElement("li"), button = document.createElement("button");
+      const part = textContent => Object.assign(document.createElement("span"), {textContent});
       button.type = "button";
       button.style.setProperty("--p", p);
-      button.append(Object.assign(document.createElement("span"), {textContent: id === there ? `${spoken(vocabulary.tokens[id])} \u2713` : spoken(vocabulary.tokens[id])}),
-        Object.assign(document.createElement("span"), {textContent: percent(p)}));
+      button.append(part(spoken(vocabulary.tokens[id]) + (id === there ? " \u2713" : "")), part(percent(p)));
       button.onclick = () => { edit([i], () => id); move(i); };
       item.append(button);
       return item;
@@ -361,9 +375,11 @@ function begin(data, engine) {
     $("painted").hidden = choice === "" || !attention;
     if ($("painted").hidden) return;
     const [layer, head] = choice.split("/"), rows = head === "" ? attention[layer] : [attention[layer][head]];
-    const sum = Array.from(rows[0], (_, j) => rows.reduce((s, row) => s + row[j], 0) / rows.length), most = Math.max(...sum);
+    const sum = Array.from(rows[0], (_, j) => rows.reduce((s, row) => s + row[j], 0) / rows.length);
+    const most = Math.max(...sum);
     text.cells.forEach((cell, j) => {
-      cell.className = cell.className.replace(/k\d|mask|again|given/, "") + " lit" + (frame().state[j] === MASK ? " hole" : "");
+      const hole = frame().state[j] === MASK ? " hole" : "";
+      cell.className = cell.className.replace(/k\d|mask|again|given/, "") + " lit" + hole;
       cell.style.backgroundColor = shade(sum[j] / most);
       cell.setAttribute("title", `${percent(sum[j])} of the attention of position ${i + 1}`);
     });
@@ -371,7 +387,8 @@ function begin(data, engine) {
 
   // --- pointing, dragging, typing
 
-  const box = $("text"), cellAt = event => text.cells.indexOf(document.elementFromPoint(event.clientX, event.clientY)?.closest?.(".cell"));
+  const box = $("text");
+  const cellAt = ({clientX: x, clientY: y}) => text.cells.indexOf(document.elementFromPoint(x, y)?.closest(".cell"));
   let pressed = -1;
   box.onpointerdown = event => {
     const i = cellAt(event);
@@ -426,7 +443,8 @@ function begin(data, engine) {
   });
 
   function put(written) {
-    const ids = vocabulary.encode(vocabulary.letters || vocabulary.ids.has(written) ? written : written.replace(/^ ?/, " "));
+    const whole = vocabulary.letters || vocabulary.ids.has(written);
+    const ids = vocabulary.encode(whole ? written : written.replace(/^ ?/, " "));
     if (!ids.length) throw new Error(`Write a ${data.unit} first.`);
     const at = Math.min(anchor, focus), room = given.length - at;
     if (ids.length > room) throw new Error(`From here on there are ${room} positions; this takes ${ids.length}.`);
@@ -445,11 +463,13 @@ function begin(data, engine) {
     const control = running = new AbortController(), start = given.slice(), first = start.indexOf(MASK);
     const lost = start.reduce((n, id, i) => n + (i > first && id !== MASK), 0);
     $("race-start").disabled = true; $("race").hidden = false;
-    $("race-note").textContent = "Each runs alone, one after the other; then both are shown on the clock that was measured." +
-      (lost ? ` Left to right only the first ${first} given positions are seen: the other ${lost} are written anew.` : "");
+    $("race-note").textContent = "Each runs alone, one after the other; then both are shown on the clock that was " +
+      "measured." + (lost ? ` Left to right only the first ${first} given positions are seen: ` +
+      `the other ${lost} are written anew.` : "");
     const tracks = [];
     try {
-      for (const [name, run] of [["left to right", "write"], [`diffusion, ${counted($("steps").value, "step")}`, "fill"]]) {
+      const diffusion = `diffusion, ${counted($("steps").value, "step")}`;
+      for (const [name, run] of [["left to right", "write"], [diffusion, "fill"]]) {
         const kept = [];
         $("race-status").textContent = `running: ${name}`;
         await pause(30);
@@ -465,7 +485,8 @@ function begin(data, engine) {
       $("race-start").disabled = false;
     }
     race = {tracks};
-    const stamps = [...new Set([0, ...tracks.flatMap(track => track.frames.map(each => each.ms))])].sort((a, b) => a - b);
+    const times = tracks.flatMap(track => track.frames.map(each => each.ms));
+    const stamps = [...new Set([0, ...times])].sort((a, b) => a - b);
     race.stamps = stamps;
     race.slow = Math.max(1, 1000 * FILM_SECONDS / stamps.at(-1));
     $("tracks").replaceChildren(...tracks.map(track => {
@@ -490,9 +511,11 @@ function begin(data, engine) {
       const shown = track.frames.findLast(each => each.ms <= clock) ?? track.frames[0], end = track.frames.at(-1);
       track.row.show(shown, track.given);
       track.row.box.setAttribute("aria-label", vocabulary.decode(shown.state));
-      track.status.textContent = shown === end ? `done in ${end.ms.toFixed(0)} ms` : `step ${shown.step} of ${shown.steps}`;
+      track.status.textContent = shown === end ? `done in ${end.ms.toFixed(0)} ms` :
+        `step ${shown.step} of ${shown.steps}`;
     }
-    $("race-status").textContent = `${clock.toFixed(0)} ms` + (race.slow > 1.05 ? `, shown ${Number(race.slow.toPrecision(2)).toLocaleString("en")} times slower` : "");
+    const slower = `, shown ${Number(race.slow.toPrecision(2)).toLocaleString("en")} times slower`;
+    $("race-status").textContent = `${clock.toFixed(0)} ms${race.slow > 1.05 ? slower : ""}`;
   }
 
   // --- wiring
@@ -514,7 +537,8 @@ function begin(data, engine) {
   $("use").onclick = guarded(() => {
     let ids = vocabulary.encode($("own").value);
     if (!ids.length) throw new Error("The text is empty: write something, or mask all.");
-    if (ids.length > data.length) throw new Error(`The text has ${ids.length} ${data.unit}s; this model takes at most ${data.length}.`);
+    if (ids.length > data.length)
+      throw new Error(`The text has ${ids.length} ${data.unit}s; this model takes at most ${data.length}.`);
     if (data.pad !== null) ids = Int32Array.from({length: data.length}, (_, i) => ids[i] ?? data.pad);
     restart(ids);
   });
@@ -533,21 +557,29 @@ function begin(data, engine) {
   $("paint").append(option("", "nothing"));
   for (let layer = 0; data.attention && layer < data.attention[0]; layer++) {
     $("paint").append(option(`${layer}/`, `layer ${layer + 1}, mean of its heads`));
-    for (let head = 0; head < data.attention[1]; head++) $("paint").append(option(`${layer}/${head}`, `layer ${layer + 1}, head ${head + 1}`));
+    for (let head = 0; head < data.attention[1]; head++)
+      $("paint").append(option(`${layer}/${head}`, `layer ${layer + 1}, head ${head + 1}`));
   }
-  if (vocabulary.size <= 2000) $("tokens").append(...vocabulary.tokens.filter(token => token.trim()).map(token => option(bare(token))));
+  if (vocabulary.size <= 2000)
+    $("tokens").append(...vocabulary.tokens.filter(token => token.trim()).map(token => option(bare(token))));
   for (const [name, value] of Object.entries(data.defaults)) if (value !== null) $(name).value = value;
   if (data.defaults.steps) wanted = data.defaults.steps;
   $("length").max = data.length;
   $("blank-name").textContent = vocabulary.blank;
   $("facts").textContent = data.facts;
   document.body.classList.toggle("words", !vocabulary.letters);
-  const sample = (kind, sign = "") => Object.assign(document.createElement("span"), {className: `cell ${kind}`, textContent: sign});
-  const entry = (cells, words) => { const span = document.createElement("span"); span.append(...cells, " " + words); return span; };
+  const sample = (kind, textContent = "") =>
+    Object.assign(document.createElement("span"), {className: `cell ${kind}`, textContent});
+  const entry = (cells, words) => {
+    const span = document.createElement("span");
+    span.append(...cells, " " + words);
+    return span;
+  };
   $("legend").append(entry([sample("mask")], "masked"), entry([sample("given", "a")], "given"),
     entry([sample(`k${LEVELS - 1} fresh`, "a")], "new in this step"),
     entry(Array.from({length: LEVELS}, (_, k) => sample("k" + k)), "unsure, 0 %, to sure, 100 %"));
-  for (const share of [0, 0.5, 1]) $("painted").prepend(Object.assign(sample("lit"), {style: `background: ${shade(1 - share)}`}));
+  for (const share of [1, 0.5, 0])
+    $("painted").prepend(Object.assign(sample("lit"), {style: `background: ${shade(share)}`}));
   restart(given);
   $("needs").hidden = true;
   document.querySelector("main").hidden = false;

@@ -6,8 +6,8 @@
 
 const ROTARY_BASE = 10000, EPSILON = 1e-5;
 
-// x (rows, I) times weight (I, O) plus bias (O): (rows, O). Each row of the result is a sum of rows of `weight`; eight of
-// them are added at a time, so that the result is read and written only every eighth time.
+// x (rows, I) times weight (I, O) plus bias (O): (rows, O). Each row of the result is a sum of rows of `weight`; eight
+// of them are added at a time, so that the result is read and written only every eighth time.
 function linear(x, rows, {weight: w, bias}) {
   const O = bias.length, I = w.length / O, out = new Float32Array(rows * O);
   for (let r = 0; r < rows; r++) {
@@ -146,7 +146,8 @@ function unpack(base64, shapes, precision) {
   const binary = atob(base64), bytes = Uint8Array.from(binary, c => c.charCodeAt(0)), view = new DataView(bytes.buffer);
   const sizes = shapes.map(([, shape]) => shape.reduce((a, b) => a * b, 1)), each = precision === "half" ? 2 : 4;
   const expected = each * sizes.reduce((a, b) => a + b, 0), weights = {};
-  if (bytes.length !== expected) throw new Error(`the weights are ${bytes.length} bytes of ${expected}: this file is damaged`);
+  if (bytes.length !== expected)
+    throw new Error(`the weights are ${bytes.length} bytes of ${expected}: this file is damaged`);
   let at = 0;
   shapes.forEach(([name], k) => {
     const array = weights[name] = new Float32Array(sizes[k]);
