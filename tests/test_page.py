@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 import shutil
@@ -410,20 +411,18 @@ WORDS = data.Words(
 
 
 @pytest.mark.parametrize(
-    "codec",
+    ("codec", "text"),
     [
-        data.Characters.of("Ann, 2\n\té"),
-        WORDS,
-        data.Words.of(STORY * 3 + "xyzé\n", 34),
-        data.Pieces.of(STORY * 3 + "é\n", 30),
+        (data.Characters.of("Ann, 2\n\té"), "Ann,é 22\n"),
+        (WORDS, " he had it, and gave Tom a ball."),
+        (data.Words.of(STORY * 3 + "xyzé\n", 34), "Ann  gave\n\nzé, tall. "),
+        (data.Pieces.of(STORY * 3 + "é\n", 44), "Ann, the  greenballé\nit. hadgave thengreballe"),
+        (data.Pieces("abc ", (("a", "b"), ("b", "c"), (" ", "ab"))), "abc abcbc cabbc"),
     ],
-    ids=["characters", "closed words", "words", "pieces"],
+    ids=["characters", "closed words", "words", "pieces", "merges"],
 )
-def test_texts_are_cut_as_in_python(browser: Any, tmp_path: Path, codec: data.Codec) -> None:
+def test_texts_are_cut_as_in_python(browser: Any, tmp_path: Path, codec: data.Codec, text: str) -> None:
     """Other tokens than those that the model has learnt from: another blank, another order of merges."""
-    known = {"characters": "Ann,é 22\n", "words": "Ann  gave\n\nzé, tall. ", "pieces": "Ann, the  greené\nit. "}
-    texts = {"character": known["characters"], "word": known["words"], "piece": known["pieces"]}
-    text = " he had it, and gave Tom a ball." if codec is WORDS else texts[codec.unit]
     blanks = f"{text}_{text} __" if codec.unit == "character" else f"{text.rstrip()} _{text.rstrip()} __"
     with opened(browser, placed(tmp_path, shown(codec=codec))) as tab:
         cut = """text => {
@@ -460,6 +459,13 @@ def test_words_are_tokens_too(browser: Any, tmp_path: Path) -> None:
         assert tab.locator("#text-0").inner_text() == "he"
         filled(tab)
         check_looks(tab)
+        tab.set_viewport_size(PHONE)
+        tab.fill("#own", "Ann gave Tom, and Ann gave Tom, and Ann gave Tom, and Ann gave Tom,")
+        tab.click("#use")
+        tops = tab.evaluate("""() => [...document.querySelectorAll("#text .cell")]
+          .map(each => [each.textContent, Math.round(each.getBoundingClientRect().top)])""")
+        assert len({top for _, top in tops}) > 2
+        assert all(top == before for (_, before), (text, top) in itertools.pairwise(tops) if text == ",")
 
 
 # --- looks ------------------------------------------------------------------------------------------------------------

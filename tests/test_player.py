@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,20 @@ def test_words_stay_whole_and_letters_in_their_place(browser: Any, written: Path
         for word in TEXT.split(" "):
             assert len(set(tops[start : start + len(word)])) == 1, word
             start += len(word) + 1
+
+
+def test_marks_stay_with_their_word(browser: Any, tmp_path: Path) -> None:
+    """A line that begins with the full stop of the line before."""
+    words = data.Words.of("Ann saw Tom. Tom saw it, too. ")
+    ids = words.encode("Ann saw Tom. " * 12)[None]
+    nothing = np.zeros(ids.shape, bool)
+    last = Frame(1, 1, 0.0, ids, nothing, nothing, np.ones(ids.shape), nothing)
+    save_html(tmp_path / "words.html", Trajectory([last], words, "words", [0.0]))
+    with opened(browser, address_of(tmp_path / "words.html"), viewport=PHONE) as tab:
+        tops = tab.evaluate("""() => [...document.querySelectorAll(".track .row i")]
+          .map(each => [each.textContent, Math.round(each.getBoundingClientRect().top)])""")
+        assert len({top for _, top in tops}) > 2
+        assert all(top == before for (_, before), (text, top) in itertools.pairwise(tops) if text == ".")
 
 
 def test_a_screen_reader_hears_the_text_once(browser: Any, written: Path) -> None:

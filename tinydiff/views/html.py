@@ -13,14 +13,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from ..data.codec import SIGNS
 from ..learning.files import refuse_existing, write_atomically
 from .trajectory import (
     AGAIN,
     AGAIN_INK,
     COLOURS,
-    MASK,
     NEWLINE,
-    REMASKED,
     Cell,
     Trajectory,
     caption,
@@ -179,10 +178,13 @@ def _cell(cell: Cell) -> str:
 def _row(row: Sequence[Cell]) -> str:
     """A text, whose words stay together; a screen reader reads it as one."""
     words: list[list[Cell]] = [[]]
+    whole = False  # whether the word before ends here: behind white space, a mask, or a text
     for cell in row:
-        words[-1].append(cell)
-        if not cell.text.strip() or cell.text[0] in (NEWLINE, MASK, REMASKED) or len(cell.text) > 1:
+        alone = cell.kind in ("mask", "remasked") or cell.text in SIGNS
+        if whole or alone or (len(cell.text) > 1 and cell.text[0] == " "):
             words.append([])
+        words[-1].append(cell)
+        whole = alone or cell.text in (" ", NEWLINE)
     text = escape("".join(cell.text for cell in row))
     shown = "".join(f"<span>{''.join(map(_cell, word))}</span>" for word in words if word)
     return f'<div class="row" role="img" aria-label="{text}">{shown}</div>'

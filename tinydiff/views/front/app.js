@@ -145,7 +145,7 @@ const shade = share => `rgb(${[86, 165, 225].map(blue => Math.round(255 + share 
 // A row of cells, made once and then changed where something changes.
 class Cells {
   constructor(box, vocabulary, role) { Object.assign(this, {box, vocabulary, role, cells: []}); }
-  // Words are kept together: the text that all is laid out for is the one at the end of the film.
+  // Words are kept together, with the marks that follow; all is laid out for the text at the end of the film.
   lay(frame) {
     const {vocabulary} = this, L = frame.state.length;
     while (this.cells.length < L) {
@@ -155,14 +155,16 @@ class Cells {
       this.cells.push(cell);
     }
     this.cells.length = L;
-    const words = [[]];
-    for (let i = 0; i < L; i++) {
+    const words = [];
+    for (let i = 0, whole = true; i < L; i++) {  // whole: the word before ends here
       const id = frame.state[i], token = id === vocabulary.size ? null : vocabulary.tokens[id];
+      const alone = token === null || id === vocabulary.eos;
+      if (whole || alone || (!vocabulary.letters && token[0] === " ") || words.at(-1).length >= 16) words.push([]);
       words.at(-1).push(this.cells[i]);
-      if (!vocabulary.letters || token === null || /\s/.test(token) || words.at(-1).length >= 16) words.push([]);
+      whole = alone || /^\s$/.test(token);
       this.cells[i].style.minWidth = vocabulary.letters || token === null ? "" : `${bare(token).length + 1}ch`;
     }
-    this.box.replaceChildren(...words.filter(word => word.length).map(word => {
+    this.box.replaceChildren(...words.map(word => {
       const span = document.createElement("span");
       span.className = "word";
       if (this.role) span.setAttribute("role", "presentation");
