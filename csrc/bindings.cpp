@@ -542,6 +542,23 @@ void adamw(const py::array &p, const py::array &g, const py::array &m, const py:
     });
 }
 
+py::array orthogonalise(const py::array &x) {
+    if (x.ndim() != 3)
+        bad("x", x, "(N, m, n)");
+    return dispatch(x, "x", [&](auto zero) -> py::array {
+        using T = decltype(zero);
+        const auto in = contiguous<T>(x, "x");
+        auto y = empty<T>(shape_vector(x));
+        const T *from = in.data();
+        T *to = y.mutable_data();
+        {
+            py::gil_scoped_release release;
+            kernels<T>().orthogonalise(from, to, x.shape(0), x.shape(1), x.shape(2));
+        }
+        return y;
+    });
+}
+
 } // namespace
 
 PYBIND11_MODULE(_native, module) {
@@ -580,4 +597,5 @@ PYBIND11_MODULE(_native, module) {
                py::arg("mask") = py::none(), py::arg("causal") = 0);
     module.def("adamw", &adamw, py::arg("p"), py::arg("g"), py::arg("m"), py::arg("v"), py::arg("lr"), py::arg("beta1"),
                py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"), py::arg("step"));
+    module.def("orthogonalise", &orthogonalise, py::arg("x"));
 }

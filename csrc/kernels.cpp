@@ -3,6 +3,7 @@
 
 #include "attention.hpp"
 #include "matmul.hpp"
+#include "orthogonalise.hpp"
 #include "rows.hpp"
 #include "topk.hpp"
 
@@ -13,7 +14,7 @@ template <class T>
 constexpr Kernels<T> table = {
     matmul<T>,     column_sum<T>,          softmax<T>, log_softmax<T>,   cross_entropy<T>, cross_entropy_backward<T>,
     layer_norm<T>, layer_norm_backward<T>, gelu<T>,    gelu_backward<T>, rotary<T>,        topk<T>,
-    attention<T>,  attention_backward<T>,  adamw<T>};
+    attention<T>,  attention_backward<T>,  adamw<T>,   orthogonalise<T>};
 
 const Kernels<float> kernels_f32 = table<float>;
 const Kernels<double> kernels_f64 = table<double>;

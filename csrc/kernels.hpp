@@ -18,8 +18,8 @@ template <class T> struct Heads {
 };
 
 // Which keys a query sees. `allowed` is null or a boolean (B, Lq, Lk) view with strides (0 where it is broadcast).
-// `causal` is 0, or the length b of blocks that see themselves and those before. Queries are aligned with the last keys:
-// query i is in block (i + keys - queries) / b, key j in j / b.
+// `causal` is 0, or the length b of blocks that see themselves and those before. Queries are aligned with the last
+// keys: query i is in block (i + keys - queries) / b, key j in j / b.
 struct Mask {
     const bool *allowed;
     idx batch, query, key;
@@ -56,6 +56,7 @@ template <class T> struct Kernels {
                                Heads<const T> out, const T *lse, Mask mask, Heads<T> dq, Heads<T> dk, Heads<T> dv);
     void (*adamw)(T *p, const T *g, T *m, T *v, T lr, T new1, T new2, T eps, T weight_decay, T correction1,
                   T correction2, idx n);
+    void (*orthogonalise)(const T *x, T *y, idx count, idx m, idx n);
 };
 
 #define TINYDIFF_DECLARE(isa)                                                                                          \

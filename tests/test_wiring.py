@@ -5,11 +5,14 @@ Recorders stand in for the last link of a chain; where there is none to listen t
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
 from tests.conftest import Runs
 from tests.identities.conftest import random_model
@@ -23,6 +26,7 @@ from tinydiff import (
     ScoreEntropy,
     Tensor,
     Transformer,
+    cli,
     data,
     decoders,
     evaluate,
@@ -32,6 +36,7 @@ from tinydiff import (
 )
 from tinydiff.arrays import Ints
 from tinydiff.data import Batch
+from tinydiff.learning.checkpoint import read_config
 from tinydiff.measures import dial
 from tinydiff.measures.texts import ByLaw
 from tinydiff.tensor import no_grad
@@ -272,3 +277,58 @@ def test_loaded_runs_are_told_apart_from_their_training(trained: Path) -> None:
     for name, parameter in model.params.items():
         np.testing.assert_array_equal(parameter.data, averaged[name])
         np.testing.assert_array_equal(run.averaged().params[name].data, averaged[name])
+
+
+def helped(command: str, option: str) -> str:
+    """What `--help` says of an option."""
+    (parameter,) = [p for p in typer.main.get_command(cli.app).commands[command].params if option in p.opts]
+    return parameter.help
+
+
+def test_defaults_of_training_are_those_in_the_help(runs: Runs, tmp_path: Path) -> None:
+    """A number in the help that the code has left behind, or the other way round."""
+    out = tmp_path / "run"
+    done = tinydiff("train", "--text", runs.text, "--out", out, "--steps=1", "--length=8")
+    assert done.returncode == 0, done.stderr
+    config = read_config(out)
+    for option, section, key in (
+        ("--batch", "training", "batch"), ("--lr", "training", "lr"), ("--d-model", "model", "d_model"),
+        ("--layers", "model", "layers"), ("--heads", "model", "heads"),
+    ):  # fmt: skip
+        assert f"default {config[section][key]:g}" in helped("train", option)
+    for option, key in (("--steps", "steps"), ("--length", "length")):
+        assert f"default {cli.train.GENERAL[key]}" in helped("train", option)
+    assert config["process"]["process"] == "masked"
+    assert "masked (default)" in helped("train", "--process")
+    assert config["process"]["schedule"] == "linear"
+    assert "linear (default)" in helped("train", "--schedule")
+    assert "characters (default)" in helped("train", "--tokens")
+    assert "alphabet" in config["data"]
+
+
+@pytest.mark.parametrize("command", ["sample", "infill"])
+def test_defaults_of_sampling_are_those_in_the_help(
+    command: str, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decoder that is made when nothing is said."""
+    made: list[Any] = []
+    sample = MaskedDiffusion.sample
+
+    def listening(*args: Any, decoder: Any, **options: Any) -> Any:
+        made.append(decoder)
+        return sample(*args, decoder=decoder, **options)
+
+    monkeypatch.setattr(MaskedDiffusion, "sample", listening)
+    monkeypatch.setattr(sys, "argv", ["tinydiff", command, str(trained), *(["the _at"] if command == "infill" else [])])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    (decoder,) = made
+    assert type(decoder) is decoders.LowConfidence
+    assert "low_confidence (default)" in helped(command, "--remasking")
+    assert f"default {decoder.draw.temperature}" in helped(command, "--temperature")
+    assert decoder.steps is None
+    assert "default one per masked position" in helped(command, "--steps")
+    said = re.search(r"default (\d+) of sample and (\d+) of infill", helped(command, "--choice-temperature"))
+    assert decoder.choice_temperature == float(said[1 if command == "sample" else 2])
+    assert (decoder.draw.top_k, decoder.draw.top_p, decoder.block_length) == (None, None, None)

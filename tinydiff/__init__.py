@@ -13,14 +13,18 @@ from . import _start  # noqa: F401, I001  # first: it answers Ctrl-C while all o
 from . import data, decoders, kernels, measures, ops, schedules
 from .decoders.guidance import conditioned
 from .learning import Options, Run, evaluate, load, train
+from .learning.muon import Muon
 from .learning.optim import EMA, AdamW
 from .processes import (
+    CMLM,
     D3PM,
     Autoregressive,
     Bert,
     FlowMatching,
     GaussianDiffusion,
     MaskedDiffusion,
+    OnePass,
+    Refinement,
     ScoreEntropy,
 )
 from .tensor import Tensor, check_grads, no_grad
@@ -29,6 +33,7 @@ from .transformer import Transformer
 __version__ = "0.1.0"
 
 __all__ = [
+    "CMLM",
     "D3PM",
     "EMA",
     "AdamW",
@@ -37,7 +42,10 @@ __all__ = [
     "FlowMatching",
     "GaussianDiffusion",
     "MaskedDiffusion",
+    "Muon",
+    "OnePass",
     "Options",
+    "Refinement",
     "Run",
     "ScoreEntropy",
     "Tensor",

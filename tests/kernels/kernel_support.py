@@ -155,4 +155,6 @@ def sample_arguments(kernel: str, dtype: type) -> dict[str, Any]:
         moments = {"m": floats(*shape), "v": floats(*shape) ** 2}
         settings = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.1, "step": 3}
         return {"p": floats(*shape), "g": floats(*shape), **moments, **settings}
+    if kernel == "orthogonalise":
+        return {"x": floats(5, 67, 33)}
     raise ValueError(kernel)

@@ -39,6 +39,7 @@ WRONG_SHAPES = [
     ("layer_norm_backward", "mean", (101, 3)),
     ("layer_norm_backward", "rstd", (303,)),
     ("gelu_backward", "g", (4099,)),
+    ("orthogonalise", "x", (67, 33)),
     ("rotary", "qkv", (2, 65, 3, 66)),
     ("rotary", "qkv", (2, 65, 2, 3, 22)),
     ("rotary", "qkv", (2, 65, 3, 3, 21)),

@@ -151,7 +151,7 @@ def test_arrays_of_another_model(copied: Path) -> None:
     rewrite(copied, {WEIGHT: np.zeros((1, shape[1]), np.float32)})
     refused(copied, rf"{WEIGHT} in .* has shape \(1, {shape[1]}\), but config\.json describes \({shape[0]}, {shape[1]}")
     rewrite(copied, {WEIGHT: None})
-    refused(copied, rf"lacks {WEIGHT}; it belongs to another model than config\.json describes")
+    refused(copied, rf"lacks {WEIGHT}; it belongs to another model or optimiser than config\.json describes")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

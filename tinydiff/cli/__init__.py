@@ -3,6 +3,7 @@
 - `common`: the console and the options that several commands have
 - `train`: demo, train
 - `generate`: sample, infill; `watch`: what is seen of them
+- `translate`: translate
 - `page`: page, serve; `serve`: what is served
 - `measure`: evaluate, sweep, race
 - `info`: info
@@ -31,7 +32,7 @@ from typer.core import TyperGroup
 from .. import __version__, _start
 from ..learning.files import CheckpointError
 from ..learning.interrupts import STOPS
-from . import generate, info, measure, page, train
+from . import generate, info, measure, page, train, translate
 from .common import CLOSED, console, say, tame
 
 
@@ -82,7 +83,7 @@ def whole(
     """Diffusion and non-autoregressive language models from scratch."""
 
 
-for commands in (train.app, generate.app, page.app, measure.app, info.app):  # the order of the help
+for commands in (train.app, generate.app, translate.app, page.app, measure.app, info.app):  # the order of the help
     app.add_typer(commands)
 
 

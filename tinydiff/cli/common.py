@@ -79,7 +79,7 @@ Steps = Annotated[int | None, typer.Option(help="Denoising steps; default one pe
 CfgScale = Annotated[
     float | None, typer.Option(help="How much to exaggerate the class, or what is given of a text; default 0.")
 ]
-Seed = Annotated[int, typer.Option(help="Same seed, same machine: same result.")]
+Seed = Annotated[int, typer.Option(help="The same command with the same seed on the same machine: the same result.")]
 
 Remasking = Annotated[
     Literal[

@@ -47,6 +47,7 @@ from .common import (
     say,
 )
 from .decoding import decoder_of, foreign
+from .translate import refuse_translation
 from .watch import check_watching, watch, write_views
 
 app = typer.Typer()
@@ -108,6 +109,7 @@ def sample(
 ) -> None:
     """Generate from a run and watch: text from all masks, points and pictures from noise."""
     model, process, codec, config = learning.load(run)
+    refuse_translation(run, config)
     of_text = {"--length": length, "--prompt": prompt, "--allow": allow, "--strip": strip, "--html": html}
     for name, value in (of_text if codec is None else {"--label": label}).items():
         if value is not None:
@@ -223,6 +225,7 @@ def infill(
 ) -> None:
     """Fill the blanks of a text, leaving the rest as it is."""
     model, process, codec, config = learning.load(run)
+    refuse_translation(run, config)
     if codec is None:
         raise ValueError(
             f"{run} is a run of {config['process']['process']}, which cannot fill in text; use a masked one"

@@ -35,6 +35,7 @@ from .common import (
     say,
     write_all,
 )
+from .translate import refuse_translation
 from .watch import write_views
 
 app = typer.Typer()
@@ -122,6 +123,7 @@ def sweep(
     from ..measures import dial_report as report
 
     model, process, codec, config = learning.load(run)
+    refuse_translation(run, config)
     if not isinstance(process, MaskedDiffusion) or isinstance(process, Bert) or codec is None:
         raise ValueError(f"{run} is a run of {config['process']['process']}; only masked ones have steps to sweep")
     generator(seed)

@@ -26,6 +26,8 @@ GENERAL: dict[str, Any] = {
     "heads": 4, "lr": 2e-3, "evaluate_every": 250,
 }  # fmt: skip
 """Options of `train` for data without a recipe of its own."""
+BESIDE_MUON = {"lr": 6e-3}
+"""Peak rate of AdamW beside Muon: what is not a matrix of a block keeps up with those that are."""
 
 
 @app.command(epilog=epilog("tinydiff demo", "tinydiff demo --seconds 300 --out runs/longer"))
@@ -69,6 +71,7 @@ def demo(
         "tinydiff train --pairs questions.jsonl --out runs/answers",
         "tinydiff train --process sedd_uniform --schedule geometric --out runs/scores",
         "tinydiff train --data spiral --process flow --out runs/spiral",
+        "tinydiff train --data phrasebook --process nat --out runs/nat",
         "tinydiff train --resume runs/book",
     )
 )
@@ -86,7 +89,8 @@ def train(
         str | None,
         typer.Option(
             "--data",
-            help=f"A corpus ({', '.join([*data.CORPORA, *data.LAWS])}) or vectors ({', '.join(data.VECTORS)}).",
+            help=f"A corpus ({', '.join([*data.CORPORA, *data.LAWS])}), translations "
+            f"({', '.join(data.TRANSLATIONS)}) or vectors ({', '.join(data.VECTORS)}).",
         ),
     ] = None,
     tokens: Annotated[
@@ -113,6 +117,9 @@ def train(
             "masked",
             "autoregressive",
             "bert",
+            "nat",
+            "cmlm",
+            "refinement",
             "d3pm_absorbing",
             "d3pm_uniform",
             "d3pm_nearest",
@@ -125,7 +132,8 @@ def train(
         typer.Option(
             metavar="PROCESS",
             help="What to learn: for text masked (default), autoregressive, bert, d3pm_absorbing, d3pm_uniform, "
-            "d3pm_nearest, sedd_absorbing or sedd_uniform; for vectors ddpm (default) or flow.",
+            "d3pm_nearest, sedd_absorbing or sedd_uniform; for translations also nat, cmlm or refinement; for vectors "
+            "ddpm (default) or flow.",
         ),
     ] = None,
     schedule: Annotated[
@@ -151,7 +159,14 @@ def train(
     d_model: Annotated[int | None, typer.Option(help="Width of the network; default 64 for text.")] = None,
     layers: Annotated[int | None, typer.Option(help="Depth of the network; default 2 for text.")] = None,
     heads: Annotated[int | None, typer.Option(help="Attention heads; default 4.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate; default 0.002.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate; default 0.002, of muon 0.006 (all but its matrices).")
+    ] = None,
+    optimiser: Annotated[
+        Literal["adamw", "muon"] | None,
+        typer.Option(metavar="NAME", help="adamw (default), or muon for the matrices of the blocks."),
+    ] = None,
+    muon_lr: Annotated[float | None, typer.Option(help="Peak learning rate of muon's matrices; default 0.02.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Train a model, with checkpoints, a log and the held-out bits per character or dimension."""
@@ -178,10 +193,13 @@ def train(
             "process": process, "steps": steps, "batch": batch, "length": length,
             "d_model": d_model, "layers": layers, "heads": heads, "lr": lr,
         }  # fmt: skip
-        chosen = GENERAL | corpus.recipe | {name: value for name, value in chosen_here.items() if value is not None}
+        of_muon = BESIDE_MUON if optimiser == "muon" else {}
+        chosen_here = {name: value for name, value in chosen_here.items() if value is not None}
+        chosen = GENERAL | corpus.recipe | of_muon | chosen_here
         options = learning.Options(
             steps=chosen["steps"], batch=chosen["batch"], lr=chosen["lr"], seed=seed, warmup=min(100, chosen["steps"]),
             evaluate_every=min(chosen["evaluate_every"], chosen["steps"]),
+            optimiser=optimiser or "adamw", muon_lr=muon_lr,
         )  # fmt: skip
         made = new_process(chosen["process"], corpus, schedule=schedule, predict=predict, pairing=pairing)
         corpus.check_length(chosen["length"])

@@ -317,3 +317,24 @@ def adamw(
     v += (1 - beta2) * (g * g - v)
     update = (m / (1 - beta1**step)) / (np.sqrt(v / (1 - beta2**step)) + eps)
     p -= lr * (update + weight_decay * p)
+
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # steep at 0, and near 1 it stays near 1: five iterations suffice
+
+
+def orthogonalise(x: Floats) -> Floats:
+    """Matrices with the singular vectors of x and singular values near 1: (N, m, n) -> (N, m, n).
+
+    Five Newton-Schulz iterations of fifth order on x / |x| (Jordan et al. 2024), each of which moves every singular
+    value s to 3.4445 s - 4.7750 s^3 + 2.0315 s^5. What starts above 1/500 of the Euclidean norm ends between 0.68 and
+    1.21; smaller ones end proportionally lower, and a matrix of zeros stays one.
+    """
+    _check(x.ndim == 3, "x", x, "(N, m, n)")
+    a, b, c = NEWTON_SCHULZ
+    wide = x if x.shape[1] <= x.shape[2] else x.swapaxes(1, 2)
+    norm = np.sqrt((wide * wide).sum(axis=(1, 2), keepdims=True))
+    y = wide / np.where(norm == 0, 1, norm).astype(x.dtype)
+    for _ in range(5):
+        gram = y @ y.swapaxes(1, 2)
+        y = a * y + (b * gram + c * gram @ gram) @ y
+    return np.ascontiguousarray(y if wide is x else y.swapaxes(1, 2))

@@ -174,7 +174,9 @@ def read_state(run: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[dict[str,
         raise _damaged(path, error) from None
     for name, shape in shapes.items():
         if name not in tensors:
-            raise CheckpointError(f"{path} lacks {name}; it belongs to another model than config.json describes")
+            raise CheckpointError(
+                f"{path} lacks {name}; it belongs to another model or optimiser than config.json describes"
+            )
         if tensors[name].shape != shape:
             raise CheckpointError(
                 f"{name} in {path} has shape {tensors[name].shape}, but config.json describes {shape}; "

@@ -77,6 +77,12 @@ class AdamW:
         self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
         self.m, self.v = np.zeros_like(self.flat.values), np.zeros_like(self.flat.values)
         self.steps = 0
+        self.parts = [(slice(self.flat.decayed), weight_decay), (slice(self.flat.decayed, None), 0.0)]
+
+    def state(self) -> dict[str, Floats]:
+        """What the next step depends on beside the weights: views by name."""
+        moments = {"adam.m": self.flat.named(self.m), "adam.v": self.flat.named(self.v)}
+        return {f"{moment}/{name}": view for moment, views in moments.items() for name, view in views.items()}
 
     def step(self, lr: float) -> float:
         """Clip, update the parameters, clear the gradients; return the gradient's norm before clipping."""
@@ -90,13 +96,16 @@ class AdamW:
         if norm > self.clip:
             flat.grads *= self.clip / norm
         self.steps += 1
-        for part, decay in ((slice(flat.decayed), self.weight_decay), (slice(flat.decayed, None), 0.0)):
-            kernels.adamw(
-                flat.values[part], flat.grads[part], self.m[part], self.v[part],
-                lr, *self.betas, self.eps, decay, self.steps,
-            )  # fmt: skip
+        self._update(lr)
         flat.grads[...] = 0
         return norm
+
+    def _update(self, lr: float) -> None:
+        for part, decay in self.parts:
+            kernels.adamw(
+                self.flat.values[part], self.flat.grads[part], self.m[part], self.v[part],
+                lr, *self.betas, self.eps, decay, self.steps,
+            )  # fmt: skip
 
 
 class EMA:

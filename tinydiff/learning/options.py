@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Literal
 
 MOST = 1 << 53
 """No number of steps or sequences is larger: up to here floats tell whole numbers apart."""
+MUON_LR = 0.02
+"""A good peak rate for Muon's matrices: how far a step turns each of them does not depend on the model."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,8 @@ class Options:
     batch : sequences per step
     lr : peak learning rate, reached after `warmup` steps, then a cosine down to a tenth
     restart : the step at which that began: 0, or where the run was extended, see `Run.extend`
+    optimiser : "adamw", or "muon" for the matrices of the blocks and AdamW for all else
+    muon_lr : peak learning rate of Muon's matrices, `lr` being that of the rest; default 0.02
     weight_decay, clip, ema : see `tinydiff.learning.optim`
     seed : of windows and masks
     evaluate_every : steps between estimates of the held-out bits per character
@@ -41,10 +46,14 @@ class Options:
     log_every: int = 10
     save_every: float = 20.0
     restart: int = 0
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    muon_lr: float | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "optimiser" or value is field.default is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int if field.type == "int" else (int, float)):
                 kind = "whole number" if field.type == "int" else "number"
                 raise ValueError(f"{field.name} is {value!r}; expected a {kind}")
@@ -64,5 +73,20 @@ class Options:
         for name in ("lr", "clip"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.optimiser not in ("adamw", "muon"):
+            raise ValueError(f"optimiser is {self.optimiser!r}; expected 'adamw' or 'muon'")
+        if self.muon_lr is not None:
+            if self.optimiser != "muon":
+                raise ValueError(
+                    f"muon_lr is {self.muon_lr}, but the optimiser is {self.optimiser!r}, which has no such option; "
+                    "leave it out or choose optimiser='muon'"
+                )
+            if not (math.isfinite(self.muon_lr) and self.muon_lr > 0):
+                raise ValueError(f"muon_lr is {self.muon_lr}; it must be positive")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; expected 0 <= ema < 1")
+
+    @property
+    def relative_rate(self) -> float:
+        """Muon's learning rate as a multiple of `lr`."""
+        return (MUON_LR if self.muon_lr is None else self.muon_lr) / self.lr

@@ -25,6 +25,7 @@ from ..transformer import Model, Transformer
 from . import checkpoint
 from .files import CheckpointError, quoted, remove_leftovers
 from .lock import locked
+from .muon import Muon
 from .optim import EMA, AdamW
 from .options import Options
 
@@ -91,7 +92,7 @@ class Run:
             _check_answer(model, corpus)
         self.corpus, self.process, self.model, self.folder = corpus, process, model, folder
         self.options = options or Options()
-        self.optimiser = AdamW(model.params, weight_decay=self.options.weight_decay, clip=self.options.clip)
+        self.optimiser = _optimiser(model, self.options)
         self.ema = EMA(self.optimiser.flat, self.options.ema)
         self.rng = np.random.default_rng(self.options.seed)
         self.step = 0
@@ -152,8 +153,9 @@ class Run:
     def _arrays(self) -> dict[str, Floats]:
         """Every array of the state, as views by name."""
         flat = self.optimiser.flat
-        groups = {"model": flat.values, "ema": self.ema.values, "adam.m": self.optimiser.m, "adam.v": self.optimiser.v}
-        return {f"{group}/{name}": view for group, all_ in groups.items() for name, view in flat.named(all_).items()}
+        groups = {"model": flat.values, "ema": self.ema.values}
+        weights = {f"{group}/{name}": view for group, all_ in groups.items() for name, view in flat.named(all_).items()}
+        return weights | self.optimiser.state()
 
     def averaged(self) -> Trainable:
         """A copy of the model with the averaged weights: what held-out figures are of, and what to sample from.
@@ -181,7 +183,7 @@ class Run:
         Parameters
         ----------
         steps : in all, more than are done; default as many as before
-        lr : the new peak; default the old one
+        lr : the new peak; default the old one. Muon's own rate moves along with it.
 
         """
         steps, lr = self.options.steps if steps is None else steps, self.options.lr if lr is None else lr
@@ -190,8 +192,12 @@ class Run:
         if steps <= self.step:
             raise ValueError(f"steps is {steps}, but {self.step} are done already; it must be more")
         options = replace(self.options, steps=steps, lr=lr, restart=self.step)
+        if options.optimiser == "muon":
+            options = replace(options, muon_lr=self.options.relative_rate * lr)
         with self.held():
             self.options = options
+            if isinstance(self.optimiser, Muon):
+                self.optimiser.relative_rate = options.relative_rate
             if self.folder is not None:
                 checkpoint.write_config(self.folder, self._config())
 
@@ -229,6 +235,12 @@ class Run:
                 f"{folder / 'state.safetensors'} is damaged ({error}); restore it or train again"
             ) from None
         return run
+
+
+def _optimiser(model: Trainable, options: Options) -> AdamW:
+    if options.optimiser == "adamw":
+        return AdamW(model.params, weight_decay=options.weight_decay, clip=options.clip)
+    return Muon(model.params, relative_rate=options.relative_rate, weight_decay=options.weight_decay, clip=options.clip)
 
 
 def corpus_of(folder: Path, config: dict[str, Any], corpus: data.Dataset | None = None) -> data.Dataset:
