@@ -4,6 +4,7 @@
 - `train`: demo, train
 - `generate`: sample, infill; `watch`: what is seen of them
 - `translate`: translate
+- `page`: page, serve; `serve`: what is served
 - `measure`: evaluate, sweep, race
 - `info`: info
 
@@ -23,16 +24,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from .. import _start
+from .. import __version__, _start
 from ..learning.files import CheckpointError
 from ..learning.interrupts import STOPS
-from . import generate, info, measure, train, translate
-from .common import CLOSED, console, tame
+from . import generate, info, measure, page, train, translate
+from .common import CLOSED, console, say, tame
 
 
 class Commands(TyperGroup):
@@ -59,13 +60,30 @@ def _tamed() -> Iterator[None]:
 
 app = typer.Typer(
     cls=Commands,
-    help="Diffusion and non-autoregressive language models from scratch.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (train.app, generate.app, translate.app, measure.app, info.app):  # the order of the help
+
+
+def show_version(wanted: bool) -> None:
+    """Print it and leave."""
+    if wanted:
+        say(f"tinydiff {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def whole(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Diffusion and non-autoregressive language models from scratch."""
+
+
+for commands in (train.app, generate.app, translate.app, page.app, measure.app, info.app):  # the order of the help
     app.add_typer(commands)
 
 

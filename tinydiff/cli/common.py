@@ -246,5 +246,5 @@ def need_matplotlib(*paths: Path | None) -> None:
     for path in paths:
         if path is not None and find_spec("matplotlib") is None:
             raise FileNotFoundError(
-                f"matplotlib is missing, which draws {path}; install it: pip install 'tinydiff[lessons]'"
+                f"matplotlib is missing, which draws {path}; install it: pip install 'tinydiff[figures]'"
             )

@@ -17,6 +17,7 @@ from ..measures import dial as sweeping
 from ..processes import Autoregressive, Bert, MaskedDiffusion, Process
 from ..transformer import Transformer
 from ..views import figures, terminal
+from ..views.gif import check_name
 from ..views.trajectory import record
 from .common import (
     TEMPERATURE,
@@ -201,6 +202,7 @@ def race(
     """Left to right, with and without a cache, against diffusion: who is faster, and from how many steps on."""
     if figure is not None:
         figures.check_figure(figure)
+    check_name(gif)
     check_views(json, figure, html, gif)
     need_matplotlib(figure, gif)
     rng = generator(seed)
