@@ -14,12 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.cells import cell_len
 
 from tinydiff import data
 from tinydiff.decoders import Frame
 from tinydiff.views import figures
+from tinydiff.views.fonts import FAMILY, fonts_for
 from tinydiff.views.gif import CELL_HEIGHT, CELL_WIDTH, INK, LEAST, MARGIN, REST, START, save_gif
 from tinydiff.views.html import player, save_html
+from tinydiff.views.terminal import state_text
 from tinydiff.views.trajectory import (
     AGAIN,
     AGAIN_INK,
@@ -29,6 +32,7 @@ from tinydiff.views.trajectory import (
     REMASKED,
     Trajectory,
     cells,
+    lines,
     playback,
     record,
     timed,
@@ -40,9 +44,20 @@ CODEC = data.Characters.of(TEXT)
 SHOWN = "".join(map(visible, TEXT))
 
 
-def way(steps: int = 4, batch: int = 2, seconds: float = 1.0, title: str = "way", text: str = TEXT) -> Trajectory:
+WORDS = "a catalogue \u5929\u5730 e\u0301 \U0001f600\n of-" + "long" * 20 + " words"
+"""Of two columns each, a mark on a letter, and a word that is longer than a line."""
+
+
+def way(
+    steps: int = 4,
+    batch: int = 2,
+    seconds: float = 1.0,
+    title: str = "way",
+    text: str = TEXT,
+    codec: data.Codec | None = None,
+) -> Trajectory:
     """A text that is filled in over the steps; at the last but one the first position is masked again."""
-    codec = data.Characters.of(text)
+    codec = codec or data.Characters.of(text)
     ids = np.tile(codec.encode(text), (batch, 1))
     turn = np.arange(ids.size).reshape(ids.shape) % steps + 1
     frames = []
@@ -115,6 +130,77 @@ def test_cells_say_what_happened() -> None:
     assert cells(data.Characters("abc"), frame, 0) == [
         ("a", "given", 4), ("b", "fresh", 1), (REMASKED, "remasked", 0), (MASK, "mask", 0),
     ]  # fmt: skip
+
+
+def in_words() -> Trajectory:
+    return way(text=WORDS, codec=data.Words.of(WORDS))
+
+
+def test_a_cell_per_token() -> None:
+    """Words are words, and their masks as wide as a short one, with a blank between them."""
+    trajectory = in_words()
+    length = trajectory.frames[0].state.shape[1]
+    assert length == len(re.findall(r" ?\w+| ?[^\w\s]|\s", WORDS)) == 11
+    assert [cell.text for cell in cells(trajectory.codec, trajectory.frames[0], 0)] == [" " + 3 * MASK] * length
+    again = cells(trajectory.codec, trajectory.frames[3], 0)[0]
+    assert (again.text, again.kind) == (" " + 3 * REMASKED, "remasked")
+    shown = [cell.text for cell in cells(trajectory.codec, trajectory.frames[-1], 0)]
+    assert shown[:7] == ["a", " catalogue", " \u5929\u5730", " e", "\u25cc\u0301", " \U0001f600", NEWLINE]
+    assert visible("e\u0301\n") == f"e\u0301{NEWLINE}"  # one token: the mark is on its letter
+
+
+@pytest.mark.parametrize("width", [2, 7, 16, 40])
+def test_lines_are_as_wide_as_they_may_be(width: int) -> None:
+    """Characters that take two columns, tokens cut in two or too long for a line; nothing lost, no line left empty."""
+    trajectory = in_words()
+    for frame in trajectory.frames:
+        row = cells(trajectory.codec, frame, 0)
+        broken = lines(row, width)
+        widths = [sum(cell_len(cell.text) for cell in line) for line in broken]
+        assert min(widths) > 0
+        assert max(widths) <= width
+        assert "".join(cell.text for line in broken for cell in line) == "".join(cell.text for cell in row)
+        assert {cell for line in broken for cell in line} >= {cell for cell in row if cell_len(cell.text) <= width}
+        for line, after in itertools.pairwise(broken):
+            assert sum(cell_len(cell.text) for cell in (*line, after[0])) > width
+        text = state_text(trajectory.codec, frame, 0, width).plain
+        assert [cell_len(line) for line in text.split("\n")] == widths
+    every = [cells(trajectory.codec, frame, i) for frame in trajectory.frames for i in range(len(frame.state))]
+    assert trajectory.most_columns == max(sum(cell_len(cell.text) for cell in row) for row in every)
+    assert trajectory.most_lines(width) == max(len(lines(row, width)) for row in every)
+
+
+@pytest.mark.filterwarnings("ignore:no font here has")
+def test_pages_and_pictures_of_words(tmp_path: Path) -> None:
+    """A token per cell in every frame of a page; a GIF and a figure of as many lines as the words take."""
+    trajectory = in_words()
+    save_html(tmp_path / "way.html", trajectory)
+    page = Page((tmp_path / "way.html").read_text("utf-8"))
+    shown = [cell.text for cell in cells(trajectory.codec, trajectory.frames[-1], 0)]
+    assert page.rows[0] == "".join(shown)
+    frames = held(page, "data")["tracks"][0]["frames"]
+    assert frames[-1][1][0] == shown
+    assert [len(marks) for _, _, rows in frames for marks in rows] == [len(shown)] * 2 * len(frames)
+    heights = []
+    for columns in (20, 40):
+        save_gif(tmp_path / f"{columns}.gif", trajectory, columns=columns)
+        with Image.open(tmp_path / f"{columns}.gif") as picture:
+            heights.append(picture.size[1])
+    rows = trajectory.frames[0].state.shape[0]
+    assert heights[0] - heights[1] == rows * CELL_HEIGHT * (trajectory.most_lines(20) - trajectory.most_lines(40))
+    drawn = [text.get_text() for text in figures.strip(trajectory, moments=2, columns=30).axes[0].texts]
+    assert " catalogue" in drawn
+    assert 3 * MASK in drawn
+
+
+def test_fonts_are_found_for_what_is_missing() -> None:
+    """DejaVu Sans Mono is enough for most; emoji are in DejaVu Sans; what no font has is named, once."""
+    assert [font.family for font in fonts_for(frozenset("a\u25cc" + MASK))] == [FAMILY]
+    two = fonts_for(frozenset("a\U0001f600"))
+    assert len(two) == 2
+    assert two[1].characters == {"\U0001f600"}
+    with pytest.warns(UserWarning, match="no font here has \U0010fffd, which pictures show as boxes"):
+        assert len(fonts_for(frozenset("a\U0010fffd"))) == 1
 
 
 def test_one_trajectory_plays_evenly() -> None:

@@ -13,7 +13,21 @@ import numpy as np
 from rich.cells import cell_len
 
 from ..learning.files import refuse_existing, write_atomically
-from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Moment, Trajectory, caption, cells, legend, lines, playback
+from .fonts import characters_of, fonts_for
+from .trajectory import (
+    AGAIN,
+    AGAIN_INK,
+    COLOURS,
+    Cell,
+    Moment,
+    Trajectory,
+    caption,
+    cells,
+    drawn,
+    legend,
+    lines,
+    playback,
+)
 from .trajectory import status as status_line
 
 ROWS = 64  # more cannot be read, and a GIF ends at 65,535 pixels
@@ -97,15 +111,16 @@ def palette() -> Any:
 
 def still(trajectories: Sequence[Trajectory], moment: Moment, seconds: float, columns: int) -> Any:
     """A picture of one moment: the trajectories side by side, a legend and the clock of a race under them."""
-    image_library = pillow()
+    image_library, fonts = pillow(), fonts_for(characters_of(trajectories))
     from matplotlib import get_data_path
     from PIL import ImageDraw, ImageFont
 
-    fonts = Path(get_data_path()) / "fonts" / "ttf"
+    brought = Path(get_data_path()) / "fonts" / "ttf"
     font, bold, small = (
-        ImageFont.truetype(str(fonts / f"{name}.ttf"), size)
+        ImageFont.truetype(str(brought / f"{name}.ttf"), size)
         for name, size in (("DejaVuSansMono", FONT_SIZE), ("DejaVuSansMono-Bold", FONT_SIZE), ("DejaVuSans", SMALL))
     )
+    others = [(found.characters, ImageFont.truetype(found.path, FONT_SIZE)) for found in fonts[1:]]
     race = len(trajectories) > 1
     columns = min(columns, max(t.most_columns for t in trajectories))
     line_counts = [t.most_lines(columns) for t in trajectories]
@@ -129,9 +144,11 @@ def still(trajectories: Sequence[Trajectory], moment: Moment, seconds: float, co
         if cell.kind == "given":
             draw.rectangle((x + 1, y + CELL_HEIGHT - 4, x + across - 2, y + CELL_HEIGHT - 3), fill=INK)
         ink = AGAIN_INK if cell.kind == "remasked" else INK
-        face = bold if cell.kind == "fresh" else font
+        lacking = set(cell.text) - fonts[0].characters
+        usual = bold if cell.kind == "fresh" else font
+        face = next((other for characters, other in others if lacking & characters), usual) if lacking else usual
         if cell.kind != "mask":  # its sign, a pattern, would be most of the file
-            draw.text((x + across / 2, y + CELL_HEIGHT / 2), cell.text, ink, face, anchor="mm")
+            draw.text((x + across / 2, y + CELL_HEIGHT / 2), drawn(cell), ink, face, anchor="mm")
         return x + across
 
     for k, (trajectory, index) in enumerate(zip(trajectories, moment.frames, strict=True)):

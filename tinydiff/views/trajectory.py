@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
-from rich.cells import cell_len
+from rich.cells import cell_len, chop_cells
 
 from ..data import Codec
 from ..decoders import Frame
@@ -22,7 +22,7 @@ from ..decoders import Frame
 MASK, REMASKED = "\u2591", "\u2593"  # light and dark shade
 VISIBLE = {"\n": "\u21b5", "\t": "\u21e5"}
 NEWLINE = VISIBLE["\n"]
-WORD_WIDTH = 4  # columns of the mask of a token that is not a character
+WORD_WIDTH = 4  # columns of the mask of a token that is not a character, a blank among them
 COLOURS = ["#6a8dd9", "#4fb0c6", "#5cc8a0", "#b5d65a", "#fde725"]
 """Confidence 0 .. 1: blue to yellow with rising lightness, to be told apart without colour vision or in grey. Each is
 light enough for black text on it (contrast 5.7 and more)."""
@@ -51,37 +51,48 @@ class Cell(NamedTuple):
 
 def cells(codec: Codec, frame: Frame, row: int) -> list[Cell]:
     """The positions of one sequence of a frame, in order."""
-    shown, width = [], 1 if codec.unit == "character" else WORD_WIDTH
+    shown, before = [], "" if codec.unit == "character" else " "  # so that the masks of words can be told apart
+    width = 1 if codec.unit == "character" else WORD_WIDTH - 1
     for i, token in enumerate(frame.state[row].tolist()):
         if token == codec.vocab_size:
             again = bool(frame.remasked[row, i])
-            shown.append(Cell(width * (REMASKED if again else MASK), "remasked" if again else "mask", 0))
+            shown.append(Cell(before + width * (REMASKED if again else MASK), "remasked" if again else "mask", 0))
             continue
         level = min(int(frame.confidence[row, i] * len(COLOURS)), len(COLOURS) - 1)
         kind: Kind = "given" if frame.given[row, i] else "fresh" if frame.committed[row, i] else "kept"
-        text = "".join(map(visible, codec.tokens[token]))
-        shown.append(Cell(text, kind, level))
+        shown.append(Cell(visible(codec.tokens[token]), kind, level))
     return shown
 
 
-def visible(character: str) -> str:
-    """The character, or a sign for one that would move others about or not be seen; a space stays a space."""
-    if unicodedata.combining(character):
-        return "\u25cc" + character  # on a dotted circle: the letter before it is another cell
-    return VISIBLE.get(character, character if character.isprintable() else "\ufffd")
+def drawn(cell: Cell) -> str:
+    """What to draw in the middle of a cell: the shades of a mask without the blank that keeps them apart in a line."""
+    return cell.text.strip() if cell.kind in ("mask", "remasked") else cell.text
+
+
+def visible(text: str) -> str:
+    """A token with signs for what would move others about or not be seen; a space stays a space.
+
+    A mark that belongs on the letter before it stands on a dotted circle where that letter is another token.
+    """
+    shown = "".join(VISIBLE.get(c, c if c.isprintable() else "\ufffd") for c in text)
+    return "\u25cc" + shown if unicodedata.category(shown[0]) in ("Mn", "Me") else shown
 
 
 def lines(row: Sequence[Cell], width: int) -> list[list[Cell]]:
-    """Cells in lines that take at most `width` columns of a terminal, in which some characters take two."""
+    """Cells in lines that take at most `width` columns of a terminal, in which some characters take two.
+
+    A token that is longer than a line is shown as several cells.
+    """
     broken: list[list[Cell]] = [[]]
     used = 0
     for cell in row:
-        columns = cell_len(cell.text)
-        if used + columns > width and broken[-1]:
-            broken.append([])
-            used = 0
-        broken[-1].append(cell)
-        used += columns
+        for text in chop_cells(cell.text, max(width, 2)) if cell_len(cell.text) > width else [cell.text]:
+            columns = cell_len(text)
+            if used + columns > width and broken[-1]:
+                broken.append([])
+                used = 0
+            broken[-1].append(cell._replace(text=text))
+            used += columns
     return broken
 
 
