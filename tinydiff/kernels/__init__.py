@@ -2,8 +2,8 @@
 
 Call them through the module, `kernels.softmax(x)`, so that `kernels.use("numpy" | "native")` takes effect everywhere.
 The environment chooses at import: TINYDIFF_KERNELS=numpy|native (default: native where it was built) and
-TINYDIFF_ISA=baseline|avx2|avx512|avx512_bf16|amx (default: the best this CPU has). Native kernels use OMP_NUM_THREADS threads (default:
-as many as there are cores).
+TINYDIFF_ISA=baseline|avx2|avx512|avx512_bf16|amx (default: the best this CPU has). Native kernels use OMP_NUM_THREADS
+threads (default: as many as there are cores).
 """
 
 import os
