@@ -7,6 +7,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
 #include <cmath>
 #include <optional>
 #include <stdexcept>
@@ -83,7 +84,7 @@ void ask_for_tiles() {}
 #endif
 
 // The instruction sets that were compiled in and that this CPU has, slowest first.
-std::vector<Isa> available() {
+std::vector<Isa> find_isas() {
     std::vector<Isa> found{TINYDIFF_ISA_ROW(baseline)};
 #ifdef TINYDIFF_X86_ISAS
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
@@ -105,24 +106,25 @@ std::vector<Isa> available() {
     return found;
 }
 
-Isa active = available().back();
+const std::vector<Isa> available = find_isas();
+std::atomic<const Isa *> active{&available.back()}; // Python threads may change it while others call kernels
 
 template <class T> const Kernels<T> &kernels();
-template <> const Kernels<float> &kernels() { return *active.f32; }
-template <> const Kernels<double> &kernels() { return *active.f64; }
+template <> const Kernels<float> &kernels() { return *active.load()->f32; }
+template <> const Kernels<double> &kernels() { return *active.load()->f64; }
 
 std::vector<std::string> isas() {
     std::vector<std::string> names;
-    for (const Isa &isa : available())
+    for (const Isa &isa : available)
         names.push_back(isa.name);
     return names;
 }
 
 void use_isa(const std::string &name) {
     std::string known;
-    for (const Isa &isa : available()) {
+    for (const Isa &isa : available) {
         if (isa.name == name) {
-            active = isa;
+            active = &isa;
             return;
         }
         known += (known.empty() ? "" : ", ") + isa.name;
@@ -131,9 +133,31 @@ void use_isa(const std::string &name) {
 }
 
 void set_threads(int n) {
-    if (n < 1)
-        throw py::value_error("threads is " + std::to_string(n) + "; it must be at least 1");
+    if (n < 1 || n > tinydiff::most_threads)
+        throw py::value_error("threads is " + std::to_string(n) + "; it must be at least 1 and at most " +
+                              std::to_string(tinydiff::most_threads));
     tinydiff::set_team_size(n);
+}
+
+std::vector<std::string> pools() {
+    std::vector<std::string> names{"team"};
+    if (tinydiff::has_openmp() && !tinydiff::is_forked())
+        names.push_back("openmp");
+    return names;
+}
+
+std::string pool() { return tinydiff::pool() == tinydiff::Pool::openmp ? "openmp" : "team"; }
+
+void use_pool(const std::string &name) {
+    if (name != "team" && name != "openmp")
+        throw py::value_error("pool is '" + name + "'; expected 'openmp' or 'team'");
+    if (name == "openmp" && !tinydiff::has_openmp())
+        throw py::value_error("pool is 'openmp', but the extension was built by a compiler without OpenMP; install "
+                              "tinydiff again with one that has it, or use 'team'");
+    if (name == "openmp" && tinydiff::is_forked())
+        throw py::value_error("pool is 'openmp', but this process was forked and OpenMP's threads stayed behind in its "
+                              "parent; start it by another way (multiprocessing: 'spawn'), or use 'team'");
+    tinydiff::set_pool(name == "openmp" ? tinydiff::Pool::openmp : tinydiff::Pool::team);
 }
 
 // --- arguments ------------------------------------------------------------------------------------------------------
@@ -155,10 +179,7 @@ template <class T> Array<T> contiguous(const py::array &a, const char *name) {
     if (!is_type<T>(a))
         throw py::type_error(std::string(name) + " has dtype " + std::string(py::str(a.dtype())) + "; expected " +
                              std::string(py::str(py::dtype::of<T>())) + ", like the first argument");
-    auto result = Array<T>::ensure(a);
-    if (!result)
-        throw py::error_already_set();
-    return result;
+    return Array<T>(py::object(a)); // MemoryError where there is no room for a copy
 }
 
 // An array written in place: no copy can stand in for it.
@@ -597,12 +618,36 @@ void attention_backward(const py::array &g, const py::array &q, const py::array 
 
 // --- optimiser ------------------------------------------------------------------------------------------------------
 
+std::atomic<bool> keeping{false};
+
+// A training step makes and drops the same few hundred arrays again and again. By default the larger ones go back to
+// the system each time, and clearing their pages anew takes longer than many a kernel. Keep them, from the first step of
+// an optimiser on until give_back_memory.
+void keep_memory() {
+    if (keeping.exchange(true))
+        return;
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 32 << 20); // the largest value allowed
+    mallopt(M_TRIM_THRESHOLD, -1);
+#endif
+}
+
+void give_back_memory() {
+    if (!keeping.exchange(false))
+        return;
+#ifdef __GLIBC__
+    mallopt(M_TRIM_THRESHOLD, 64 << 20); // where glibc itself arrives with arrays of that size
+    malloc_trim(0);
+#endif
+}
+
 void adamw(const py::array &p, const py::array &g, const py::array &m, const py::array &v, double lr, double beta1,
            double beta2, double eps, double weight_decay, idx step) {
     for (const auto &[name, a] : {std::pair{"g", &g}, std::pair{"m", &m}, std::pair{"v", &v}})
         expect_same_shape(*a, name, p);
     if (step < 1)
         throw py::value_error("step is " + std::to_string(step) + "; it counts from 1");
+    keep_memory();
     dispatch(p, "p", [&](auto zero) {
         using T = decltype(zero);
         T *pp = writable<T>(p, "p"), *mp = writable<T>(m, "m"), *vp = writable<T>(v, "v");
@@ -635,20 +680,18 @@ py::array orthogonalise(const py::array &x) {
 
 } // namespace
 
-PYBIND11_MODULE(_native, module) {
-#ifdef __GLIBC__
-    // A training step makes and drops the same few hundred arrays again and again. By default the larger ones go back
-    // to the system each time, and clearing their pages anew takes longer than many a kernel. Keep them instead.
-    mallopt(M_MMAP_THRESHOLD, 32 << 20); // the largest value allowed
-    mallopt(M_TRIM_THRESHOLD, -1);
-#endif
+PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
     module.doc() = "Native kernels; see tinydiff/kernels/reference.py for what each computes.";
     module.def("isas", &isas, "Instruction sets of this build that this CPU has, slowest first.");
-    module.def("isa", [] { return active.name; }, "The instruction set in use.");
+    module.def("isa", [] { return active.load()->name; }, "The instruction set in use.");
     module.def("use_isa", &use_isa, py::arg("name"));
     module.def("has_bfloat16", [] { return active.matmul_bfloat16 != nullptr; }, "Whether it multiplies bfloat16.");
     module.def("threads", &tinydiff::team_size, "Threads a kernel may use.");
     module.def("set_threads", &set_threads, py::arg("n"));
+    module.def("pools", &pools, "Threads that can run the kernels' tasks here: 'team', 'openmp'.");
+    module.def("pool", &pool, "Whose threads do.");
+    module.def("use_pool", &use_pool, py::arg("name"));
+    module.def("give_back_memory", &give_back_memory, "Return what was kept for a next step of training.");
 
     module.def("matmul", &matmul, py::arg("a"), py::arg("b"), py::arg("bias") = py::none(),
                py::arg("residual") = py::none(), py::arg("bfloat16") = false);

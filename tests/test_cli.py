@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from conftest import Runs
 
 SIZES = ["--length=16", "--batch=4", "--d-model=8", "--layers=1", "--heads=2", "--steps=20"]
-COMMANDS = ["demo", "train", "sample", "infill", "evaluate", "sweep", "race", "info"]
+COMMANDS = ["demo", "train", "sample", "infill", "translate", "page", "serve", "evaluate", "sweep", "race", "info"]
 
 
 def tinydiff(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -96,7 +96,9 @@ def test_train_sample_and_evaluate_in_a_pipe(runs: Runs, tmp_path: Path) -> None
     folder = tmp_path / "run"
     trained = tinydiff("train", "--text", runs.text, "--out", folder, *SIZES)
     assert (trained.returncode, trained.stdout) == (0, "")
-    assert re.search(r"^step 20/20  loss \d\.\d+  held-out \d\.\d+ bits/char  \d+k tokens/s$", trained.stderr, re.M)
+    assert re.search(
+        r"^step 20/20  loss \d\.\d+ nats/token  held-out \d\.\d+ bits/char  \d+k tokens/s$", trained.stderr, re.M
+    )
     assert f"Saved in {folder}." in trained.stderr
 
     options = ["--batch=2", "--steps=4", "--seed=3", "--temperature=1", "--choice-temperature=0"]
@@ -114,6 +116,26 @@ def test_train_sample_and_evaluate_in_a_pipe(runs: Runs, tmp_path: Path) -> None
     assert evaluated.stdout.startswith(f"{mean:.4f} +- {error:.4f} bits per character (NELBO, an upper bound; ")
     assert evaluated.stderr == ""
     assert "\x1b" not in trained.stderr + sampled.stderr
+
+
+def test_held_out_characters_that_are_never_trained_on_are_named(tmp_path: Path) -> None:
+    """When training and when evaluating; a text that has none says nothing of it."""
+    words = "2 of the 200 held-out characters are never trained on ('é'); the held-out figure counts them all the same"
+    for end, told in (("é" + "b" * 99 + "é" + "a" * 99, True), ("ab" * 100, False)):
+        file, folder = tmp_path / f"{told}.txt", tmp_path / f"run-{told}"
+        file.write_text("ab" * 900 + end, encoding="utf-8")
+        trained = tinydiff("train", "--text", file, "--out", folder, *SIZES)
+        evaluated = tinydiff("evaluate", folder, "--windows", 64)
+        assert trained.returncode == evaluated.returncode == 0
+        assert (words in trained.stderr.splitlines()) == (words in evaluated.stderr.splitlines()) == told
+        assert ("never trained" in trained.stderr + evaluated.stderr) == told
+
+
+def test_losses_have_units(tmp_path: Path) -> None:
+    """Nats beside bits without a word; the loss of vectors is neither."""
+    sizes = ["--steps=5", "--batch=8", "--d-model=8", "--layers=1", "--heads=2"]
+    done = tinydiff("train", "--data", "spiral", "--out", tmp_path / "points", *sizes)
+    assert re.search(r"^step 5/5  loss \d+\.\d+ mean square  held-out -?\d+\.\d+ bits/dim  ", done.stderr, re.M)
 
 
 def test_infill_keeps_what_is_given(trained: Path) -> None:
@@ -428,7 +450,9 @@ def test_train_refuses_folders(
         (["evaluate", "RUN", "--windows", 0], "windows is 0; it must be at least 1"),
         (["evaluate", "RUN", "--text", "nowhere.txt"], "nowhere.txt"),
         (["sample", "RUN", "--strip", "strip.txt"], "strip.txt ends in '.txt'; figures end in .pdf, .png, .svg"),
-        (["sample", "RUN", "--gif", "RUN"], "exists already; choose another name or delete it"),
+        (["sample", "RUN", "--html", "RUN"], "exists already; choose another name or delete it"),
+        (["sample", "RUN", "--gif", "way.mp4"], "way.mp4 ends in '.mp4'; animated pictures end in .gif"),
+        (["race", "--gif", "way.webp"], "way.webp ends in '.webp'; animated pictures end in .gif"),
         (["race", "AUTOREGRESSIVE"], "only one run is given"),
         (["race", "RUN", "AUTOREGRESSIVE"], "is a run of masked; expected one of autoregressive"),
         (["race", "AUTOREGRESSIVE", "RUN", "--length", 17], "lengths goes up to 17; these models take at most 16"),

@@ -10,6 +10,7 @@ from tests.identities.oracles import ExactDenoiser, GaussianFlow
 from tinydiff import FlowMatching, GaussianDiffusion, Tensor, Transformer, check_grads, conditioned
 from tinydiff.data.toys import GaussianMixture
 from tinydiff.decoders import DDIM, ODE, Langevin
+from tinydiff.processes import from_config
 from tinydiff.processes.flow import uncross
 from tinydiff.processes.gaussian import langevin_step
 
@@ -144,6 +145,81 @@ def test_langevin_correction_repairs_coarse_sampling() -> None:
     assert distance(Langevin(10)) < 0.8 * distance(None)
 
 
+@pytest.mark.parametrize("alpha", [1.0, 0.3])
+def test_a_langevin_step_has_the_size_of_its_paper(alpha: float) -> None:
+    """x + d g + sqrt(2 d) z with d = 2 alpha (r |z| / |g|)^2 (Song et al. 2021, algorithm 5), written out."""
+    x, g, z = X0, 3 * X0 - 1, rng(5).standard_normal(X0.shape)
+    lengths = [np.mean([np.linalg.norm(row) for row in a]) for a in (z, g)]
+    d = 2 * alpha * (0.2 * lengths[0] / lengths[1]) ** 2
+    np.testing.assert_allclose(langevin_step(x, g, 0.2, rng(5), alpha), x + d * g + np.sqrt(2 * d) * z, rtol=1e-12)
+
+
+def test_correction_steps_are_told_how_much_their_step_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """alpha_j = 1 - beta_j of the step j just reached, and the score of the guess within the data's range."""
+    process, told = GaussianDiffusion(2, 50, "cosine", clip=0.5), []
+
+    def recorder(x: np.ndarray, score: np.ndarray, snr: float, rng: object, alpha: float) -> np.ndarray:
+        told.append((x, score, snr, alpha))
+        return x
+
+    monkeypatch.setattr("tinydiff.processes.gaussian.langevin_step", recorder)
+    model, corrector = random_vector_model(3, 2), Langevin(2, snr=0.3)
+    list(process.sample(model, 3, 5, decoder=DDIM(5, corrector=corrector), rng=rng()))
+    steps = [40, 40, 30, 30, 20, 20, 10, 10]
+    np.testing.assert_allclose([alpha for *_, alpha in told], 1 - process.beta[steps], rtol=1e-12)
+    assert {snr for _, _, snr, _ in told} == {0.3}
+    for (x, score, _, _), j in zip(told, steps, strict=True):
+        a, s = np.sqrt(process.alpha_bar[j]), np.sqrt(1 - process.alpha_bar[j])
+        assert (np.abs((x + s**2 * score) / a) <= 0.5 + 1e-9).all()  # Tweedie: the x_0 that this score means
+
+
+class Off:
+    """A network whose every prediction is wrong by the same amount: 0.3."""
+
+    def __call__(self, x: np.ndarray, t: np.ndarray, **options: object) -> Tensor:
+        return Tensor(np.full_like(x, 0.3))
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("predict", ["eps", "x0", "v"])
+def test_sampling_stays_within_the_range_of_the_data(predict: str, schedule: str, eta: float) -> None:
+    """A small error of eps is divided by sqrt(alpha_bar_T), down to 5e-5: without a clip points fly off."""
+    for clip in (0.2, 2.0):
+        process = GaussianDiffusion(1, 1000, schedule, predict, clip=clip)
+        frames = list(process.sample(Off(), 2, 50, decoder=DDIM(20, eta), rng=rng()))
+        assert all(np.abs(frame.denoised).max() <= clip for frame in frames)
+        assert all(np.abs(frame.state).max() < clip + 6 for frame in frames)  # six deviations of the noise
+        assert np.abs(frames[-1].state).max() <= clip
+        if predict == "eps":
+            assert np.abs(frames[-1].denoised).max() == clip
+            free = GaussianDiffusion(1, 1000, schedule, predict, clip=None)
+            *_, last = free.sample(Off(), 2, 50, decoder=DDIM(20, eta), rng=rng())
+            assert np.abs(last.state).max() > 3 * clip
+
+
+def test_a_clipped_guess_still_explains_the_state() -> None:
+    """a x_0 + s eps = x_k, with x_0 the nearest that is allowed: eps is not left as it was."""
+    process, model, k = GaussianDiffusion(2, 50, "cosine"), random_vector_model(3, 2), np.arange(43, 51)
+    free, _ = process.guess(model, X0, k)
+    x0, eps = process.guess(model, X0, k, clip=0.7)
+    assert (np.abs(free) > 0.7).any()
+    np.testing.assert_array_equal(x0, np.clip(free, -0.7, 0.7))
+    a, s = process.scales(k)
+    np.testing.assert_allclose(a * x0 + s * eps, X0, rtol=1e-9, atol=1e-12)
+
+
+def test_the_clip_changes_neither_loss_nor_bound() -> None:
+    """Those are of the network's own guesses, as in the ledger."""
+    model, small = random_vector_model(3, 2), 0.01 * X0
+    free, tight = (GaussianDiffusion(2, 50, clip=clip) for clip in (None, 0.1))
+    assert free.loss(model, small, rng()).item() == tight.loss(model, small, rng()).item()
+    np.testing.assert_array_equal(free.bound(model, small, rng()), tight.bound(model, small, rng()))
+    assert [from_config(process.config).clip for process in (free, tight)] == [None, 0.1]
+    old = {name: value for name, value in tight.config.items() if name != "clip"}
+    assert from_config(old).clip == GaussianDiffusion(2).clip  # a run from before there was one
+
+
 @pytest.mark.parametrize(("process", "decoder"), [(GaussianDiffusion(2, 40), DDIM(8)), (FlowMatching(2), ODE(8))])
 def test_frames_carry_what_they_promise(process: GaussianDiffusion | FlowMatching, decoder: DDIM | ODE) -> None:
     """Times out of order, a frame too few, or states that later steps change."""
@@ -215,6 +291,9 @@ DDPM, FLOW, MODEL = GaussianDiffusion(2, 50), FlowMatching(2), random_vector_mod
         (lambda: GaussianDiffusion(1, 3, [0.1, 0.1]), r"schedule has shape \(2,\); expected \(3,\)"),
         (lambda: GaussianDiffusion(1, 3, [0.1, 0.1, 0.1]), r"ends at alpha_bar = 0.729: .* expected at most 0.01"),
         (lambda: GaussianDiffusion(1, predict="velocity"), "predict is 'velocity'"),
+        (lambda: GaussianDiffusion(1, clip=0.0), "clip is 0.0; expected a positive number"),
+        (lambda: GaussianDiffusion(1, clip=10**400), "clip is 10*; expected a positive number"),
+        (lambda: GaussianDiffusion(2, 50, clip=0.5).loss(MODEL, -X0, rng()), r"x0 contains 2\.\d+, but clip is 0\.5: "),
         (lambda: DDPM.loss(MODEL, NAN, rng()), "x0 contains nan; every number of it must be finite"),
         (lambda: DDPM.loss(MODEL, X0[0], rng()), r"x0 has shape \(3, 2\)"),
         (lambda: DDPM.bound(MODEL, X0[:, :, :1], rng()), r"expected \(B, L, 2\) numbers"),

@@ -18,9 +18,22 @@ from PIL import Image
 from tinydiff import data
 from tinydiff.decoders import Frame
 from tinydiff.views import figures
-from tinydiff.views.gif import CELL_WIDTH, LEAST, MARGIN, REST, save_gif
+from tinydiff.views.gif import CELL_HEIGHT, CELL_WIDTH, INK, LEAST, MARGIN, REST, START, save_gif
 from tinydiff.views.html import player, save_html
-from tinydiff.views.trajectory import MASK, NEWLINE, REMASKED, Trajectory, cells, playback, record, timed, visible
+from tinydiff.views.trajectory import (
+    AGAIN,
+    AGAIN_INK,
+    COLOURS,
+    MASK,
+    NEWLINE,
+    REMASKED,
+    Trajectory,
+    cells,
+    playback,
+    record,
+    timed,
+    visible,
+)
 
 TEXT = "</script><b>&amp;\n\t x\U0001d54f\u2028'\"</b><!--$x_1$"
 CODEC = data.Characters.of(TEXT)
@@ -93,14 +106,14 @@ def test_every_character_takes_one_place_and_can_be_seen() -> None:
 
 
 def test_cells_say_what_happened() -> None:
-    """Masked again shown as masked, fresh as kept, or levels off by one at confidence 1."""
+    """Given shown as filled in, masked again as masked, fresh as kept, or levels off by one at confidence 1."""
     frame = Frame(
         1, 2, 0.5, np.array([[0, 1, 3, 3]]), np.array([[False, True, False, False]]),
         np.array([[False, False, True, False]]), np.array([[1.0, 0.39, 0.0, 0.0]]),
         np.array([[True, False, False, False]]),
     )  # fmt: skip
     assert cells(data.Characters("abc"), frame, 0) == [
-        ("a", "kept", 4), ("b", "fresh", 1), (REMASKED, "remasked", 0), (MASK, "mask", 0),
+        ("a", "given", 4), ("b", "fresh", 1), (REMASKED, "remasked", 0), (MASK, "mask", 0),
     ]  # fmt: skip
 
 
@@ -122,8 +135,10 @@ def test_a_race_keeps_the_measured_clock() -> None:
 
 
 def test_moments_that_come_too_fast_are_joined() -> None:
-    """The end of a race lost among the moments that are left out, or two moments closer than asked for."""
+    """The masks or the end of a race lost among the moments that are left out, or two moments closer than asked for."""
     moments = playback([way(100, seconds=1.0), way(3, seconds=0.5)], seconds=1.0, least=0.15)
+    assert moments[0].frames == (0, 0)
+    assert moments[1].frames == (29, 1)
     assert moments[-1].frames == (100, 3)
     assert [round(moment.at, 9) for moment in moments] == [0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9]
 
@@ -203,10 +218,15 @@ def test_a_gif_has_every_moment_for_its_time(tmp_path: Path) -> None:
             gif.seek(i)
             durations.append(gif.info["duration"])
             stills.append(np.asarray(gif.convert("RGB")))
-    assert durations == [500] * 4 + [REST]
+    assert durations == [START] + [500] * 3 + [REST]
+    masks = way().frames[0].state.shape[1] * 2
+    grey = (stills[0] == 0xD4).all(axis=-1).sum()
+    assert grey > 0.8 * masks * (CELL_WIDTH - 2) * (CELL_HEIGHT - 4)
     assert all((a != b).any() for a, b in itertools.pairwise(stills))
     with pytest.raises(ValueError, match=r"way\.gif exists already"):
         save_gif(tmp_path / "way.gif", way())
+    with pytest.raises(ValueError, match=r"way\.mp4 ends in '\.mp4'; animated pictures end in \.gif"):
+        save_gif(tmp_path / "way.mp4", way())
 
 
 def test_a_gif_of_a_race_is_as_wide_as_its_racers(tmp_path: Path) -> None:
@@ -216,12 +236,18 @@ def test_a_gif_of_a_race_is_as_wide_as_its_racers(tmp_path: Path) -> None:
     with Image.open(tmp_path / "two.gif") as two:
         assert two.width == 2 * (len(TEXT) * CELL_WIDTH + 2 * MARGIN)
         assert (np.asarray(two.convert("RGB"))[:, two.width // 2 :] < 128).any()
-        durations = []
+        durations, colours = [], set()
         for i in range(two.n_frames - 1):
             two.seek(i)
             durations.append(two.info["duration"])
+            colours |= set(map(tuple, np.asarray(two.convert("RGB")).reshape(-1, 3).tolist()))
+    wanted = [*COLOURS, AGAIN, AGAIN_INK, INK, "#ffffff", "#d4d4d4"]
+    assert {tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in wanted} <= colours
+    assert durations[0] >= START
     assert min(durations) >= 1000 * LEAST - 1
-    assert sum(durations) == pytest.approx(2000, abs=1000 * LEAST + 10 * len(durations))  # in hundredths of a second
+    assert sum(durations[1:]) == pytest.approx(
+        2000, abs=1000 * LEAST + 10 * len(durations)
+    )  # in hundredths of a second
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from tinydiff.data import toys
 from tinydiff.data.vectors import Vectors, patches, pictures
 from tinydiff.learning import CheckpointError
 from tinydiff.measures.vectors import nearest
+from tinydiff.processes.named import new_process
 
 RNG = np.random.default_rng(0)
 SMALL = ["--steps=6", "--batch=8", "--d-model=8", "--layers=1", "--heads=2"]
@@ -140,6 +141,18 @@ def test_bad_data(call, words: str) -> None:
     """Each names the argument, the value and what would be right."""
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize("name", ["spiral", "glyphs"])
+def test_the_range_of_the_data_reaches_the_process(name: str) -> None:
+    """As far as training batches go, grain and all, and no further; flow matching has no such option."""
+    vectors = data.load(name)
+    process = new_process("ddpm", vectors)
+    assert process.clip == vectors.reach == np.abs(vectors.train).max() + vectors.grain / 2
+    drawn = vectors.batch(vectors.length, 2000, np.random.default_rng(0))
+    assert 0.8 * vectors.reach < np.abs(drawn).max() <= vectors.reach
+    assert new_process("ddpm", vectors, predict="v").predict == "v"
+    assert "clip" not in new_process("flow", vectors).config
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------

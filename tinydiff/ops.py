@@ -11,7 +11,7 @@ from .arrays import Bools, Floats, Ints
 from .tensor import Tensor
 
 Precision = Literal["full", "bfloat16"]
-"""Of matrix products: full, or factors rounded to bfloat16 and sums in float32 (Kalamkar et al. 2019)."""
+"""Of matrix products: of the numbers as they are, or rounded to bfloat16, sums in float32 (Kalamkar et al. 2019)."""
 
 
 def linear(

@@ -18,8 +18,11 @@ from tinydiff import (
     FlowMatching,
     GaussianDiffusion,
     MaskedDiffusion,
+    Refinement,
     ScoreEntropy,
     Tensor,
+    Transformer,
+    conditioned,
     decoders,
     exact,
 )
@@ -32,6 +35,7 @@ from tinydiff.processes.discrete import DiscreteDiffusion
 
 V, L = 5, 12
 PROCESS = MaskedDiffusion(V)
+OF_MASKS = [kind for kind in PROCESS.decoded_by if kind is not decoders.LengthBeam]  # which needs a token that fills
 MASK = PROCESS.mask_id
 ORDERS = [
     decoders.LowConfidence, decoders.MostLikely, decoders.Entropy, decoders.Margin, decoders.Random,
@@ -98,6 +102,14 @@ def assert_frequencies(found: Floats, expected: list[float], draws: int = 200_00
 def test_draw_has_the_law_it_names(options: dict, expected: list[float]) -> None:
     """Temperature, top-k and nucleus, the token that crosses p included."""
     assert_frequencies(frequencies([0.5, 0.3, 0.15, 0.05], **options), expected)
+
+
+def test_a_nucleus_of_everything_is_everything() -> None:
+    """With p = 1 the tail stays: 1 is reached by rounding before the last of many small probabilities."""
+    logits = np.concatenate([[0.0], np.full(1000, -40.0)])[None]
+    law = decoders.Draw(top_p=1.0).probabilities(logits)
+    np.testing.assert_array_equal(law, decoders.Draw(top_k=1001).probabilities(logits))
+    assert (law > 0).all()
 
 
 def test_confidence_is_untempered() -> None:
@@ -416,6 +428,44 @@ def test_guidance_exaggerates_the_prompt() -> None:
     assert np.abs(told - untold).max() > 0.1
 
 
+@pytest.mark.parametrize("wrapper", ["conditioned", "prompted", "constrained"])
+def test_wrappers_of_a_model_pass_on_who_stands_where_and_sees_whom(wrapper: str) -> None:
+    """Positions and masks, of all sequences or of each, and blocks: dropped, or given to half of a doubled batch."""
+    network = Transformer(**(random_model(V, L).config | {"classes": 2}), rng=rng(3))
+    network.params["embed"].data *= 50
+    network.params["class"].data *= 50
+    network.params["position"].data[...] = rng(4).normal(size=(L, 8))
+    x, label, prompt, t = (
+        rng(1).integers(0, V, (3, L)),
+        np.array([0, 1, 1]),
+        np.tile(np.arange(L) < 4, (3, 1)),
+        np.ones(3),
+    )
+    orders = np.stack([rng(i).permutation(L) for i in range(3)])
+    seen = rng(5).random((3, L, L)) < 0.5
+    plain = None
+    for options in (
+        {}, {"positions": orders[0]}, {"positions": orders}, {"mask": seen[0]}, {"mask": seen}, {"causal": 3},
+        {"positions": orders, "mask": seen, "causal": 3},
+    ):  # fmt: skip
+        answer = network(x, t, **options).data
+        if wrapper == "conditioned":
+            found = conditioned(network, label, 0.7)(x, t, **options).data
+            told = network(x, t, label=label, **options).data
+            wanted = told + 0.7 * (told - answer)
+        elif wrapper == "prompted":
+            found = decoders.prompted(network, prompt, MASK, 0.7)(x, t, **options).data
+            wanted = answer + 0.7 * (answer - network(np.where(prompt, MASK, x), t, **options).data)
+        else:
+            allowed = np.tile(np.arange(V) != 2, (3, L, 1))
+            found = decoders.constrained(network, allowed)(x, t, **options).data
+            wanted = np.where(allowed, answer, -np.inf)
+        np.testing.assert_allclose(found, wanted, atol=1e-12)
+        plain = found if plain is None else plain
+        known = np.isfinite(plain)
+        assert not options or np.abs(found[known] - plain[known]).max() > 0.01
+
+
 def test_guidance_leaves_the_impossible_alone() -> None:
     """A model that rules tokens out: guided or not, only texts that it knows come out."""
     law = laws.Listed(("abc", "acb", "ddd"), np.full(3, 1 / 3))
@@ -428,11 +478,13 @@ def test_guidance_leaves_the_impossible_alone() -> None:
 @pytest.mark.parametrize(
     ("process", "decoder"),
     [
-        *((PROCESS, kind()) for kind in PROCESS.decoded_by),
+        *((PROCESS, kind()) for kind in OF_MASKS),
         (PROCESS, decoders.LowConfidence(draw=GREEDY)),
         (PROCESS, decoders.LowConfidence(draw=decoders.Draw(top_k=1))),
         (PROCESS, decoders.LowConfidence(draw=decoders.Draw(top_p=0.1))),
         (Autoregressive(V), decoders.NextToken()),
+        (Autoregressive(V), decoders.Beam()),
+        (Refinement(V), decoders.Refine()),
         (Bert(V), decoders.Refill()),
         (D3PM(V, "absorbing", steps=8), decoders.Chain()),
         (D3PM(V, "uniform", steps=8), decoders.Chain()),
@@ -453,7 +505,7 @@ def test_constraints_hold(process: DiscreteDiffusion, decoder: decoders.Decoder)
 
 
 EVERY_DRAW: list[tuple[DiscreteDiffusion, type]] = [
-    *((PROCESS, kind) for kind in PROCESS.decoded_by),
+    *((PROCESS, kind) for kind in OF_MASKS),
     (Autoregressive(V), decoders.NextToken),
     (Bert(V), decoders.Refill),
     (D3PM(V, "absorbing", steps=8), decoders.Chain),
@@ -532,7 +584,11 @@ def test_same_seed_same_text(kind: type[Order]) -> None:
     [
         *((lambda kind=kind: kind(0), "steps is 0; it must be at least 1") for kind in
           (*ORDERS, decoders.Ancestral, decoders.RemaskCap, decoders.Chain, decoders.Tweedie, decoders.Euler,
-           decoders.Refill, decoders.DDIM, decoders.ODE, decoders.Langevin)),
+           decoders.Refill, decoders.DDIM, decoders.ODE, decoders.Langevin, decoders.MaskPredict, decoders.Refine)),
+        (lambda: decoders.MaskPredict(confidence="stale"), "confidence is 'stale'; expected one of kept, fresh"),
+        (lambda: decoders.Beam(0), "width is 0; it must be at least 1"),
+        (lambda: decoders.LengthBeam(0, (1, -1, 2), 0), "beams is 0; there are 2 lengths, expected 1 <= beams <= 2"),
+        (lambda: decoders.LengthBeam(0, (1, -1, 2), 3), "beams is 3; there are 2 lengths"),
         (lambda: decoders.Draw(-1.0), "temperature is -1"),
         (lambda: decoders.Draw(float("nan")), "temperature is nan"),
         (lambda: decoders.Draw(top_k=0), "top_k is 0"),
@@ -571,7 +627,11 @@ def test_decoders_refuse_bad_options(make: Callable[[], object], words: str) -> 
         (Bert(V), decoders.Ancestral(), r"not made for Bert; expected one of Refill\(\)$"),
         (D3PM(V), decoders.Tweedie(), r"not made for D3PM; expected one of Chain\(\)$"),
         (ScoreEntropy(V), decoders.Chain(), r"not made for ScoreEntropy; expected one of Tweedie\(\), Euler\(\)$"),
-        (Autoregressive(V), decoders.LeftToRight(), r"not made for Autoregressive; expected one of NextToken\(\)$"),
+        (
+            Autoregressive(V),
+            decoders.LeftToRight(),
+            r"not made for Autoregressive; expected one of NextToken\(\), Beam\(\)$",
+        ),
         (GaussianDiffusion(1), decoders.ODE(), r"not made for GaussianDiffusion; expected one of DDIM\(\)$"),
         (FlowMatching(1), decoders.DDIM(), r"not made for FlowMatching; expected one of ODE\(\)$"),
     ],
@@ -584,8 +644,8 @@ def test_a_decoder_of_another_process_is_refused(process: Process, foreign: obje
 
 def test_every_decoder_pickles() -> None:
     """A value with a function in it does not; what comes back is equal."""
-    for kind in (*PROCESS.decoded_by, decoders.NextToken, decoders.Chain, decoders.Tweedie, decoders.Euler,
-                 decoders.Refill, decoders.DDIM, decoders.ODE):  # fmt: skip
+    for kind in (*OF_MASKS, decoders.NextToken, decoders.Beam, decoders.Refine, decoders.Chain, decoders.Tweedie,
+                 decoders.Euler, decoders.Refill, decoders.DDIM, decoders.ODE):  # fmt: skip
         made = kind(draw=decoders.Draw(0.5)) if "draw" in {field.name for field in dataclasses.fields(kind)} else kind()
         assert pickle.loads(pickle.dumps(made)) == copy.deepcopy(made) == made
 

@@ -45,8 +45,10 @@ def test_loss_falls(runs: Runs, process: str) -> None:
     run = runs.new(process=process, steps=300, batch=16, lr=1e-2, evaluate_every=300, evaluate_windows=512)
     before, *_ = evaluate(run.model, run.process, run.corpus, windows=512)  # the same windows and noise as after
     *_, last = train(run)
-    # Networks that must learn what the time means are slow in 300 steps of this size.
-    assert last.held_out[0] < (0.97 if run.process.needs_time else 0.8) * before
+    # Networks that must learn what the time means are slow in 300 steps of this size; what is written in one look, with
+    # nothing given, can learn how often each character stands where, and no more.
+    falls = 0.97 if run.process.needs_time else 0.9 if process in ("nat", "refinement") else 0.8
+    assert last.held_out[0] < falls * before
 
 
 def test_frames_carry_what_they_promise(runs: Runs, tmp_path: Path) -> None:
@@ -77,13 +79,43 @@ def test_evaluation_is_the_same_every_time(runs: Runs, tmp_path: Path) -> None:
     run = runs.new(tmp_path / "run")
     *_, last = train(run)
     live = run.model.params["head.weight"].data.copy()
-    with run.ema.applied():
-        figures = [evaluate(run.model, run.process, run.corpus, windows=128) for _ in range(2)]
+    figures = [evaluate(run.averaged(), run.process, run.corpus, windows=128) for _ in range(2)]
     np.testing.assert_array_equal(run.model.params["head.weight"].data, live)
     model, process, codec, _ = load(tmp_path / "run")
     figures.append(evaluate(model, process, data.load(str(runs.text), codec), windows=128))
     assert [figure.mean for figure in figures] == [last.held_out[0]] * 3
     assert evaluate(run.model, run.process, run.corpus, windows=128)[0] != last.held_out[0]  # not the last step's
+
+
+def test_frames_of_an_averaged_model_are_of_its_weights_whenever_they_are_consumed(runs: Runs) -> None:
+    """A sampler that is asked in the middle of training and read at the end of it: the same text; the run trains on."""
+    texts = []
+    for late in (False, True):
+        run = runs.new()
+        frames = train(run)
+        for _ in range(10):
+            next(frames)
+        sampled = run.process.sample(run.averaged(), run.model.length, 4, rng=np.random.default_rng(0))
+        if late:
+            list(frames)
+            assert not np.array_equal(run.ema.values, run.optimiser.flat.values)
+        texts.append([frame.state for frame in sampled][-1])
+        list(frames)
+    np.testing.assert_array_equal(*texts)
+
+
+def test_an_averaged_model_is_a_copy(runs: Runs) -> None:
+    """Whoever writes to it changes neither the average nor what is trained."""
+    run = runs.new()
+    next(train(run))
+    before = [values.copy() for values in (run.ema.values, run.optimiser.flat.values, run.optimiser.flat.grads)]
+    model = run.averaged()
+    np.testing.assert_array_equal(model.params["embed"].data, run.optimiser.flat.named(run.ema.values)["embed"])
+    for p in model.params.values():
+        assert p.grad is None
+        p.data[...] = 7
+    for values, kept in zip((run.ema.values, run.optimiser.flat.values, run.optimiser.flat.grads), before, strict=True):
+        np.testing.assert_array_equal(values, kept)
 
 
 def test_new_process_refuses_what_does_not_fit(runs: Runs) -> None:

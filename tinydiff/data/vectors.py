@@ -75,6 +75,11 @@ class Vectors:
         return int(self.train.shape[2])
 
     @property
+    def reach(self) -> float:
+        """The largest number of the training part, whatever its sign: what is drawn from it lies in [-reach, reach]."""
+        return float(np.abs(self.train).max()) + self.grain / 2
+
+    @property
     def description(self) -> str:
         labelled = f" in {self.classes} classes" if self.classes else ""
         return f"{len(self.train):,} examples{labelled}, {self.length} vectors of {self.features} each"

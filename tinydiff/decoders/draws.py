@@ -84,7 +84,8 @@ class Draw:
         keep = np.ones(values.shape, bool)
         if self.top_p is not None:
             p = kernels.softmax(values)
-            keep = p.cumsum(axis=-1) - p < self.top_p  # the token that crosses p is kept, so at least one always is
+            # The token that crosses p is kept, so at least one always is; and at 1 all, whatever is lost in rounding.
+            keep = (p.cumsum(axis=-1) - p < self.top_p) | (self.top_p == 1)
         allowed = np.zeros(logits.shape, bool)
         np.put_along_axis(allowed, tokens, keep, axis=-1)
         return allowed

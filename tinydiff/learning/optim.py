@@ -7,8 +7,6 @@ one pass over memory instead of one per parameter.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -113,6 +111,7 @@ class AdamW:
 class EMA:
     """Exponential moving average of the weights: smoother than the last step, and what is evaluated and sampled.
 
+    It never touches the model, which trains on; `Run.averaged` makes one that has these weights.
     The decay starts low, min(decay, (1 + n) / (10 + n)) at step n, so that the random start is forgotten.
     """
 
@@ -124,16 +123,6 @@ class EMA:
         """Move towards the current weights; `step` counts from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         self.values += (1 - decay) * (self.flat.values - self.values)
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Within this context the model runs on the averaged weights."""
-        live = self.flat.values.copy()
-        self.flat.values[...] = self.values
-        try:
-            yield
-        finally:
-            self.flat.values[...] = live
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, final: float = 0.1) -> float:

@@ -8,6 +8,7 @@ need.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -156,6 +157,16 @@ class Run:
         weights = {f"{group}/{name}": view for group, all_ in groups.items() for name, view in flat.named(all_).items()}
         return weights | self.optimiser.state()
 
+    def averaged(self) -> Trainable:
+        """A copy of the model with the averaged weights: what held-out figures are of, and what to sample from.
+
+        `self.model` has the weights of the last step. The copy keeps its own, however long the run trains on.
+        """
+        model = copy.deepcopy(self.model)
+        for name, values in self.optimiser.flat.named(self.ema.values).items():
+            model.params[name].data, model.params[name].grad = values.copy(), None
+        return model
+
     def save(self) -> None:
         """Write a checkpoint, replacing the last one; CheckpointError if that is not the one this run knows."""
         if self.folder is not None:
@@ -260,6 +271,8 @@ def corpus_of(folder: Path, config: dict[str, Any], corpus: data.Dataset | None 
 
 def _load(folder: Path, config: dict[str, Any], codec: data.Codec | None, name: str) -> data.Dataset:
     try:
+        if name == "-":
+            raise FileNotFoundError("standard input is over")
         return data.load_pairs(name, codec) if "pairs" in config["data"] else data.load(name, codec)
     except FileNotFoundError as error:
         if "tokenizers" in str(error):

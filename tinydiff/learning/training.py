@@ -2,6 +2,7 @@
 
     for frame in train(run):
         print(frame.step, frame.loss, frame.held_out)
+    model = run.averaged()  # what the held-out figure is of
 
 The loop knows nothing of processes beyond `loss` and `bound`.
 """
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import data
+from .. import data, kernels
 from ..arrays import Floats, Ints
 from ..processes import Process
 from ..transformer import Model
@@ -56,7 +57,7 @@ class TrainFrame:
     grad_norm : before clipping
     lr : learning rate of this step
     tokens_per_second : of this step; for vectors, positions per second
-    held_out : bits per character or dimension, in the steps that estimate it
+    held_out : bits per character or dimension, in the steps that estimate it; of the averaged weights (`Run.averaged`)
 
     """
 
@@ -113,8 +114,7 @@ def _train(run: Run) -> Generator[TrainFrame, None, None]:
                 last = run.step == options.steps
                 held_out = None
                 if run.step % options.evaluate_every == 0 or last:
-                    with run.ema.applied():
-                        held_out = evaluate(model, run.process, corpus, windows=options.evaluate_windows)
+                    held_out = evaluate(run.averaged(), run.process, corpus, windows=options.evaluate_windows)
                 frame = TrainFrame(run.step, options.steps, loss.item(), norm, lr, speed, held_out)
                 if log is not None and (run.step % options.log_every == 0 or held_out or last):
                     log.append({"step": frame.step, "loss": frame.loss, "lr": lr, "held_out": held_out})
@@ -126,6 +126,8 @@ def _train(run: Run) -> Generator[TrainFrame, None, None]:
             with stops_wait():
                 save()
         raise
+    finally:
+        kernels.give_back_memory()
 
 
 def evaluate(
@@ -166,7 +168,9 @@ def evaluate(
 
 
 def _ratio(total: Floats, size: Ints, cluster: Ints) -> tuple[float, float]:
-    """Sum over sum, and its standard error by the spread over clusters: nan if there is but one."""
+    """Sum over sum, and its standard error by the spread over clusters: nan if there is but one. Of nothing, nan."""
+    if not size.sum():
+        return math.nan, math.nan
     ratio = total.sum() / size.sum()
     _, at = np.unique(cluster, return_inverse=True)
     off = np.bincount(at, total - ratio * size)  # of each cluster, 0 in sum

@@ -9,6 +9,11 @@ mean and variance. The network learns that guess as a mean square; the exact bou
 errors differently (Ho et al. 2020, eq. 5 and 12). The bound is that of a chain whose reverse steps have variance
 beta_k, what the true ones tend to as T grows; with the posterior variance it would keep a gap for every T.
 
+Where x_k is nearly all noise, x_0 = (x_k - sqrt(1 - alpha_bar_k) eps) / sqrt(alpha_bar_k) divides by almost nothing,
+5e-5 at the end of the cosine schedule, and a small error in eps throws a sample far out, where the network has never
+been. So sampling brings its guesses of x_0 back into the range of the data, and takes eps to be what is left (Ho et
+al. 2020). Loss and bound are of the guesses as they are: there the divisor cancels.
+
 Step k is time t = k / T: 0 is clean, T is noise. Arithmetic is in float64, whatever the network's.
 """
 
@@ -30,6 +35,9 @@ from .paths import Prediction, VectorFrame, check_sizes, checked, join, split, u
 
 REACHED = 0.01
 """A schedule reaches noise if at most this share of the data's variance is left at its end."""
+
+WIDE = 10.0
+"""Ten times the noise at the start: data that goes beyond that is not scaled for this process."""
 
 
 def linear_betas(T: int) -> Floats:
@@ -55,6 +63,8 @@ class GaussianDiffusion:
     T : number of noising steps
     schedule : "linear", "cosine", or the (T,) betas themselves
     predict : what the network's output means: "eps", "x0" or "v", see `paths`
+    clip : the data lies in [-clip, clip], and sampling keeps its guesses there; the narrower the better, for data in a
+        `Vectors` its `reach`. None: guesses are taken as they are
 
     Attributes
     ----------
@@ -71,10 +81,13 @@ class GaussianDiffusion:
         T: int = 1000,
         schedule: str | Sequence[float] = "linear",
         predict: Prediction = "eps",
+        clip: float | None = WIDE,
     ) -> None:
         check_sizes(features=features, T=T)
         if predict not in ("eps", "x0", "v"):
             raise ValueError(f"predict is {predict!r}; expected 'eps', 'x0' or 'v'")
+        if clip is not None and not 0 < clip < 1e300:
+            raise ValueError(f"clip is {clip}; expected a positive number, or None")
         if isinstance(schedule, str):
             if schedule not in SCHEDULES:
                 raise ValueError(f"schedule is {schedule!r}; expected {', '.join(SCHEDULES)} or the betas")
@@ -86,7 +99,7 @@ class GaussianDiffusion:
         if not ((betas > 0) & (betas < 1)).all():
             worst = betas[~((betas > 0) & (betas < 1))][0]
             raise ValueError(f"schedule has a beta of {worst:.4g}; expected 0 < beta < 1 (the linear one: T above 20)")
-        self.features, self.T, self.predict = features, T, predict
+        self.features, self.T, self.predict, self.clip = features, T, predict, clip
         self.schedule = schedule if isinstance(schedule, str) else [float(b) for b in betas]
         self.beta = np.concatenate([[0.0], betas])
         self.alpha_bar = np.cumprod(1 - self.beta)
@@ -105,6 +118,7 @@ class GaussianDiffusion:
             "T": self.T,
             "schedule": self.schedule,
             "predict": self.predict,
+            "clip": self.clip,
         }
 
     # --- there ------------------------------------------------------------------------------------------------------
@@ -141,18 +155,26 @@ class GaussianDiffusion:
 
     # --- what the network says --------------------------------------------------------------------------------------
 
-    def guess(self, model: Model, xk: Floats, k: Ints | int) -> tuple[Floats, Floats]:
-        """The network's (x_0, eps) for (B, L, F) states, all at step k or each at its own."""
+    def guess(self, model: Model, xk: Floats, k: Ints | int, clip: float | None = None) -> tuple[Floats, Floats]:
+        """The network's (x_0, eps) for (B, L, F) states, all at step k or each at its own.
+
+        With `clip` x_0 is brought into [-clip, clip], and eps is what then leads to x_k.
+        """
         steps = np.broadcast_to(k, (len(xk),))
         with no_grad():
             output = model(xk, steps / self.T).data
         if not np.isfinite(output).all():
             raise ValueError("the model's output contains NaN or inf: its weights are broken or training diverged")
-        return split(xk, output, *self.scales(steps), self.predict)
+        a, s = self.scales(steps)
+        x0, eps = split(xk, output, a, s, self.predict)
+        if clip is None:
+            return x0, eps
+        x0 = np.clip(x0, -clip, clip)
+        return x0, np.asarray((xk - a * x0) / s)
 
-    def score(self, model: Model, xk: Floats, k: Ints | int) -> Floats:
+    def score(self, model: Model, xk: Floats, k: Ints | int, clip: float | None = None) -> Floats:
         """The network's grad log p_k(x_k) = -eps / sqrt(1 - alpha_bar_k), (B, L, F) (Song et al. 2021)."""
-        return np.asarray(-self.guess(model, xk, k)[1] / self.scales(np.broadcast_to(k, (len(xk),)))[1])
+        return np.asarray(-self.guess(model, xk, k, clip)[1] / self.scales(np.broadcast_to(k, (len(xk),)))[1])
 
     def loss(self, model: Model, batch: Batch | Floats, rng: np.random.Generator) -> Tensor:
         """Mean square error of the prediction, a scalar (Ho et al. 2020, eq. 14, for "eps").
@@ -160,6 +182,12 @@ class GaussianDiffusion:
         Each example has its own step. Those of a batch are stratified, one in each of B equal parts of 1..T.
         """
         model, x0 = unpacked(model, batch, self.features)
+        largest = float(np.abs(x0).max(initial=0.0))
+        if self.clip is not None and largest > self.clip * (1 + 1e-6):  # last bits differ between machines
+            raise ValueError(
+                f"x0 contains {largest:.6g}, but clip is {self.clip:.6g}: sampling would never get there; scale the "
+                "data to about unit variance, or give the process a larger clip"
+            )
         u = np.minimum((np.arange(len(x0)) + rng.random()) / len(x0), np.nextafter(1.0, 0.0))  # not rounded up to 1
         k = 1 + np.floor(u * self.T).astype(np.int64)
         noise = rng.standard_normal(x0.shape)
@@ -258,11 +286,13 @@ class GaussianDiffusion:
         yield VectorFrame(0, steps, 1.0, x, np.zeros(shape))
         for step in range(1, steps + 1):
             k, j = int(grid[step - 1]), int(grid[step])
-            x0, eps = self.guess(model, x, k)
+            x0, eps = self.guess(model, x, k, self.clip)
             x = self.step(x0, eps, j, k, how.eta, rng)
             if how.corrector is not None and j > 0:
                 for _ in range(how.corrector.steps):
-                    x = langevin_step(x, self.score(model, x, j), how.corrector.snr, rng)
+                    x = langevin_step(
+                        x, self.score(model, x, j, self.clip), how.corrector.snr, rng, alpha=1 - float(self.beta[j])
+                    )
             yield VectorFrame(step, steps, j / self.T, x, x0)
 
     def step(self, x0: Floats, eps: Floats, j: int, k: int, eta: float, rng: np.random.Generator) -> Floats:
@@ -273,12 +303,18 @@ class GaussianDiffusion:
         return np.asarray(x + math.sqrt(variance) * rng.standard_normal(x.shape)) if variance > 0 else np.asarray(x)
 
 
-def langevin_step(x: Floats, score: Floats, snr: float, rng: np.random.Generator) -> Floats:
-    """One step towards the law whose score this is: x + d score + sqrt(2 d) z (Song et al. 2021, algorithm 5).
+def langevin_step(x: Floats, score: Floats, snr: float, rng: np.random.Generator, alpha: float = 1.0) -> Floats:
+    """One step towards the law whose score this is: x + d score + sqrt(2 d) z (Song et al. 2021, algorithms 4 and 5).
 
-    d makes the drift `snr` times as long as the noise, both averaged over the batch.
+    d = 2 alpha (snr |z| / |score|)^2, with lengths averaged over the batch: the drift is snr sqrt(alpha) times as long
+    as the noise.
+
+    Parameters
+    ----------
+    alpha : 1 - beta_k where noise preserves the variance (algorithm 5), 1 where it adds to it (algorithm 4)
+
     """
     z = rng.standard_normal(x.shape)
     lengths = [np.sqrt((a**2).sum(axis=(1, 2))).mean() for a in (z, score)]
-    d = 2 * (snr * lengths[0] / lengths[1]) ** 2
+    d = 2 * alpha * (snr * lengths[0] / lengths[1]) ** 2
     return np.asarray(x + d * score + np.sqrt(2 * d) * z)

@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import data
 from . import (
+    CMLM,
     D3PM,
     AnyProcess,
     Autoregressive,
@@ -14,7 +15,9 @@ from . import (
     FlowMatching,
     GaussianDiffusion,
     MaskedDiffusion,
+    OnePass,
     Process,
+    Refinement,
     ScoreEntropy,
 )
 
@@ -22,6 +25,9 @@ VARIANTS: dict[str, tuple[type[AnyProcess], dict[str, Any]]] = {
     "autoregressive": (Autoregressive, {}),
     "masked": (MaskedDiffusion, {}),
     "bert": (Bert, {}),
+    "nat": (OnePass, {}),
+    "cmlm": (CMLM, {}),
+    "refinement": (Refinement, {}),
     "d3pm_absorbing": (D3PM, {"matrix": "absorbing"}),
     "d3pm_uniform": (D3PM, {"matrix": "uniform"}),
     "d3pm_nearest": (D3PM, {"matrix": "nearest"}),
@@ -56,6 +62,8 @@ def new_process(name: str, corpus: data.Dataset, **options: Any) -> Process:
     if name not in suited:
         raise ValueError(f"process is {name!r}, which does not suit {corpus.name}; choose one of {', '.join(suited)}")
     if isinstance(corpus, data.Vectors):
+        if kind is GaussianDiffusion:
+            chosen["clip"] = corpus.reach
         return kind(corpus.features, **chosen)
     vocab_size = getattr(corpus, "vocab_size", None)
     if vocab_size is None:

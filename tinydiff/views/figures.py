@@ -76,14 +76,16 @@ def strip(trajectory: Trajectory, moments: int = 5, columns: int = 64) -> Figure
     def put(cell: Cell, x: float, y: float) -> float:
         """Draw a cell, and say where the next one begins."""
         across = cell_len(cell.text)
-        fill = {"mask": "#e4e4e4", "remasked": AGAIN}.get(cell.kind, COLOURS[cell.level])
+        fill = {"mask": "#e4e4e4", "remasked": AGAIN, "given": "white"}.get(cell.kind, COLOURS[cell.level])
         fresh = cell.kind == "fresh"
+        if cell.kind == "given":
+            axes.plot([x + 0.1, x + across - 0.1], [y + 0.94, y + 0.94], color="black", lw=0.8)
         edge = {"edgecolor": "black", "linewidth": 0.9, "zorder": 2} if fresh else {"edgecolor": "none"}
         axes.add_patch(Rectangle((x + 0.06, y + 0.06), across - 0.12, 0.88, facecolor=fill, **edge))
         axes.text(
             x + across / 2, y + 0.52, cell.text.replace("$", r"\$"), ha="center", va="center_baseline", fontsize=7.5,
             family="DejaVu Sans Mono", weight="bold" if fresh else "normal", zorder=3,
-            color={"mask": "#9a9a9a", "remasked": AGAIN_INK}.get(cell.kind, "black"),
+            color={"mask": "#5f5f5f", "remasked": AGAIN_INK}.get(cell.kind, "black"),
         )  # fmt: skip
         return x + across
 
@@ -96,7 +98,7 @@ def strip(trajectory: Trajectory, moments: int = 5, columns: int = 64) -> Figure
                 x = put(cell, x, y + i)
         y += rows + gap
     x = 0.0
-    for samples, words in legend(trajectory.remasked):
+    for samples, words in legend(trajectory.remasked, trajectory.given):
         for cell in samples:
             x = put(cell, x, y)
         axes.text(x + 0.5, y + 0.5, words, ha="left", va="center", fontsize=8)

@@ -25,8 +25,11 @@ NEWLINE = VISIBLE["\n"]
 WORD_WIDTH = 4  # columns of the mask of a token that is not a character
 COLOURS = ["#6a8dd9", "#4fb0c6", "#5cc8a0", "#b5d65a", "#fde725"]
 """Confidence 0 .. 1: blue to yellow with rising lightness, to be told apart without colour vision or in grey. Each is
-light enough for black text on it and, on a dark terminal, for text in it."""
-AGAIN, AGAIN_INK = "#f6b08a", "#a63f00"  # masked again: an orange that is no step of the scale
+light enough for black text on it (contrast 5.7 and more)."""
+AGAIN, AGAIN_INK = "#f6b08a", "#7a2e00"  # masked again: an orange that is no step of the scale
+
+
+Kind = Literal["mask", "remasked", "given", "fresh", "kept"]
 
 
 class Cell(NamedTuple):
@@ -35,13 +38,14 @@ class Cell(NamedTuple):
     Attributes
     ----------
     text : of the token, with signs for what cannot be seen, or for MASK
-    kind : "mask"; "remasked", masked again in this step; "fresh", filled in in this step; "kept", there before
+    kind : "mask"; "remasked", masked again in this step; "given", known beforehand; "fresh", filled in in this step;
+        "kept", filled in before
     level : confidence as an index into COLOURS; 0 for masks
 
     """
 
     text: str
-    kind: Literal["mask", "remasked", "fresh", "kept"]
+    kind: Kind
     level: int
 
 
@@ -54,8 +58,9 @@ def cells(codec: Codec, frame: Frame, row: int) -> list[Cell]:
             shown.append(Cell(width * (REMASKED if again else MASK), "remasked" if again else "mask", 0))
             continue
         level = min(int(frame.confidence[row, i] * len(COLOURS)), len(COLOURS) - 1)
+        kind: Kind = "given" if frame.given[row, i] else "fresh" if frame.committed[row, i] else "kept"
         text = "".join(map(visible, codec.tokens[token]))
-        shown.append(Cell(text, "fresh" if frame.committed[row, i] else "kept", level))
+        shown.append(Cell(text, kind, level))
     return shown
 
 
@@ -83,15 +88,17 @@ def lines(row: Sequence[Cell], width: int) -> list[list[Cell]]:
 LEGEND: tuple[tuple[tuple[Cell, ...], str], ...] = (
     ((Cell(MASK, "mask", 0),), "masked"),
     ((Cell(REMASKED, "remasked", 0),), "masked again"),
+    ((Cell("a", "given", len(COLOURS) - 1),), "given"),
     ((Cell("a", "fresh", len(COLOURS) - 1),), "new"),
-    (tuple(Cell(" ", "kept", level) for level in range(len(COLOURS))), "unsure to sure"),
+    (tuple(Cell(" ", "kept", level) for level in range(len(COLOURS))), "0 to 100 % sure"),
 )
 """What the cells of a view mean."""
 
 
-def legend(again: bool) -> list[tuple[tuple[Cell, ...], str]]:
-    """LEGEND, with what is masked again or without."""
-    return [(samples, words) for samples, words in LEGEND if again or samples[0].kind != "remasked"]
+def legend(again: bool, given: bool) -> list[tuple[tuple[Cell, ...], str]]:
+    """LEGEND, with what is masked again, and what is given, or without."""
+    left_out = {kind for kind, there in (("remasked", again), ("given", given)) if not there}
+    return [(samples, words) for samples, words in LEGEND if samples[0].kind not in left_out]
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,11 @@ class Trajectory:
         """Whether anything was masked again on the way."""
         return any(frame.remasked.any() for frame in self.frames)
 
+    @property
+    def given(self) -> bool:
+        """Whether anything was known beforehand."""
+        return bool(self.frames[0].given.any())
+
 
 def timed(frames: Iterable[Frame]) -> Iterator[tuple[float, Frame]]:
     """Each frame with the seconds that the sampler has worked so far, not counting what is done between frames."""
@@ -185,7 +197,7 @@ def playback(trajectories: Sequence[Trajectory], seconds: float = 6.0, least: fl
 
     Parameters
     ----------
-    least : seconds between moments; where frames come faster, the latest is shown
+    least : seconds between moments; where frames come faster, the latest is shown. The first, of masks, always is
 
     """
     if not trajectories:
@@ -203,8 +215,10 @@ def playback(trajectories: Sequence[Trajectory], seconds: float = 6.0, least: fl
         ]
     kept: list[Moment] = []
     for moment in moments:
-        if kept and moment.at - kept[-1].at < least * (1 - 1e-9):
+        if len(kept) > 1 and moment.at - kept[-1].at < least * (1 - 1e-9):
             kept[-1] = moment._replace(at=kept[-1].at)
+        elif kept and moment.at - kept[-1].at < least * (1 - 1e-9):
+            kept.append(moment._replace(at=kept[-1].at + least))
         else:
             kept.append(moment)
     return kept
