@@ -245,22 +245,23 @@ template <class T> py::array matrix_argument(const py::array &a, const char *nam
     return contiguous<T>(a, name);
 }
 
-// The rounded product is there, and is of float32.
-void expect_bfloat16(const py::array &a) {
+// The product in bfloat16 of this instruction set; an error if it has none, or a is not float32.
+tinydiff::MatmulBfloat16 bfloat16_matmul(const py::array &a) {
     if (!is_type<float>(a))
         throw py::type_error("a has dtype " + std::string(py::str(a.dtype())) +
                              "; expected float32 for a product in bfloat16");
-    if (!active.matmul_bfloat16)
-        throw std::runtime_error("bfloat16 is True, but " + active.name +
+    const Isa &isa = *active.load();
+    if (!isa.matmul_bfloat16)
+        throw std::runtime_error("bfloat16 is True, but " + isa.name +
                                  " has no products of bfloat16: they take a CPU with AVX512_BF16 or AMX; use float32");
-    if (active.name == "amx")
+    if (isa.name == "amx")
         ask_for_tiles();
+    return isa.matmul_bfloat16;
 }
 
 py::array matmul(const py::array &a, const py::array &b, const std::optional<py::array> &bias,
                  const std::optional<py::array> &residual, bool bfloat16) {
-    if (bfloat16)
-        expect_bfloat16(a);
+    const auto rounding = bfloat16 ? bfloat16_matmul(a) : nullptr;
     expect_matrix(a, "a");
     if (b.ndim() != 2 || b.shape(0) != a.shape(1))
         bad("b", b, "(" + std::to_string(a.shape(1)) + ", n)");
@@ -283,7 +284,7 @@ py::array matmul(const py::array &a, const py::array &b, const std::optional<py:
             py::gil_scoped_release release;
             auto multiply = kernels<T>().matmul;
             if constexpr (std::is_same_v<T, float>)
-                multiply = bfloat16 ? active.matmul_bfloat16 : multiply;
+                multiply = bfloat16 ? rounding : multiply;
             multiply(ap, ac.strides(0) / size, ac.strides(1) / size, bp, bc.strides(0) / size, bc.strides(1) / size,
                      biasp, basep, to, m, k, n);
         }
@@ -621,8 +622,8 @@ void attention_backward(const py::array &g, const py::array &q, const py::array 
 std::atomic<bool> keeping{false};
 
 // A training step makes and drops the same few hundred arrays again and again. By default the larger ones go back to
-// the system each time, and clearing their pages anew takes longer than many a kernel. Keep them, from the first step of
-// an optimiser on until give_back_memory.
+// the system each time, and clearing their pages anew takes longer than many a kernel. Keep them, from the first step
+// of an optimiser on until give_back_memory.
 void keep_memory() {
     if (keeping.exchange(true))
         return;
@@ -685,7 +686,8 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
     module.def("isas", &isas, "Instruction sets of this build that this CPU has, slowest first.");
     module.def("isa", [] { return active.load()->name; }, "The instruction set in use.");
     module.def("use_isa", &use_isa, py::arg("name"));
-    module.def("has_bfloat16", [] { return active.matmul_bfloat16 != nullptr; }, "Whether it multiplies bfloat16.");
+    module.def(
+        "has_bfloat16", [] { return active.load()->matmul_bfloat16 != nullptr; }, "Whether it multiplies bfloat16.");
     module.def("threads", &tinydiff::team_size, "Threads a kernel may use.");
     module.def("set_threads", &set_threads, py::arg("n"));
     module.def("pools", &pools, "Threads that can run the kernels' tasks here: 'team', 'openmp'.");
