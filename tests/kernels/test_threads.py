@@ -1,4 +1,4 @@
-"""How many threads run the native kernels, whose they are, and that they do: alone, refused, forked, without the lock."""
+"""How many threads run the native kernels, whose they are, and that they do: refused, forked, without the lock."""
 
 import contextlib
 import os
@@ -145,7 +145,7 @@ def test_environment() -> None:
 @needs_native
 def test_unknown_pool(pool: str) -> None:
     """Refused by name, and nothing changes."""
-    with pytest.raises(ValueError, match="^pool is 'gang'; expected 'openmp' or 'team'"):
+    with pytest.raises(ValueError, match=r"^pool is 'gang'; expected 'openmp' or 'team'"):
         native.use_pool("gang")
     assert native.pool() == pool
 
@@ -154,7 +154,7 @@ def test_unknown_pool(pool: str) -> None:
 @pytest.mark.skipif("openmp" in POOLS, reason="the build has OpenMP")
 def test_openmp_where_there_is_none() -> None:
     """Who asks for OpenMP by name is told, and how to get it."""
-    with pytest.raises(ValueError, match="^pool is 'openmp', but the extension was built by a compiler without OpenMP"):
+    with pytest.raises(ValueError, match="^pool is 'openmp', but the extension was built by"):
         native.use_pool("openmp")
 
 
@@ -258,7 +258,9 @@ def test_forked_children(name: str) -> None:
 
     OpenMP's library cannot do that; its place is taken, and who asks for it by name is told.
     """
-    code = WORK + f"""
+    code = (
+        WORK
+        + f"""
 native.use_pool({name!r})
 native.set_threads(3)
 assert right()
@@ -275,6 +277,7 @@ if child == 0:
     os._exit(0 if os.waitpid(grandchild, 0)[1] == 0 and right() and good else 1)
 print(os.waitpid(child, 0)[1], native.pool(), right())
 """
+    )
     if "openmp" not in POOLS or sys.platform != "linux":
         code = code.replace("running() == 1", "True").replace("running() == 3", "True")
     done = python(code)
@@ -286,7 +289,9 @@ print(os.waitpid(child, 0)[1], native.pool(), right())
 @pytest.mark.parametrize("name", POOLS)
 def test_pools_of_processes(name: str) -> None:
     """multiprocessing's forked workers, while the parent goes on with its own threads."""
-    code = WORK + f"""
+    code = (
+        WORK
+        + f"""
 import multiprocessing
 native.use_pool({name!r})
 native.set_threads(2)
@@ -296,6 +301,7 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
     children = pool.map_async(work, range(6))
     print(all(right() for _ in range(5)), all(children.get(60)))
 """
+    )
     assert python(code).stdout.split() == ["True", "True"]
 
 
@@ -305,7 +311,9 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 @pytest.mark.parametrize("name", POOLS)
 def test_threads_that_the_system_refuses(name: str) -> None:
     """No room for the stack of another thread: the work is done by those that there are, and nothing is said."""
-    code = WORK + f"""
+    code = (
+        WORK
+        + f"""
 import resource
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 room = used + (40 << 20)  # for some of 63 stacks of 8 MB
@@ -315,6 +323,7 @@ native.use_pool({name!r})
 native.set_threads(64)
 print(all(right() for _ in range(3)), running() < 64)
 """
+    )
     done = python(code, OPENBLAS_NUM_THREADS="1", MALLOC_ARENA_MAX="1")
     assert done.stdout.split() == ["True", "True"], (done.returncode, done.stderr)
     assert done.stderr == ""
@@ -323,7 +332,9 @@ print(all(right() for _ in range(3)), running() < 64)
 @needs_native
 def test_many_callers(pool: str) -> None:
     """Python threads that come and go: the second caller at a time works alone, and helpers are not left behind."""
-    code = WORK + f"""
+    code = (
+        WORK
+        + f"""
 from concurrent.futures import ThreadPoolExecutor
 native.use_pool({pool!r})
 native.set_threads(2)
@@ -332,6 +343,7 @@ for _ in range(5):
         assert all(pool.map(lambda _: right(), range(8)))
 print("done")
 """
+    )
     done = python(code)
     assert done.stdout.split() == ["done"], done.stderr
 

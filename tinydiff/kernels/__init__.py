@@ -76,9 +76,7 @@ def use(name: Literal["numpy", "native"]) -> None:
     if name not in ("numpy", "native"):
         raise ValueError(f"kernels is {name!r}; expected 'numpy' or 'native'")
     if name == "native" and native is None:
-        raise RuntimeError(
-            f"kernels is 'native', but the extension is not here ({_why}); {remedy()}, or use 'numpy'"
-        )
+        raise RuntimeError(f"kernels is 'native', but the extension is not here ({_why}); {remedy()}, or use 'numpy'")
     implementation = reference if name == "numpy" else native
     if name == "native" and _missing():
         raise RuntimeError(

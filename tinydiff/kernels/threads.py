@@ -79,8 +79,8 @@ def wanted_threads() -> int:
     first = text.split(",")[0].strip()
     if not (first.isascii() and first.isdigit() and first.strip("0")):
         warnings.warn(
-            f"OMP_NUM_THREADS is {text!r}; expected a whole number of at least 1. tinydiff uses {several}, one for each "
-            "core that this process may use",
+            f"OMP_NUM_THREADS is {text!r}; expected a whole number of at least 1. tinydiff uses {several}, one for "
+            "each core that this process may use",
             RuntimeWarning,
             stacklevel=2,
         )
