@@ -1,4 +1,4 @@
-"""The Makefile and its scripts in folders of any name, with a Python and a compiler that only note their calls."""
+"""The Makefile and its scripts in folders of any name; its Python and compiler only write down their calls."""
 
 import os
 import shutil
@@ -50,9 +50,7 @@ class Clone:
     def make(self, *targets: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run make there; returns when it is done, well or not."""
         self.calls.write_text("")
-        inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PIP"))
-        }
+        inherited = {name: v for name, v in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PIP"))}
         return subprocess.run(
             ["make", *targets, f"PYTHON={self.python}", f"CXX={self.compiler}"],
             cwd=self.place,

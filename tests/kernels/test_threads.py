@@ -1,4 +1,4 @@
-"""How many threads run the native kernels, whose they are, and that they do: alone, refused, forked, unlocked."""
+"""How many threads run the native kernels, whose they are, and that they do: refused, forked, without the lock."""
 
 import contextlib
 import os
@@ -154,9 +154,7 @@ def test_unknown_pool(pool: str) -> None:
 @pytest.mark.skipif("openmp" in POOLS, reason="the build has OpenMP")
 def test_openmp_where_there_is_none() -> None:
     """Who asks for OpenMP by name is told, and how to get it."""
-    with pytest.raises(
-        ValueError, match=r"^pool is 'openmp', but the extension was built by a compiler without OpenMP"
-    ):
+    with pytest.raises(ValueError, match=r"^pool is 'openmp', but the extension was built by"):
         native.use_pool("openmp")
 
 
