@@ -363,6 +363,7 @@ def test_the_page_works(browser: Any, port: int) -> None:
         tab.hover("#text-9")
         expect(tab.locator("#top li")).to_have_count(5)
         expect(tab.locator("#painting")).to_be_hidden()
+        expect(tab.locator("#legend")).to_contain_text("masked again")
         tab.click("#mask-all")
         tab.click("#race-start")
         expect(tab.locator("#tracks h3")).to_have_count(2)

@@ -56,8 +56,8 @@ class Remote {
 // --- tokens and text -------------------------------------------------------------------------------------------------
 
 // Text to token ids and back, as in tinydiff/data/codec.py. A token is a string, and a text is its tokens, one after
-// the other. They are characters; or words and marks, each with the blank before it, spelled where they are not known; or
-// pieces of words, joined in the order of `merges` (byte-pair encoding).
+// the other. They are characters; or words and marks, each with the blank before it, spelled where they are not known;
+// or pieces of words, joined in the order of `merges` (byte-pair encoding).
 const WORD = / ?[\p{L}\p{N}_]+| ?[^\p{L}\p{N}_\s]|\s/gu;
 
 class Vocabulary {
@@ -93,7 +93,8 @@ class Vocabulary {
       if (this.ranks) return this.join(word);
       if (this.ids.has(word)) return [this.ids.get(word)];
       const spelled = Array.from(word).every(each => this.ids.has(each));
-      return first && i === 0 && !spelled && this.ids.has(" " + word) ? [this.ids.get(" " + word)] : this.spell(word);  // a text begins with a word, not with a blank
+      const begins = first && i === 0 && !spelled && this.ids.has(" " + word);  // people do not begin with a blank
+      return begins ? [this.ids.get(" " + word)] : this.spell(word);
     });
   }
   known(token, shown = token) {
@@ -564,8 +565,7 @@ function begin(data, engine) {
   }
   if (vocabulary.size <= 2000)
     $("tokens").append(...vocabulary.tokens.filter(token => token.trim()).map(token => option(bare(token))));
-  for (const [name, value] of Object.entries(data.defaults)) if (value !== null) $(name).value = value;
-  if (data.defaults.steps) wanted = data.defaults.steps;
+  for (const [name, value] of Object.entries(data.defaults)) $(name).value = value;
   $("length").max = data.length;
   $("blank-name").textContent = vocabulary.blank;
   $("facts").textContent = data.facts;
@@ -577,7 +577,8 @@ function begin(data, engine) {
     span.append(...cells, " " + words);
     return span;
   };
-  $("legend").append(entry([sample("mask")], "masked"), entry([sample("given", "a")], "given"),
+  const again = data.orders.some(name => name.startsWith("remask")) ? [entry([sample("again")], "masked again")] : [];
+  $("legend").append(entry([sample("mask")], "masked"), ...again, entry([sample("given", "a")], "given"),
     entry([sample(`k${LEVELS - 1} fresh`, "a")], "new in this step"),
     entry(Array.from({length: LEVELS}, (_, k) => sample("k" + k)), "unsure, 0 %, to sure, 100 %"));
   for (const share of [1, 0.5, 0])

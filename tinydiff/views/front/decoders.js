@@ -52,7 +52,8 @@ const RANKS = {
 // temperature, adds Gumbel noise to the ranks, less and less of it.
 function* fill(network, start, {order, steps, temperature, noise, seed}) {
   const mask = network.vocabSize, random = generator(seed), total = start.filter(id => id === mask).length;
-  if (![...Object.keys(RANKS), "random", "left_to_right"].includes(order)) throw new Error(`there is no order ${order}`);
+  if (![...Object.keys(RANKS), "random", "left_to_right"].includes(order))
+    throw new Error(`there is no order ${order}`);
   if (!(1 <= steps && steps <= total))
     throw new Error(`steps is ${steps}; expected 1 to ${total}, the number of masks`);
   let state = Int32Array.from(start), sure = Float32Array.from(start, id => id === mask ? 0 : 1), ms = 0;
