@@ -4,6 +4,7 @@
 - `train`: demo, train
 - `generate`: sample, infill; `watch`: what is seen of them
 - `measure`: evaluate, sweep, race
+- `practice`: practice and its own commands
 - `info`: info
 
 Every error that a user can cause ends in `main`.
@@ -28,7 +29,7 @@ from typer.core import TyperGroup
 from .. import _start
 from ..learning.files import CheckpointError
 from ..learning.interrupts import STOPS
-from . import generate, info, measure, train
+from . import generate, info, measure, practice, train
 from .common import CLOSED, console, tame
 
 
@@ -62,8 +63,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (train.app, generate.app, measure.app, info.app):  # the order of the help
+for commands in (train.app, generate.app, measure.app):  # the order of the help
     app.add_typer(commands)
+app.add_typer(practice.app, name="practice")
+app.add_typer(info.app)
 
 
 def main() -> NoReturn:

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..arrays import Floats
 from ..tensor import Tensor
+from .guard import Forbidden
 from .question import Choice, Function, Number, Question, Seen, Suspect, Verdict
 from .reading import number
 
@@ -217,8 +218,12 @@ def _watched(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*arguments)
         except NotImplementedError as error:
             raise Refused("unwritten", f"{getattr(function, '__name__', 'It')} is not written yet.") from error
-        except (Refused, KeyboardInterrupt, MemoryError):
+        except Refused:
             raise
+        except Forbidden as error:
+            raise Refused("forbidden", f"{error}.") from error
+        except MemoryError as error:
+            raise Refused("raises", "It takes more memory than a check has.") from error
         except EOFError as error:
             raise Refused("forbidden", "It asks for input, and nobody is there to answer: use the arguments.") from error
         except SystemExit as error:

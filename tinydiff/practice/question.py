@@ -157,7 +157,7 @@ class Series:
         return [f"{self.key}.{i + 1}" for i in range(len(self.questions))]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """What is said about an answer.
 
@@ -167,13 +167,21 @@ class Verdict:
         "shape", "finite", "argument", "property", "value", or "suspect" where it is known which mistake was made
     says : in words
     printed : the beginning of what the answer printed
+    why : the explanation, once it is right
 
     """
 
     kind: str
     says: str
     printed: str = field(default="", compare=False)
+    why: str = field(default="", compare=False)
 
     @property
     def right(self) -> bool:
         return self.kind == "right"
+
+    def __repr__(self) -> str:
+        lines = [self.says if self.right else f"Not yet. {self.says}"]
+        lines += [self.why] if self.why else []
+        lines += [f"It printed: {self.printed}"] if self.printed else []
+        return "\n".join(lines)

@@ -163,7 +163,7 @@ def _mistaken(wrong: str, says: str) -> Suspect:
 PROBLEM = Series(
     "margin",
     "The margin: a preference through the bound",
-    "lessons/03_masked_elbo.ipynb",
+    "lesson 08",
     (
         Question(
             "The margin",
@@ -210,7 +210,7 @@ PROBLEM = Series(
             "Var(a - b) = Var a + Var b - 2 Cov(a, b). Shared masks make the covariance nearly as large as the variances, "
             "because the two networks are close; and n counts with one mask each beat one count with n masks, because "
             "Var = V_t / n_t + V_y / (n_t n_y).",
-            "",
+            "lesson 08",
         ),
     ),
 )
