@@ -60,7 +60,9 @@ def overview(folder: Folder = FOLDER) -> None:
 
 @app.command("next", epilog=epilog("tinydiff practice next", "tinydiff practice next 3"))
 def following(
-    which: Annotated[str | None, typer.Argument(metavar="SET", help="1 to 8, or a problem.", show_default=False)] = None,
+    which: Annotated[
+        str | None, typer.Argument(metavar="SET", help="1 to 8, or a problem.", show_default=False)
+    ] = None,
     folder: Folder = FOLDER,
 ) -> None:
     """Ask the next question that is open, and on a terminal the ones after it too."""
@@ -102,7 +104,9 @@ def answer(
     """Check a number or a choice."""
     question, state = find(name), _load(folder)
     if isinstance(question.asks, Function):
-        raise ValueError(f"{name} asks for a function; write it on a sheet: tinydiff practice sheet {series_of(name).key}")
+        raise ValueError(
+            f"{name} asks for a function; write it on a sheet: tinydiff practice sheet {series_of(name).key}"
+        )
     verdict = judge(question, value)
     _record(state, name, verdict)
     say(f"{'✓' if verdict.right else '✗'} {verdict.says}")
@@ -211,10 +215,12 @@ def _sitting(name: str, state: Progress) -> bool:
         path = sheet_path(series_of(name).key, state.folder)
         if not path.exists():
             write_atomically(path, sheet(series_of(name).key).encode())
-        say(f"Write {question.asks.name if isinstance(question.asks, Function) else ''} in {path}, save, and press Enter.")
+        say(f"Write the function in {path}, save, and press Enter.")
     while True:
         try:
-            typed = input("hint, skip, give up, stop, or Enter to check> " if code else "answer, or hint, skip, give up, stop> ")
+            typed = input(
+                "hint, skip, give up, stop, or Enter to check> " if code else "answer, or hint, skip, give up, stop> "
+            )
         except EOFError:
             return False
         word = typed.strip().lower()

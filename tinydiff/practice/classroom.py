@@ -62,7 +62,10 @@ def results(folder: Path, progress: Callable[[str], object] = lambda line: None)
 def mistakes(every: list[Result]) -> list[tuple[str, str, int]]:
     """Question, sentence and number of learners, of the mistakes that were recognised: the most frequent first."""
     counted = Counter(
-        (name, verdict.says) for result in every for name, verdict in result.verdicts.items() if verdict.kind == "suspect"
+        (name, verdict.says)
+        for result in every
+        for name, verdict in result.verdicts.items()
+        if verdict.kind == "suspect"
     )
     return [(name, says, count) for (name, says), count in counted.most_common()]
 
@@ -86,7 +89,9 @@ def page(every: list[Result]) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Practice</title>\n<style>{STYLE}</style>\n'
         f"<h1>Practice: {len(every)} learners, {len(names)} questions</h1>\n"
-        f"<table><tr><th></th>{head}<th>right</th></tr>\n" + "\n".join(rows) + f"\n<tr><th>right</th>{share}</tr></table>\n"
+        f"<table><tr><th></th>{head}<th>right</th></tr>\n"
+        + "\n".join(rows)
+        + f"\n<tr><th>right</th>{share}</tr></table>\n"
         "<p>Hold the pointer over a mark to read what was said.</p>\n"
         f"<h2>Mistakes, the most frequent first</h2>\n<ul>{often or '<li>None was recognised.</li>'}</ul>\n</html>\n"
     )

@@ -21,11 +21,21 @@ from typing import Any, NoReturn
 PRINTED = 400  # characters that are kept
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 REFUSED = {
-    "os.remove": "delete", "os.rmdir": "delete", "shutil.rmtree": "delete", "os.truncate": "empty", "os.rename": "rename",
+    "os.remove": "delete", "os.rmdir": "delete", "shutil.rmtree": "delete", "os.truncate": "empty",
+    "os.rename": "rename",
     "os.chmod": "change", "os.symlink": "link", "os.link": "link", "os.mkdir": "make", "shutil.move": "move",
     "shutil.copyfile": "copy",
 }  # fmt: skip
-PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn")
+PROGRAMS = (
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "os.forkpty",
+    "pty.spawn",
+)
 NETWORK = ("socket.connect", "socket.bind", "socket.getaddrinfo", "webbrowser.open")
 
 SCRATCH = os.environ.get("TINYDIFF_SCRATCH", "")
@@ -117,8 +127,6 @@ def _named(path: Any) -> str:
         return os.path.basename(os.fsdecode(path))[:60]
     except TypeError:
         return "a file"
-
-
 
 
 @contextlib.contextmanager

@@ -77,7 +77,9 @@ def _judge_number(asks: Number, answer: Any) -> Verdict:
     if right != 0 and _apart(-value, right) <= CLOSE:
         return Verdict("suspect", "The size is right, the sign is turned round.")
     if _apart(value, right) <= ROUGH and right != round(right):
-        return Verdict("value", "Near, but not it. If that is rounding, give three digits or a formula such as 2*ln(3).")
+        return Verdict(
+            "value", "Near, but not it. If that is rounding, give three digits or a formula such as 2*ln(3)."
+        )
     return Verdict("value", f"{value:.6g} is not it.")
 
 
@@ -99,7 +101,9 @@ def _judge_choice(asks: Choice, answer: Any) -> Verdict:
         word = answer.strip().lower().strip("().: ")
         place = letters.index(word) if len(word) == 1 and word in letters else None
         if place is None:  # the words of an option, or their beginning
-            fits = [i for i, option in enumerate(asks.options) if len(word) > 3 and option.text.lower().startswith(word)]
+            fits = [
+                i for i, option in enumerate(asks.options) if len(word) > 3 and option.text.lower().startswith(word)
+            ]
             place = fits[0] if len(fits) == 1 else None
     if place is None:
         return Verdict("type", f"Answer with one of the letters {', '.join(letters)}, in quotes where Python reads it.")
@@ -176,7 +180,9 @@ def _examined(
     values, errors = found = look(asks, answer, arguments)
     right, slack = expected
     if values.shape != right.shape:
-        return found, Verdict("shape", f"The result has shape {values.shape} and should have {right.shape}{_hint(right)}.")
+        return found, Verdict(
+            "shape", f"The result has shape {values.shape} and should have {right.shape}{_hint(right)}."
+        )
     broken = ~np.isfinite(values) & np.isfinite(right)
     if broken.any():
         return found, Verdict("finite", f"The result contains {'NaN' if np.isnan(values).any() else 'infinity'}.")
@@ -225,13 +231,17 @@ def _watched(function: Callable[..., Any]) -> Callable[..., Any]:
         except MemoryError as error:
             raise Refused("raises", "It takes more memory than a check has.") from error
         except EOFError as error:
-            raise Refused("forbidden", "It asks for input, and nobody is there to answer: use the arguments.") from error
+            raise Refused(
+                "forbidden", "It asks for input, and nobody is there to answer: use the arguments."
+            ) from error
         except SystemExit as error:
             raise Refused("raises", "It ends the program; return the result instead.") from error
         except RecursionError as error:
             raise Refused("raises", "It calls itself without end.") from error
         except Exception as error:
-            raise Refused("raises", f"It raises {type(error).__name__}: {str(error)[:200]}{_line(error, function)}") from error
+            raise Refused(
+                "raises", f"It raises {type(error).__name__}: {str(error)[:200]}{_line(error, function)}"
+            ) from error
 
     return run
 
@@ -254,7 +264,9 @@ def _guarded(asks: Function, function: Callable[..., Any]) -> Callable[..., Any]
 def _line(error: Exception, function: Callable[..., Any]) -> str:
     """Where in the answer it happened."""
     code = getattr(inspect.unwrap(function), "__code__", None)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if code is not None and f.filename == code.co_filename]
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if code is not None and f.filename == code.co_filename
+    ]
     return f" (line {frames[-1].lineno}: {frames[-1].line})" if frames and frames[-1].line else ""
 
 
@@ -284,7 +296,9 @@ def array(output: Any, shape: tuple[int, ...] | None = None) -> Floats:
             values = values.astype(np.float64)
         found = values.astype(np.float64)
     except (TypeError, ValueError):
-        raise Refused("type", f"It returns something of type {type(output).__name__} that is no array of numbers.") from None
+        raise Refused(
+            "type", f"It returns something of type {type(output).__name__} that is no array of numbers."
+        ) from None
     if values.dtype in (np.float32, np.float16):
         found = found.view(Rough)
     if shape is not None and found.shape != shape:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The option."""
     group = parser.getgroup("tinydiff")
-    group.addoption("--practice", metavar="FILE", action="append", default=[], help="check a practice sheet of tinydiff")
+    group.addoption(
+        "--practice", metavar="FILE", action="append", default=[], help="check a practice sheet of tinydiff"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -77,7 +77,7 @@ def load(folder: Path) -> Progress:
         version = content["version"]
         if isinstance(version, int) and version > VERSION:
             raise ValueError(
-                f"{path} was written by a newer tinydiff (version {version}, this one knows {VERSION}); update tinydiff, "
+                f"{path} was written by a newer tinydiff (version {version}, this one knows {VERSION}); update it, "
                 "or choose another --folder"
             )
         if version != VERSION:
@@ -90,7 +90,9 @@ def load(folder: Path) -> Progress:
 
 def _done(entry: dict[str, Any]) -> Done:
     found = Done(**entry)
-    if not all(type(value) is type(known) for value, known in zip(asdict(found).values(), asdict(Done()).values(), strict=True)):
+    if not all(
+        type(value) is type(known) for value, known in zip(asdict(found).values(), asdict(Done()).values(), strict=True)
+    ):
         raise TypeError(entry)
     return found
 

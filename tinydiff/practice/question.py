@@ -1,6 +1,6 @@
 """What a question is: a value that holds its words, its hints, and how an answer to it is judged.
 
-Three things can be asked for: a number, a choice, a function. Right answers are computed when they are asked for, by the
+Three things can be asked for: a number, a choice, a function. Right answers are computed when they are needed, by the
 oracles or by the formula itself, and never stored. So are wrong ones: a misconception is the formula or the function
 that somebody who has it would write, with one sentence for them.
 """

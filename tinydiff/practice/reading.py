@@ -19,7 +19,8 @@ from ..tensor import Tensor
 
 FUNCTIONS: dict[str, Callable[..., float]] = {
     "log": math.log, "ln": math.log, "log2": math.log2, "log10": math.log10, "exp": math.exp, "sqrt": math.sqrt,
-    "factorial": lambda n: float(math.factorial(_small(n))), "comb": lambda n, k: float(math.comb(_small(n), _small(k))),
+    "factorial": lambda n: float(math.factorial(_small(n))),
+    "comb": lambda n, k: float(math.comb(_small(n), _small(k))),
     "sin": math.sin, "cos": math.cos, "tan": math.tan, "abs": abs, "erf": math.erf, "sum": lambda *a: math.fsum(a),
 }  # fmt: skip
 CONSTANTS = {"pi": math.pi, "π": math.pi, "e": math.e, "inf": math.inf, "infinity": math.inf, "∞": math.inf}
@@ -89,7 +90,7 @@ def _typed(text: str, unit: str) -> float:
 
 def _value(node: ast.AST) -> float:
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        return float(node.value)
+        return float(node.value)  # type: ignore[arg-type]
     if isinstance(node, ast.Name):
         return CONSTANTS[node.id]
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):

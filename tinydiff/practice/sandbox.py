@@ -45,8 +45,8 @@ def _run(path: Path, over: list[str], seconds: float, scratch: str) -> Iterator[
     command = [sys.executable, "-m", "tinydiff.practice.worker", str(path), *over]
     quiet = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "TINYDIFF_SCRATCH": scratch}
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8",
-        env=os.environ | quiet, start_new_session=True,
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        encoding="utf-8", env=os.environ | quiet, start_new_session=True,
     )  # fmt: skip
     lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(process, lines), daemon=True).start()
@@ -61,7 +61,10 @@ def _run(path: Path, over: list[str], seconds: float, scratch: str) -> Iterator[
             if not line:
                 if process.wait() != 0 or current:
                     how = f"exit code {process.returncode}"
-                    yield current, Verdict("raises" if not current else "late", f"It ended Python ({how}); return instead.")
+                    yield (
+                        current,
+                        Verdict("raises" if not current else "late", f"It ended Python ({how}); return instead."),
+                    )
                 return
             name, kind, says, printed = json.loads(line)
             if name.startswith("?"):

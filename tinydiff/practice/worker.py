@@ -41,9 +41,13 @@ def read(path: Path) -> dict[str, Any]:
     try:
         exec(code, module.__dict__)
     except (guard.Forbidden, EOFError) as error:
-        raise Unreadable(f"{'It asks for input' if isinstance(error, EOFError) else error}, while it is read.") from error
+        raise Unreadable(
+            f"{'It asks for input' if isinstance(error, EOFError) else error}, while it is read."
+        ) from error
     except (Exception, SystemExit) as error:
-        raise Unreadable(f"Reading the file raises {type(error).__name__}: {str(error)[:200]}{_line(error, path)}.") from error
+        raise Unreadable(
+            f"Reading the file raises {type(error).__name__}: {str(error)[:200]}{_line(error, path)}."
+        ) from error
     return answers_in(vars(module))
 
 

@@ -38,7 +38,7 @@ def crossover(model: Any, length: int, batch: int, costs: Any) -> int:
 
     def flops(new: int, past: int, selected: int) -> int:
         rows, pairs = batch * new, batch * new * (new + past)
-        return layers * (2 * rows * 12 * d * d + 4 * d * pairs) + 2 * d * v * selected
+        return int(layers * (2 * rows * 12 * d * d + 4 * d * pairs) + 2 * d * v * selected)
 
     def seconds(calls: int, work: int, drawn: int) -> float:
         return float(calls * costs.call + work / costs.rate + drawn * costs.draw)
@@ -62,7 +62,9 @@ def cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
     machines = [(2e-4, 3e10, 4e-6), (1e-5, 1e10, 1e-5), (5e-4, 1e11, 1e-7), (2e-5, 1e9, 1e-7), (3e-5, 5e10, 2e-6)]
     for (d, layers, v), (call, rate, draw) in zip(shapes, machines, strict=True):
         for length, batch in ((16, 1), (64, 1), (128, 1), (64, 8)):
-            made.append((SimpleNamespace(d_model=d, layers=layers, vocab_size=v), length, batch, Costs(call, rate, draw)))
+            made.append(
+                (SimpleNamespace(d_model=d, layers=layers, vocab_size=v), length, batch, Costs(call, rate, draw))
+            )
     return made
 
 
@@ -88,7 +90,7 @@ def _variant(wrong: str) -> Any:
             pairs = batch * (new * (new + 1) // 2 if causal else new * (new + past))
             if wrong == "no attention":
                 pairs = 0
-            work = layers * (2 * rows * 12 * d * d + 4 * d * pairs) + 2 * d * v * selected
+            work: float = layers * (2 * rows * 12 * d * d + 4 * d * pairs) + 2 * d * v * selected
             return work / 2 if wrong == "multiplications" else work
 
         def seconds(calls: int, work: float, drawn: int) -> float:
@@ -143,40 +145,71 @@ PROBLEM = Series(
                 crossover,
                 cases,
                 (
-                    Suspect(_single, "The batch makes no difference: the work is that of one sequence. More sequences "
-                    "share the calls and not the work, which is why a full batch moves the crossing."),
-                    _mistaken("no calls", "Only work is counted. A call takes costs.call however little it computes, and "
-                    "that is most of the time of left to right: it is what makes diffusion faster at all."),
-                    _mistaken("no draws", "Drawing tokens takes time too: costs.draw for each, and diffusion draws at "
-                    "every mask of every step."),
-                    _mistaken("no attention", "Attention is missing from the work: 4 d for every pair of query and key."),
-                    _mistaken("multiplications", "Only multiplications are counted. A multiplication and an addition are "
-                    "two operations, and so the rate has been measured."),
-                    _mistaken("no cache", "This is left to right without a cache: the whole prefix is computed again in "
-                    "each call. With a cache a call computes one position."),
-                    _mistaken("causal", "Diffusion's attention is counted as causal. All positions see each other: length "
-                    "squared pairs, not half of them."),
-                    _mistaken("full head", "Every position goes through the output head, and is drawn, in every step of "
-                    "diffusion. Only those that are still masked do."),
-                    _mistaken("one each", "Only the positions that a step keeps go through the head. All that are still "
-                    "masked do, and are drawn; most of that is thrown away."),
+                    Suspect(
+                        _single,
+                        "The batch makes no difference: the work is that of one sequence. More sequences "
+                        "share the calls and not the work, which is why a full batch moves the crossing.",
+                    ),
+                    _mistaken(
+                        "no calls",
+                        "Only work is counted. A call takes costs.call however little it computes, and "
+                        "that is most of the time of left to right: it is what makes diffusion faster at all.",
+                    ),
+                    _mistaken(
+                        "no draws",
+                        "Drawing tokens takes time too: costs.draw for each, and diffusion draws at "
+                        "every mask of every step.",
+                    ),
+                    _mistaken(
+                        "no attention", "Attention is missing from the work: 4 d for every pair of query and key."
+                    ),
+                    _mistaken(
+                        "multiplications",
+                        "Only multiplications are counted. A multiplication and an addition are "
+                        "two operations, and so the rate has been measured.",
+                    ),
+                    _mistaken(
+                        "no cache",
+                        "This is left to right without a cache: the whole prefix is computed again in "
+                        "each call. With a cache a call computes one position.",
+                    ),
+                    _mistaken(
+                        "causal",
+                        "Diffusion's attention is counted as causal. All positions see each other: length "
+                        "squared pairs, not half of them.",
+                    ),
+                    _mistaken(
+                        "full head",
+                        "Every position goes through the output head, and is drawn, in every step of "
+                        "diffusion. Only those that are still masked do.",
+                    ),
+                    _mistaken(
+                        "one each",
+                        "Only the positions that a step keeps go through the head. All that are still "
+                        "masked do, and are drawn; most of that is thrown away.",
+                    ),
                     _mistaken("first slower", "This is the first number of steps that is slower, one too many."),
-                    _mistaken("ratio", "This is length over steps, the ratio of the calls. The number of steps is asked for."),
+                    _mistaken(
+                        "ratio", "This is length over steps, the ratio of the calls. The number of steps is asked for."
+                    ),
                 ),
                 oracle=truth,
-                better="Find it by bisection: time grows with the number of steps, so log2(length) predictions are enough. "
+                better="Find it by bisection: time grows with the number of steps, so log2(length) predictions do. "
                 "And ask what a GPU changes: costs.rate grows a thousandfold, costs.call hardly falls.",
             ),
             (
                 "Write flops(new, past, selected) first, then one function for the seconds of a list of calls. Left to "
                 "right is [(1, 0, batch), (1, 1, batch), (1, 2, batch), ...].",
                 "pairs of a call is batch x new x (new + past): for one new position past + 1, for diffusion length^2.",
-                "Try it without oracle: with rate = infinity and draw = 0 only calls count, and the answer is length; with "
+                "Try it without oracle: with rate = infinity and draw = 0 only calls count, and the answer is length; "
+                "with "
                 "call = 0 and draw = 0 only work does, and the answer is 1 or 0: one step of diffusion does about as "
                 "much as all of left to right.",
             ),
-            "A call on one token is nearly all overhead. Left to right pays it length times, diffusion S times, and computes "
-            "S times as much. Few sequences, long texts and fast arithmetic favour diffusion; a full batch favours left to "
+            "A call on one token is nearly all overhead. Left to right pays it length times, diffusion S times, and "
+            "computes "
+            "S times as much. Few sequences, long texts and fast arithmetic favour diffusion; a full batch favours "
+            "left to "
             "right.",
             "lessons/05_sampling_and_the_steps_dial.ipynb, section 7",
         ),

@@ -1,4 +1,4 @@
-"""Coding problem: the decoder. From masks to text in any number of steps, compared in law with every draw enumerated."""
+"""Coding problem: the decoder. From masks to text in any number of steps, its law compared with the exact one."""
 
 from __future__ import annotations
 
@@ -72,9 +72,7 @@ def cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
     for v, text, steps, order in wanted:
         model = Asked(Table(v, len(text), rng, strength=2.0))
         row = np.array([v if letter == "_" else int(letter) for letter in text], np.int64)
-        made.append(
-            (model, np.tile(row, (ROWS, 1)), v, steps, order, np.random.default_rng(rng.integers(1 << 30)))
-        )
+        made.append((model, np.tile(row, (ROWS, 1)), v, steps, order, np.random.default_rng(rng.integers(1 << 30))))
     return made
 
 
@@ -129,9 +127,7 @@ def keep(x: Ints, hidden: Bools, rank: Floats, drawn: Ints, quota: int) -> Ints:
     return x
 
 
-def _variant(
-    model: Any, x: Ints, mask_id: int, steps: int, order: str, rng: np.random.Generator, wrong: str
-) -> Ints:
+def _variant(model: Any, x: Ints, mask_id: int, steps: int, order: str, rng: np.random.Generator, wrong: str) -> Ints:
     """The decoder with one mistake in it."""
     quota = int((x[0] == mask_id).sum()) // steps
     first = model(x)
@@ -185,7 +181,8 @@ PROBLEM = Series(
                 (
                     _mistaken(
                         "greedy",
-                        "The most likely token is taken everywhere. Draw from the law: else every text is the same one.",
+                        "The most likely token is taken everywhere. Draw from the law: else every text is the same "
+                        "one.",
                     ),
                     _mistaken(
                         "chance",
@@ -197,10 +194,10 @@ PROBLEM = Series(
                         "The least sure positions are kept first. Turn the sorting round: high probability and low "
                         "entropy come first.",
                     ),
-                    _mistaken("leaves right", "\"left_to_right\" fills from the right."),
+                    _mistaken("leaves right", '"left_to_right" fills from the right.'),
                     _mistaken(
                         "likeliest",
-                        "\"low_confidence\" ranks by the probability of the most likely token. It should be that of the "
+                        '"low_confidence" ranks by the probability of the most likely token. It should be that of the '
                         "token just drawn; yours is a good order too, and has an exact law, which this one has not.",
                     ),
                     _mistaken(
@@ -218,7 +215,8 @@ PROBLEM = Series(
                     ),
                     _mistaken(
                         "all at once",
-                        "Everything is filled in the first step, whatever `steps` says. Keep a share, forget the others.",
+                        "Everything is filled in the first step, whatever `steps` says. Keep a share, forget the "
+                        "others.",
                     ),
                     _mistaken(
                         "one by one",
@@ -233,19 +231,26 @@ PROBLEM = Series(
                 oracle=truth,
                 observe=observe,
                 better="Leave the even steps: commit all positions whose entropies stay within a budget, "
-                "sum H - max H <= gamma, which bounds the KL per step by gamma (see K4 in the tests). And allow another "
+                "sum H - max H <= gamma, which bounds the KL per step by gamma (see K4 in the tests). And allow "
+                "another "
                 "number of masks in each row.",
             ),
             (
-                "The loop has four lines: p = model(x); a token drawn at every position; a rank for every position; the "
+                "The loop has four lines: p = model(x); a token drawn at every position; a rank for every position; "
+                "the "
                 "`quota` highest ranks among the masks get their token.",
                 "To draw from each law at once: (p.cumsum(-1) < u[..., None]).sum(-1) with one uniform number u per "
-                "position. To keep visible positions out: give them rank -inf. To work row by row: argsort along axis 1.",
-                "Check it without any oracle: model = lambda x: np.full((*x.shape, 2), 0.5) must give all texts equally "
-                "often, in every order and any number of steps; and x where nothing is masked must come back as it was.",
+                "position. To keep visible positions out: give them rank -inf. To work row by row: argsort along axis "
+                "1.",
+                "Check it without any oracle: model = lambda x: np.full((*x.shape, 2), 0.5) must give all texts "
+                "equally "
+                "often, in every order and any number of steps; and x where nothing is masked must come back as it "
+                "was.",
             ),
-            "A rule that looks only at the state (random, left to right, entropy) has an exact law, the product of what it "
-            "commits. low_confidence looks at the draws, and so prefers texts whose tokens are likely: with one position "
+            "A rule that looks only at the state (random, left to right, entropy) has an exact law, the product of "
+            "what it "
+            "commits. low_confidence looks at the draws, and so prefers texts whose tokens are likely: with one "
+            "position "
             "per step and a perfect model the first three give the data's law, and this one does not.",
             "lessons/05_sampling_and_the_steps_dial.ipynb, sections 2 and 3",
         ),

@@ -21,16 +21,14 @@ CALLS = 200
 ROOM = 1.35  # standard deviations that are still good
 
 
-def vrpo_margin(
-    theta: Any, ref: Any, win: Ints, lose: Ints, mask_id: int, n: int, rng: np.random.Generator
-) -> float:
+def vrpo_margin(theta: Any, ref: Any, win: Ints, lose: Ints, mask_id: int, n: int, rng: np.random.Generator) -> float:
     """Estimate how much more a model prefers `win` to `lose` than a reference does, in nats:
 
         s = [B_theta(win) - B_ref(win)] - [B_theta(lose) - B_ref(lose)],    B(x) = -NELBO(x) <= log p(x)
 
     Estimate each B from n draws: k uniform on 1 .. L, a set of k positions, and L / k times the sum of log p over them.
-    The mean over your draws must be s, with as little variance as n draws allow, and neither model may be asked for more
-    than n masked copies of each text (LLaDA 1.5, Zhu et al. 2025).
+    The mean over your draws must be s, with as little variance as n draws allow, and neither model may be asked for
+    more than n masked copies of each text (LLaDA 1.5, Zhu et al. 2025).
 
     Parameters
     ----------
@@ -94,9 +92,7 @@ def moments(theta: Asked, ref: Asked, x: Ints, mask_id: int) -> tuple[float, flo
     return mean, float(chance @ value**2) - mean**2
 
 
-def truth(
-    theta: Asked, ref: Asked, win: Ints, lose: Ints, mask_id: int, n: int, rng: np.random.Generator
-) -> Floats:
+def truth(theta: Asked, ref: Asked, win: Ints, lose: Ints, mask_id: int, n: int, rng: np.random.Generator) -> Floats:
     """The mean; the log of the standard deviation that is still good; the masked texts that theta is asked for."""
     (up, of_up), (down, of_down) = (moments(theta, ref, x, mask_id) for x in (win, lose))
     return np.array([up - down, math.log(ROOM * math.sqrt((of_up + of_down) / n)), 2 * n])
@@ -167,39 +163,66 @@ PROBLEM = Series(
     (
         Question(
             "The margin",
-            "Write the margin that preference training needs, estimated through the bound. It must be right on average, "
-            "with the variance that n draws allow: mean, standard deviation and the number of network calls are compared "
+            "Write the margin that preference training needs, estimated through the bound. It must be right on "
+            "average, "
+            "with the variance that n draws allow: mean, standard deviation and the number of network calls are "
+            "compared "
             "with those of an enumeration.",
             Function(
                 vrpo_margin,
                 cases,
                 (
-                    _mistaken("unshared", "The mean is right and the variance far too large: model and reference see "
-                    "different masks. Show both the same ones; then what the masks do to both cancels."),
-                    _mistaken("turned", "The sign is turned round: B is minus the NELBO, so a text that the model likes "
-                    "better has the larger B."),
+                    _mistaken(
+                        "unshared",
+                        "The mean is right and the variance far too large: model and reference see "
+                        "different masks. Show both the same ones; then what the masks do to both cancels.",
+                    ),
+                    _mistaken(
+                        "turned",
+                        "The sign is turned round: B is minus the NELBO, so a text that the model likes "
+                        "better has the larger B.",
+                    ),
                     _mistaken("no reference", "The reference is missing: this is the margin of the model alone."),
                     _mistaken("no weight", "The weight L / k is missing, so this is no difference of bounds."),
-                    _mistaken("one count", "The mean is right, the variance too large: all n draws share one count k. "
-                    "A new count for each costs nothing and averages over the counts too."),
-                    _mistaken("one mask", "The mean is right, but all n draws are the same mask, so that n of them are "
-                    "worth one. Draw count and positions anew each time."),
-                    _mistaken("never all", "The counts go from 1 to L - 1: rng.integers leaves out its upper end, and the "
-                    "state with everything hidden is in the bound too."),
+                    _mistaken(
+                        "one count",
+                        "The mean is right, the variance too large: all n draws share one count k. "
+                        "A new count for each costs nothing and averages over the counts too.",
+                    ),
+                    _mistaken(
+                        "one mask",
+                        "The mean is right, but all n draws are the same mask, so that n of them are "
+                        "worth one. Draw count and positions anew each time.",
+                    ),
+                    _mistaken(
+                        "never all",
+                        "The counts go from 1 to L - 1: rng.integers leaves out its upper end, and the "
+                        "state with everything hidden is in the bound too.",
+                    ),
                     _mistaken("sum", "This is added up over the n draws; take their mean."),
                     _mistaken("everywhere", "All positions are scored. Only hidden ones are in the bound."),
-                    _mistaken("per token", "This is per token, divided by L. A margin is a difference of logarithms of "
-                    "whole texts."),
-                    _mistaken("loss", "This is -log sigma(s), the loss. The margin s itself is asked for; and note that "
-                    "the mean of a loss of a noisy margin is not the loss of the mean."),
-                    _mistaken("sigmoid", "This is sigma(s), the probability of the preference. The margin s is asked for."),
-                    _mistaken("twice", "It is right, but the models are asked for twice as many masked texts as allowed."),
+                    _mistaken(
+                        "per token",
+                        "This is per token, divided by L. A margin is a difference of logarithms of whole texts.",
+                    ),
+                    _mistaken(
+                        "loss",
+                        "This is -log sigma(s), the loss. The margin s itself is asked for; and note that "
+                        "the mean of a loss of a noisy margin is not the loss of the mean.",
+                    ),
+                    _mistaken(
+                        "sigmoid", "This is sigma(s), the probability of the preference. The margin s is asked for."
+                    ),
+                    _mistaken(
+                        "twice", "It is right, but the models are asked for twice as many masked texts as allowed."
+                    ),
                 ),
                 oracle=truth,
                 observe=observe,
                 labels=("the mean", "the log of the standard deviation", "masked texts asked of theta per call"),
                 better="Spread the counts: with n a multiple of L take each count equally often, and the part of the "
-                "variance that comes from the counts is gone. And complementary masks: hide a set, then its complement.",
+                "variance that comes from the counts is gone. And complementary masks: hide a set, then its "
+                "complement.",
             ),
             (
                 "Write a function of one text first: n masks, one answer of each model for the whole batch of n, the "
@@ -207,7 +230,8 @@ PROBLEM = Series(
                 "log_p[:, np.arange(L), x] takes the log probability of the text's own token at each position: (n, L).",
                 "theta and ref must see the same xt. If theta is ref, the result must be exactly 0, in every call.",
             ),
-            "Var(a - b) = Var a + Var b - 2 Cov(a, b). Shared masks make the covariance nearly as large as the variances, "
+            "Var(a - b) = Var a + Var b - 2 Cov(a, b). Shared masks make the covariance nearly as large as the "
+            "variances, "
             "because the two networks are close; and n counts with one mask each beat one count with n masks, because "
             "Var = V_t / n_t + V_y / (n_t n_y).",
             "lesson 08",

@@ -48,7 +48,8 @@ def masked_loss(model: Any, x0: Ints, mask_id: int, rng: np.random.Generator) ->
     xt = np.where(hidden, mask_id, x0)
     nll = ops.cross_entropy(model(xt, select=hidden), x0[hidden])  # (n,)
     weight = np.broadcast_to(L / k[:, None], x0.shape)[hidden]
-    return (nll * weight).sum() / x0.size
+    loss: Tensor = (nll * weight).sum() / x0.size
+    return loss
 
 
 # --- how it is judged -------------------------------------------------------------------------------------------------
@@ -83,7 +84,7 @@ def observe(function: Callable[..., Any], case: tuple[Any, ...]) -> Seen:
     if np.ptp(losses) == 0:
         raise Refused("property", "New draws, and the same result: draw what is hidden from rng, anew in every call.")
     check_gradient(called, model, int(seeds[0]))
-    return np.mean(losses), np.std(losses, ddof=1) / np.sqrt(CALLS)
+    return np.asarray(np.mean(losses)), np.asarray(np.std(losses, ddof=1) / np.sqrt(CALLS))
 
 
 def check_gradient(called: Callable[[int], Any], model: Table, seed: int) -> None:
@@ -195,7 +196,8 @@ PROBLEM = Series(
     (
         Question(
             "The recipe",
-            "Write the training loss of masked diffusion. It is compared with the exact bound, found by adding up every "
+            "Write the training loss of masked diffusion. It is compared with the exact bound, found by adding up "
+            "every "
             "set of masks; any estimate that is right on average will do.",
             Function(
                 masked_loss,
@@ -203,7 +205,8 @@ PROBLEM = Series(
                 (
                     Suspect(
                         _unweighted,
-                        "The weight is missing. Without L / k (or 1 / t) states with few masks count too little, and the "
+                        "The weight is missing. Without L / k (or 1 / t) states with few masks count too little, and "
+                        "the "
                         "mean is no bound of the likelihood.",
                     ),
                     Suspect(
@@ -214,7 +217,8 @@ PROBLEM = Series(
                     ),
                     Suspect(
                         _everywhere,
-                        "All positions are scored, the visible ones too. Only hidden ones are in the sum: what the model "
+                        "All positions are scored, the visible ones too. Only hidden ones are in the sum: what the "
+                        "model "
                         "says about a token that it sees is not in the bound.",
                     ),
                     Suspect(
@@ -255,26 +259,31 @@ PROBLEM = Series(
                     ),
                     Suspect(
                         _elsewhere,
-                        "Chance comes from somewhere else than rng, so no run can be repeated. Draw all of it from rng.",
+                        "Chance comes from somewhere else than rng, so no run can be repeated. Draw all of it from "
+                        "rng.",
                     ),
                 ),
                 oracle=truth,
                 observe=observe,
                 unit="nats",
-                better="Spread the draws: one k in each of B equal parts of 1 .. L (shuffled) has the same mean and less "
+                better="Spread the draws: one k in each of B equal parts of 1 .. L (shuffled) has the same mean, less "
                 "variance, for nothing. MaskedDiffusion.loss does that with its times, and "
                 "MaskedDiffusion.bound(spread=...) lets you compare.",
             ),
             (
                 "Three lines make x_t: how many to hide in each row, which ones, and np.where(hidden, mask_id, x0). To "
                 "hide exactly k of a row, give every position a random number and hide those of the k lowest ranks.",
-                "ops.cross_entropy(model(xt, select=hidden), x0[hidden]) gives -log p of the n hidden tokens. Every one "
+                "ops.cross_entropy(model(xt, select=hidden), x0[hidden]) gives -log p of the n hidden tokens. Every "
+                "one "
                 "of them needs the weight of its own row: np.broadcast_to(weight[:, None], x0.shape)[hidden].",
-                "With k uniform on 1 .. L, weight L / k, the sum over all hidden tokens divided by B L is the bound per "
+                "With k uniform on 1 .. L, weight L / k, the sum over all hidden tokens divided by B L is the bound "
+                "per "
                 "token. Try a model that says 1/V everywhere: the loss must come out as log V, whatever is hidden.",
             ),
-            "E over t of w(t) times the probability of hiding just this set of k positions is 1 / (k C(L, k)), whatever the "
-            "schedule. Drawing k uniformly and then a set has probability 1 / (L C(L, k)); the weight L / k makes up the "
+            "E over t of w(t) times the probability of hiding just this set of k positions is 1 / (k C(L, k)), "
+            "whatever the "
+            "schedule. Drawing k uniformly and then a set has probability 1 / (L C(L, k)); the weight L / k makes up "
+            "the "
             "difference.",
             "lessons/03_masked_elbo.ipynb, section 4",
         ),

@@ -85,8 +85,8 @@ def _safe_log(x: Floats) -> Floats:
 def reveal(alpha_t: float, alpha_s: float, sigma: float) -> float:
     """With which probability a mask is to be revealed in the step from t to s < t, so that the marginals stay right.
 
-    In that step a visible token is masked again with probability sigma (ReMDM). At t a token is visible with probability
-    alpha_t, at s it is to be with alpha_s.
+    In that step a visible token is masked again with probability sigma (ReMDM). At t a token is visible with
+    probability alpha_t, at s it is to be with alpha_s.
     """
     return (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
 
@@ -129,15 +129,25 @@ SET = Series(
             Number(
                 lambda: float(sum(x[0] == x[1] == x[2] for x in exact.all_sequences(3, 3)) / 27),
                 (
-                    Trap(lambda: 3.0**-3, "The fourth letter is drawn after a look at the other three, and is right if they "
-                    "are."),
-                    Trap(lambda: 3.0**-1, "Three letters are drawn independently; two of them must agree with the first."),
-                    Trap(lambda: 1.0, "A perfect denoiser gives perfect marginals; the letters of a step are independent."),
+                    Trap(
+                        lambda: 3.0**-3,
+                        "The fourth letter is drawn after a look at the other three, and is right if they are.",
+                    ),
+                    Trap(
+                        lambda: 3.0**-1, "Three letters are drawn independently; two of them must agree with the first."
+                    ),
+                    Trap(
+                        lambda: 1.0,
+                        "A perfect denoiser gives perfect marginals; the letters of a step are independent.",
+                    ),
                     Trap(lambda: 0.5, "There are three texts, not two."),
                 ),
                 unit="share",
             ),
-            ("After the first letter of step 1, each further one must be of the same text.", "M^(1 - s) with M = 3, s = 3."),
+            (
+                "After the first letter of step 1, each further one must be of the same text.",
+                "M^(1 - s) with M = 3, s = 3.",
+            ),
             "Identity N2: only the first quota counts, as long as one letter tells the text.",
             "lessons/05, section 2",
         ),
@@ -147,10 +157,14 @@ SET = Series(
             Choice(
                 (
                     Option("Because it commits several at once.", "It does so with one per step too."),
-                    Option("Because a position is kept when a likely token came up there, and drawn again when not: likely "
-                           "tokens get more chances.",
-                           "Right. Which position is kept depends on the draw, so the kept draws are not draws from the law.",
-                           right=True),
+                    Option(
+                        "Because a position is kept when a likely token came up there, and drawn again when not: "
+                        "likely "
+                        "tokens get more chances.",
+                        "Right. Which position is kept depends on the draw, so the kept draws are not draws from the "
+                        "law.",
+                        right=True,
+                    ),
                     Option("Because the network is not calibrated.", "It happens with the perfect one."),
                     Option("Because ties go to the left.", "Ties have nothing to do with it."),
                 )
@@ -166,36 +180,56 @@ SET = Series(
                 surest_draw_first,
                 two_laws,
                 (
-                    Suspect(lambda p, q: np.outer(p, q), "This is the law of the data. The draw that is forgotten had a lower "
-                            "probability, and that is a selection."),
-                    Suspect(lambda p, q: np.outer(p, q) * np.array([q[q <= a].sum() for a in p])[:, None],
-                            "Only the case in which the left draw is kept is there. Add the other."),
-                    Suspect(lambda p, q: np.outer(p, q) * (np.array([q[q > a].sum() for a in p])[:, None]
-                                                          + np.array([p[p >= b].sum() for b in q])),
-                            "The less sure draw is kept in yours."),
-                    Suspect(lambda p, q: np.outer(p, q) ** 2 / (np.outer(p, q) ** 2).sum(),
-                            "This is a lower temperature, every probability squared. The order tilts the law in another way: "
-                            "follow the two draws."),
+                    Suspect(
+                        lambda p, q: np.outer(p, q),
+                        "This is the law of the data. The draw that is forgotten had a lower "
+                        "probability, and that is a selection.",
+                    ),
+                    Suspect(
+                        lambda p, q: np.outer(p, q) * np.array([q[q <= a].sum() for a in p])[:, None],
+                        "Only the case in which the left draw is kept is there. Add the other.",
+                    ),
+                    Suspect(
+                        lambda p, q: (
+                            np.outer(p, q)
+                            * (np.array([q[q > a].sum() for a in p])[:, None] + np.array([p[p >= b].sum() for b in q]))
+                        ),
+                        "The less sure draw is kept in yours.",
+                    ),
+                    Suspect(
+                        lambda p, q: np.outer(p, q) ** 2 / (np.outer(p, q) ** 2).sum(),
+                        "This is a lower temperature, every probability squared. The order tilts the law in another "
+                        "way: "
+                        "follow the two draws.",
+                    ),
                 ),
                 oracle=by_enumeration,
                 properties=(sums_to_one,),
                 derived=True,
             ),
-            ("The text (a, b) comes about in two ways: a is kept in step 1 and b drawn in step 2, or the other way round.",
-             "a is drawn and kept: p[a] times the chance that the right draw is no surer. Then b: q[b].",
-             "p[a] q[b] (Q(q <= p[a]) + P(p < q[b]))."),
+            (
+                "The text (a, b) comes about in two ways: a is kept in step 1 and b drawn in step 2, or the other way "
+                "round.",
+                "a is drawn and kept: p[a] times the chance that the right draw is no surer. Then b: q[b].",
+                "p[a] q[b] (Q(q <= p[a]) + P(p < q[b])).",
+            ),
             "Where both tokens are likely the bracket is above 1: the law tilts towards likely texts.",
             "lessons/05, section 2",
         ),
         Question(
             "Who goes first",
-            "Position A has the law 0.6, 0.1, 0.1, 0.1, 0.1, position B 0.5, 0.5. Which of them do the orders fill first: "
+            "Position A has the law 0.6, 0.1, 0.1, 0.1, 0.1, position B 0.5, 0.5. Which of them do the orders fill "
+            "first: "
             "most likely token, entropy, margin?",
             Choice(
                 (
                     Option("A, A, A", "Entropy: A has 1.23 nats, B only 0.69."),
-                    Option("A, B, A", "Right. A has the likelier token and is farther ahead (0.5 against 0), B has less "
-                           "entropy: two tokens are left, but which?", right=True),
+                    Option(
+                        "A, B, A",
+                        "Right. A has the likelier token and is farther ahead (0.5 against 0), B has less "
+                        "entropy: two tokens are left, but which?",
+                        right=True,
+                    ),
                     Option("A, B, B", "Margin: A is 0.5 ahead, B not at all."),
                     Option("B, B, B", "0.6 is more than 0.5."),
                 )
@@ -212,20 +246,31 @@ SET = Series(
                 joints,
                 (
                     Suspect(lambda joint: entropy(joint), "This is the entropy of the joint law."),
-                    Suspect(lambda joint: entropy(joint.sum(axis=0)) + entropy(joint.sum(axis=1)),
-                            "This is what a look pays in all, H1 + H2. The joint entropy is to be subtracted."),
-                    Suspect(lambda joint: float(np.abs(joint - np.outer(joint.sum(axis=1), joint.sum(axis=0))).sum() / 2),
-                            "This is the total variation, not the KL."),
-                    Suspect(lambda joint: float((np.outer(joint.sum(axis=1), joint.sum(axis=0)) * (
-                        _safe_log(np.outer(joint.sum(axis=1), joint.sum(axis=0))) - _safe_log(joint)))[joint > 0].sum()),
-                            "This is the KL the other way round: the product in front. The data are drawn from the joint "
-                            "law."),
+                    Suspect(
+                        lambda joint: entropy(joint.sum(axis=0)) + entropy(joint.sum(axis=1)),
+                        "This is what a look pays in all, H1 + H2. The joint entropy is to be subtracted.",
+                    ),
+                    Suspect(
+                        lambda joint: float(np.abs(joint - np.outer(joint.sum(axis=1), joint.sum(axis=0))).sum() / 2),
+                        "This is the total variation, not the KL.",
+                    ),
+                    Suspect(
+                        lambda joint: float(
+                            (
+                                np.outer(joint.sum(axis=1), joint.sum(axis=0))
+                                * (_safe_log(np.outer(joint.sum(axis=1), joint.sum(axis=0))) - _safe_log(joint))
+                            )[joint > 0].sum()
+                        ),
+                        "This is the KL the other way round: the product in front. The data are drawn from the joint "
+                        "law.",
+                    ),
                 ),
                 oracle=by_entropies,
                 unit="nats",
             ),
             ("KL(joint || product) = H(X) + H(Y) - H(X, Y).", "Leave out the entries that are 0."),
-            "Identity K4: over a decoding, the sum of these is the KL from the data to the decoder. The entropy-bounded rule "
+            "Identity K4: over a decoding, the sum of these is the KL from the data to the decoder. The "
+            "entropy-bounded rule "
             "keeps each below a budget.",
             "lessons/05, section 2",
         ),
@@ -235,21 +280,32 @@ SET = Series(
             Choice(
                 (
                     Option("Train longer.", "In 64 steps it writes well: it knows the text."),
-                    Option("Look for the knee between: raise the number of steps, or commit by confidence within a budget.",
-                           "Right. Tokens of one look are independent; what is lost is their dependence, and only more looks "
-                           "(or better chosen sets) bring it back.", right=True),
-                    Option("Lower the temperature.", "Then all positions take their likeliest token: garbled goes, and so does "
-                           "variety."),
+                    Option(
+                        "Look for the knee between: raise the number of steps, or commit by confidence within a "
+                        "budget.",
+                        "Right. Tokens of one look are independent; what is lost is their dependence, and only more "
+                        "looks "
+                        "(or better chosen sets) bring it back.",
+                        right=True,
+                    ),
+                    Option(
+                        "Lower the temperature.",
+                        "Then all positions take their likeliest token: garbled goes, and so does variety.",
+                    ),
                     Option("Use a larger model.", "A perfect one garbles in few steps too."),
                 )
             ),
-            ("What would the perfect denoiser write in 8 steps?", "Which knob changes nothing but the number of looks?"),
+            (
+                "What would the perfect denoiser write in 8 steps?",
+                "Which knob changes nothing but the number of looks?",
+            ),
             "The dial trades time for quality without training.",
             "lessons/05, section 4",
         ),
         Question(
             "Reading a knee",
-            "Valid texts: 0.10 in 1 step, 0.40 in 2, 0.70 in 4, 0.72 in 8, 0.73 in 16. The fewest steps within 0.02 of the "
+            "Valid texts: 0.10 in 1 step, 0.40 in 2, 0.70 in 4, 0.72 in 8, 0.73 in 16. The fewest steps within 0.02 "
+            "of the "
             "best?",
             Number(
                 lambda: _knee(0.02),
@@ -259,7 +315,8 @@ SET = Series(
                 ),
             ),
             ("The best is 0.73; what reaches 0.71?",),
-            "And with how many texts were these measured? At 200 each share has a standard error of 0.03, and the knee may be "
+            "And with how many texts were these measured? At 200 each share has a standard error of 0.03, and the "
+            "knee may be "
             "at 4: a knee needs its interval.",
             "lessons/05, section 4",
         ),
@@ -269,10 +326,17 @@ SET = Series(
             Choice(
                 (
                     Option("The decoder is excellent.", "It writes a handful of texts over and over."),
-                    Option("It collapsed to a few likely texts.", "Right: exp(0.9) is about two and a half texts. Quality "
-                           "without variety is measured by two numbers, or by the distance to the law.", right=True),
+                    Option(
+                        "It collapsed to a few likely texts.",
+                        "Right: exp(0.9) is about two and a half texts. Quality "
+                        "without variety is measured by two numbers, or by the distance to the law.",
+                        right=True,
+                    ),
                     Option("The data are too simple.", "They have 4.8 nats: 120 texts' worth."),
-                    Option("Nothing: entropy does not matter if all is valid.", "Then a single text would be the best model."),
+                    Option(
+                        "Nothing: entropy does not matter if all is valid.",
+                        "Then a single text would be the best model.",
+                    ),
                 )
             ),
             ("How many equally likely texts have an entropy of 0.9?", "And 4.8?"),
@@ -281,7 +345,8 @@ SET = Series(
         ),
         Question(
             "The largest sigma",
-            "In a step from alpha_t = 0.5 to alpha_s = 0.6, with which probability may visible tokens be masked again at most "
+            "In a step from alpha_t = 0.5 to alpha_s = 0.6, with which probability may visible tokens be masked again "
+            "at most "
             "(ReMDM)?",
             Number(
                 lambda: min(1.0, (1 - 0.6) / 0.5),
@@ -292,8 +357,10 @@ SET = Series(
                 ),
                 unit="share",
             ),
-            ("Masks are revealed with probability (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t) <= 1.",
-             "alpha_s - (1 - sigma) alpha_t <= 1 - alpha_t, so sigma <= (1 - alpha_s) / alpha_t."),
+            (
+                "Masks are revealed with probability (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t) <= 1.",
+                "alpha_s - (1 - sigma) alpha_t <= 1 - alpha_t, so sigma <= (1 - alpha_s) / alpha_t.",
+            ),
             "Up to that the marginals stay those of masked diffusion, so a trained network serves unchanged.",
             "lessons/05, section 6",
         ),
@@ -304,14 +371,23 @@ SET = Series(
                 reveal,
                 balances,
                 (
-                    Suspect(lambda alpha_t, alpha_s, sigma: (alpha_s - alpha_t) / (1 - alpha_t), "This is ancestral sampling, "
-                            "sigma = 0. What is masked again must be made up for."),
-                    Suspect(lambda alpha_t, alpha_s, sigma: (alpha_s - (1 + sigma) * alpha_t) / (1 - alpha_t), "The sign of "
-                            "sigma: 1 - sigma of the visible ones stay."),
-                    Suspect(lambda alpha_t, alpha_s, sigma: (alpha_s - alpha_t) / (1 - alpha_t) + sigma, "Sigma is a share of "
-                            "the visible tokens, alpha_t sigma of all; per mask that is alpha_t sigma / (1 - alpha_t)."),
-                    Suspect(lambda alpha_t, alpha_s, sigma: alpha_s - (1 - sigma) * alpha_t, "This is the share of all tokens; "
-                            "per masked token divide by 1 - alpha_t."),
+                    Suspect(
+                        lambda alpha_t, alpha_s, sigma: (alpha_s - alpha_t) / (1 - alpha_t),
+                        "This is ancestral sampling, sigma = 0. What is masked again must be made up for.",
+                    ),
+                    Suspect(
+                        lambda alpha_t, alpha_s, sigma: (alpha_s - (1 + sigma) * alpha_t) / (1 - alpha_t),
+                        "The sign of sigma: 1 - sigma of the visible ones stay.",
+                    ),
+                    Suspect(
+                        lambda alpha_t, alpha_s, sigma: (alpha_s - alpha_t) / (1 - alpha_t) + sigma,
+                        "Sigma is a share of "
+                        "the visible tokens, alpha_t sigma of all; per mask that is alpha_t sigma / (1 - alpha_t).",
+                    ),
+                    Suspect(
+                        lambda alpha_t, alpha_s, sigma: alpha_s - (1 - sigma) * alpha_t,
+                        "This is the share of all tokens; per masked token divide by 1 - alpha_t.",
+                    ),
                 ),
                 oracle=by_balance,
                 derived=True,

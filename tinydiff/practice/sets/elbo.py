@@ -85,8 +85,6 @@ def two_orders_by_counts(p1: float, p2: float, p1_given_2: float, p2_given_1: fl
     return both / 2 + one / 2, -math.log(likelihood)
 
 
-
-
 def _two_steps() -> float:
     """The bound of two steps of the linear schedule for the cross-entropies 1, 1 and 3 of two tokens."""
     alpha, total = [1.0, 0.5, 0.0], 0.0
@@ -103,20 +101,27 @@ SET = Series(
     (
         Question(
             "Jensen's gap",
-            "A text of two tokens can be revealed in two orders. In one its likelihood is 0.2, in the other 0.05. How many "
+            "A text of two tokens can be revealed in two orders. In one its likelihood is 0.2, in the other 0.05. How "
+            "many "
             "nats does the bound give away?",
             Number(
                 lambda: math.log(0.125) - (math.log(0.2) + math.log(0.05)) / 2,
                 (
                     Trap(lambda: -math.log(0.125), "This is the exact -log p; the gap is the bound minus that."),
-                    Trap(lambda: -(math.log(0.2) + math.log(0.05)) / 2, "This is the bound; subtract the exact -log p."),
-                    Trap(lambda: math.log(0.25) - math.log(0.01), "p is the mean of the two likelihoods, not their sum, and "
-                    "the bound the mean of the logs."),
+                    Trap(
+                        lambda: -(math.log(0.2) + math.log(0.05)) / 2, "This is the bound; subtract the exact -log p."
+                    ),
+                    Trap(
+                        lambda: math.log(0.25) - math.log(0.01),
+                        "p is the mean of the two likelihoods, not their sum, and the bound the mean of the logs.",
+                    ),
                 ),
                 unit="nats",
             ),
-            ("The exact likelihood is the mean of the two; the bound takes the mean of their logarithms.",
-             "log of 0.125 minus the mean of log 0.2 and log 0.05."),
+            (
+                "The exact likelihood is the mean of the two; the bound takes the mean of their logarithms.",
+                "log of 0.125 minus the mean of log 0.2 and log 0.05.",
+            ),
             "It is 0 only if all orders agree, as they do for conditionals that belong to one law.",
             "lessons/03, section 6",
         ),
@@ -127,8 +132,11 @@ SET = Series(
                 lambda: 1 / (2 * math.comb(4, 2)),
                 (
                     Trap(lambda: 1 / 6, "The number of sets is there, 1/k is missing."),
-                    Trap(lambda: 1 / 24, "This is the probability of drawing that set with a uniform count, 1 / (L C). Its "
-                    "weight in the loss is L / k on top of that."),
+                    Trap(
+                        lambda: 1 / 24,
+                        "This is the probability of drawing that set with a uniform count, 1 / (L C). Its "
+                        "weight in the loss is L / k on top of that.",
+                    ),
                     Trap(lambda: 1 / 2, "1/k is the weight of all sets of 2 masks together; there are 6."),
                     Trap(lambda: 2.0, "L / k is the factor of a drawn set; its probability is missing."),
                 ),
@@ -142,20 +150,30 @@ SET = Series(
             "Derive w(t) for alpha(t) = 1 - t^power.",
             Function(
                 weight,
-                lambda rng: [(float(t), float(p)) for t, p in zip(rng.uniform(0.1, 0.95, 6), rng.uniform(0.5, 4, 6), strict=True)],
+                lambda rng: [
+                    (float(t), float(p)) for t, p in zip(rng.uniform(0.1, 0.95, 6), rng.uniform(0.5, 4, 6), strict=True)
+                ],
                 (
                     Suspect(lambda t, power: 1 / t, "This is the linear schedule's, power = 1."),
-                    Suspect(lambda t, power: power * t ** (power - 1), "This is -alpha'. Divide by 1 - alpha, the masked share."),
-                    Suspect(lambda t, power: power * t ** (power - 1) / (1 - t**power),
-                            "You divide by alpha; it is 1 - alpha, the probability of being masked."),
-                    Suspect(lambda t, power: 1 / t**power, "This is 1 / (1 - alpha): the speed of masking, -alpha', is "
-                            "missing."),
+                    Suspect(
+                        lambda t, power: power * t ** (power - 1),
+                        "This is -alpha'. Divide by 1 - alpha, the masked share.",
+                    ),
+                    Suspect(
+                        lambda t, power: power * t ** (power - 1) / (1 - t**power),
+                        "You divide by alpha; it is 1 - alpha, the probability of being masked.",
+                    ),
+                    Suspect(
+                        lambda t, power: 1 / t**power,
+                        "This is 1 / (1 - alpha): the speed of masking, -alpha', is missing.",
+                    ),
                 ),
                 oracle=weight_by_schedule,
                 derived=True,
             ),
             ("w = -alpha' / (1 - alpha).", "alpha' = -power t^(power - 1), and 1 - alpha = t^power."),
-            "Among those masked at t, w dt is the share that was masked just now: the rate at which the reverse process "
+            "Among those masked at t, w dt is the share that was masked just now: the rate at which the reverse "
+            "process "
             "reveals.",
             "lessons/03, section 2",
         ),
@@ -164,14 +182,22 @@ SET = Series(
             "Why is the continuous-time NELBO the same for every schedule from 1 to 0?",
             Choice(
                 (
-                    Option("Because the network learns to correct for it.", "It is an identity for any network that does "
-                           "not look at t, trained or not."),
-                    Option("Because with u = 1 - alpha(t) as variable the integrand is E[ce at masking rate u] / u, and t is "
-                           "gone.",
-                           "Right: w(t) dt = du / u. The schedule says only how densely the rates are looked at.", right=True),
+                    Option(
+                        "Because the network learns to correct for it.",
+                        "It is an identity for any network that does not look at t, trained or not.",
+                    ),
+                    Option(
+                        "Because with u = 1 - alpha(t) as variable the integrand is E[ce at masking rate u] / u, and "
+                        "t is "
+                        "gone.",
+                        "Right: w(t) dt = du / u. The schedule says only how densely the rates are looked at.",
+                        right=True,
+                    ),
                     Option("Because all schedules are linear near 0.", "They are not, and it would not matter."),
-                    Option("It is not the same: the cosine schedule has a lower one.",
-                           "Its training loss may vary less; the bound is the same number."),
+                    Option(
+                        "It is not the same: the cosine schedule has a lower one.",
+                        "Its training loss may vary less; the bound is the same number.",
+                    ),
                 )
             ),
             ("Change the variable of the integral to the masked share.", "du = -alpha' dt."),
@@ -185,42 +211,63 @@ SET = Series(
                 nelbo,
                 tables,
                 (
-                    Suspect(lambda masks, ce: _by_count(masks, ce, lambda k, n: 1 / math.comb(n, k)),
-                            "1/k is missing: the mean over sets of k masks counts with 1/k."),
-                    Suspect(lambda masks, ce: _by_count(masks, ce, lambda k, n: 1 / (n * math.comb(n, k))),
-                            "This is the mean with a uniform count, without the weight L / k: no bound."),
-                    Suspect(lambda masks, ce: _by_count(masks, ce, lambda k, n: n / (k * 2**n)),
-                            "All sets count equally here. A uniform count makes sets of few and of many masks likelier each."),
-                    Suspect(lambda masks, ce: _by_count(masks, ce, lambda k, n: 1 / k),
-                            "The sets of k masks are added up; take their mean, there are C(L, k) of them."),
-                    Suspect(lambda masks, ce: _by_count(masks, ce, lambda k, n: 1.0 if k == n else 0.0),
-                            "Only the set with everything masked is used: that is the bound of a single step."),
+                    Suspect(
+                        lambda masks, ce: _by_count(masks, ce, lambda k, n: 1 / math.comb(n, k)),
+                        "1/k is missing: the mean over sets of k masks counts with 1/k.",
+                    ),
+                    Suspect(
+                        lambda masks, ce: _by_count(masks, ce, lambda k, n: 1 / (n * math.comb(n, k))),
+                        "This is the mean with a uniform count, without the weight L / k: no bound.",
+                    ),
+                    Suspect(
+                        lambda masks, ce: _by_count(masks, ce, lambda k, n: n / (k * 2**n)),
+                        "All sets count equally here. A uniform count makes sets of few and of many masks likelier "
+                        "each.",
+                    ),
+                    Suspect(
+                        lambda masks, ce: _by_count(masks, ce, lambda k, n: 1 / k),
+                        "The sets of k masks are added up; take their mean, there are C(L, k) of them.",
+                    ),
+                    Suspect(
+                        lambda masks, ce: _by_count(masks, ce, lambda k, n: 1.0 if k == n else 0.0),
+                        "Only the set with everything masked is used: that is the bound of a single step.",
+                    ),
                 ),
                 oracle=nelbo_by_time,
                 unit="nats",
             ),
-            ("sum over k of 1/k times the mean of ce over the sets of k masks.",
-             "The weight of a set of k masks is 1 / (k C(L, k)); the empty one has none."),
+            (
+                "sum over k of 1/k times the mean of ce over the sets of k masks.",
+                "The weight of a set of k masks is 1 / (k C(L, k)); the empty one has none.",
+            ),
             "2^L numbers instead of an integral: exact, and the oracle that the recipe is checked with.",
             "lessons/03, section 4",
         ),
         Question(
             "Two steps",
-            "Two tokens: ce = 1 nat with one of them masked, whichever it is, and 3 with both. What is the bound of a chain "
+            "Two tokens: ce = 1 nat with one of them masked, whichever it is, and 3 with both. What is the bound of a "
+            "chain "
             "of two steps, linear schedule?",
             Number(
                 _two_steps,
                 (
                     Trap(lambda: 2.5, "This is the limit of infinitely many steps."),
                     Trap(lambda: 3.0, "This is the bound of one step."),
-                    Trap(lambda: 2.125, "The factor (alpha_{t-1} - alpha_t) / (1 - alpha_t) is 1 in the step from t = 1/2 and "
-                    "1/2 in the one from t = 1."),
-                    Trap(lambda: 1.25 + 3.0, "The step from t = 1 counts with (alpha_1 - alpha_2) / (1 - alpha_2) = 1/2."),
+                    Trap(
+                        lambda: 2.125,
+                        "The factor (alpha_{t-1} - alpha_t) / (1 - alpha_t) is 1 in the step from t = 1/2 and "
+                        "1/2 in the one from t = 1.",
+                    ),
+                    Trap(
+                        lambda: 1.25 + 3.0, "The step from t = 1 counts with (alpha_1 - alpha_2) / (1 - alpha_2) = 1/2."
+                    ),
                 ),
                 unit="nats",
             ),
-            ("sum over steps of (alpha_{t-1} - alpha_t) / (1 - alpha_t) E[ce at t].",
-             "At t = 1/2: E[ce] = 1/4 x 0 + 1/2 x 1 + 1/4 x 3. At t = 1: 3."),
+            (
+                "sum over steps of (alpha_{t-1} - alpha_t) / (1 - alpha_t) E[ce at t].",
+                "At t = 1/2: E[ce] = 1/4 x 0 + 1/2 x 1 + 1/4 x 3. At t = 1: 3.",
+            ),
             "1 step 3, 2 steps 2.75, infinitely many 2.5: each split of a step lets later tokens see earlier ones.",
             "lessons/02, section 9, and lessons/03, section 2",
         ),
@@ -231,25 +278,41 @@ SET = Series(
                 two_orders,
                 lambda rng: [tuple(map(float, rng.uniform(0.05, 0.95, 4))) for _ in range(5)],
                 (
-                    Suspect(lambda p1, p2, p1_given_2, p2_given_1: (-math.log(p1 * p2), -math.log(p1 * p2)),
-                            "This is one look for both: the conditionals have not been used."),
-                    Suspect(lambda p1, p2, p1_given_2, p2_given_1: two_orders(p1, p2, p2_given_1, p1_given_2),
-                            "The conditionals are swapped: first the one, then the other given it: p1 p2_given_1."),
-                    Suspect(lambda p1, p2, p1_given_2, p2_given_1: (two_orders(p1, p2, p1_given_2, p2_given_1)[0],) * 2,
-                            "The NELBO is right, and the NLL is not the same: minus the log of the mean, not the mean of "
-                            "minus the logs."),
-                    Suspect(lambda p1, p2, p1_given_2, p2_given_1: tuple(
-                        x - shift for x, shift in zip(two_orders(p1, p2, p1_given_2, p2_given_1), (0, math.log(2)), strict=True)),
-                            "The likelihoods of the two orders are added up; each order has probability 1/2."),
-                    Suspect(lambda p1, p2, p1_given_2, p2_given_1: (-math.log(p1 * p2_given_1), -math.log(p1 * p2_given_1)),
-                            "This is left to right alone; the order is random."),
+                    Suspect(
+                        lambda p1, p2, p1_given_2, p2_given_1: (-math.log(p1 * p2), -math.log(p1 * p2)),
+                        "This is one look for both: the conditionals have not been used.",
+                    ),
+                    Suspect(
+                        lambda p1, p2, p1_given_2, p2_given_1: two_orders(p1, p2, p2_given_1, p1_given_2),
+                        "The conditionals are swapped: first the one, then the other given it: p1 p2_given_1.",
+                    ),
+                    Suspect(
+                        lambda p1, p2, p1_given_2, p2_given_1: (two_orders(p1, p2, p1_given_2, p2_given_1)[0],) * 2,
+                        "The NELBO is right, and the NLL is not the same: minus the log of the mean, not the mean of "
+                        "minus the logs.",
+                    ),
+                    Suspect(
+                        lambda p1, p2, p1_given_2, p2_given_1: tuple(
+                            x - shift
+                            for x, shift in zip(
+                                two_orders(p1, p2, p1_given_2, p2_given_1), (0, math.log(2)), strict=True
+                            )
+                        ),
+                        "The likelihoods of the two orders are added up; each order has probability 1/2.",
+                    ),
+                    Suspect(
+                        lambda p1, p2, p1_given_2, p2_given_1: (-math.log(p1 * p2_given_1), -math.log(p1 * p2_given_1)),
+                        "This is left to right alone; the order is random.",
+                    ),
                 ),
                 oracle=two_orders_by_counts,
                 unit="nats",
                 derived=True,
             ),
-            ("An order gives a product: p1 p2_given_1, or p2 p1_given_2.",
-             "The NELBO is the mean of minus their logarithms, the NLL minus the logarithm of their mean."),
+            (
+                "An order gives a product: p1 p2_given_1, or p2 p1_given_2.",
+                "The NELBO is the mean of minus their logarithms, the NLL minus the logarithm of their mean.",
+            ),
             "Masked diffusion is autoregression in all orders at once, with Jensen's gap between.",
             "lessons/03, sections 5 and 6",
         ),
@@ -258,15 +321,25 @@ SET = Series(
             "k is uniform on 1 .. L. Which of these, on average, is an upper bound of -log p(x)?",
             Choice(
                 (
-                    Option("The sum of -log p over the masked tokens.", "Without a weight states with few masks count too "
-                           "little: it can be below -log p."),
-                    Option("L times the sum over the masked tokens of the batch divided by how many those are.",
-                           "A mean over the batch weights each token the same, whatever the number of masks in its text."),
-                    Option("L times each text's own mean of -log p over its masked tokens.",
-                           "Right: ce / k times L is the weight L / k. This is how Mask-Predict's loss, averaged per sentence, "
-                           "turns out to be the NELBO.", right=True),
-                    Option("None of them: only an integral over t is.", "Integrating over t is the same as drawing a uniform "
-                           "count."),
+                    Option(
+                        "The sum of -log p over the masked tokens.",
+                        "Without a weight states with few masks count too little: it can be below -log p.",
+                    ),
+                    Option(
+                        "L times the sum over the masked tokens of the batch divided by how many those are.",
+                        "A mean over the batch weights each token the same, whatever the number of masks in its text.",
+                    ),
+                    Option(
+                        "L times each text's own mean of -log p over its masked tokens.",
+                        "Right: ce / k times L is the weight L / k. This is how Mask-Predict's loss, averaged per "
+                        "sentence, "
+                        "turns out to be the NELBO.",
+                        right=True,
+                    ),
+                    Option(
+                        "None of them: only an integral over t is.",
+                        "Integrating over t is the same as drawing a uniform count.",
+                    ),
                 )
             ),
             ("Which weight does a set of k masks need?", "Is a mean over the batch the mean of the texts' means?"),
@@ -280,16 +353,27 @@ SET = Series(
             Number(
                 lambda: 16 * (math.log(1000) / (1 - 0.001) - 1),
                 (
-                    Trap(lambda: 0.0, "That is the variance of counting: k tokens times L / k is always L. With times the "
-                    "number of masks varies around t L, and 1/t makes that large."),
+                    Trap(
+                        lambda: 0.0,
+                        "That is the variance of counting: k tokens times L / k is always L. With times the "
+                        "number of masks varies around t L, and 1/t makes that large.",
+                    ),
                     Trap(lambda: math.inf, "It is infinite at eps = 0. Here eps is 0.001."),
-                    Trap(lambda: 16 * math.log(1000) / (1 - 0.001), "This is E[1/t] L; of it E[1] L is to be subtracted."),
-                    Trap(lambda: (math.log(1000) / (1 - 0.001) - 1) / 16, "This is the variance per token of the mean; the "
-                    "sum over 16 tokens is asked for."),
+                    Trap(
+                        lambda: 16 * math.log(1000) / (1 - 0.001), "This is E[1/t] L; of it E[1] L is to be subtracted."
+                    ),
+                    Trap(
+                        lambda: (math.log(1000) / (1 - 0.001) - 1) / 16,
+                        "This is the variance per token of the mean; the sum over 16 tokens is asked for.",
+                    ),
                 ),
             ),
-            ("Given t the number of masks is binomial: variance L t (1 - t), mean L t, which 1/t makes L whatever t is.",
-             "So the variance is E[L t (1 - t) / t^2] = L (E[1/t] - 1).", "E[1/t] = log(1 / eps) / (1 - eps)."),
+            (
+                "Given t the number of masks is binomial: variance L t (1 - t), mean L t, which 1/t makes L whatever "
+                "t is.",
+                "So the variance is E[L t (1 - t) / t^2] = L (E[1/t] - 1).",
+                "E[1/t] = log(1 / eps) / (1 - eps).",
+            ),
             "Identity V6. Counting masks has variance 0 here: count, do not draw times.",
             "lessons/03, section 7",
         ),
@@ -299,10 +383,14 @@ SET = Series(
             Choice(
                 (
                     Option("All of it, up to a factor.", "The cross-entropy at other rates can be anything."),
-                    Option("One point of the integrand; the network has not been asked about other rates, and one point "
-                           "bounds nothing.",
-                           "Right. The bound is the integral of E[ce at rate u] / u over all u. The start of generation, u = 1, "
-                           "is farthest from what BERT knows.", right=True),
+                    Option(
+                        "One point of the integrand; the network has not been asked about other rates, and one point "
+                        "bounds nothing.",
+                        "Right. The bound is the integral of E[ce at rate u] / u over all u. The start of generation, "
+                        "u = 1, "
+                        "is farthest from what BERT knows.",
+                        right=True,
+                    ),
                     Option("A lower bound.", "Nothing orders one slice and the integral."),
                     Option("Nothing: BERT predicts other things.", "It predicts the same: tokens behind masks."),
                 )

@@ -71,7 +71,13 @@ def _noise_variant(wrong: str) -> Any:
             factor = {"score sign": s, "variance": -s * s, "score scale": -1.0}.get(wrong, -s)
             return factor * output
         if predict == "v":
-            return s * x - a * output if wrong == "v sign" else a * output + s * x if wrong != "v swap" else a * x + s * output
+            return (
+                s * x - a * output
+                if wrong == "v sign"
+                else a * output + s * x
+                if wrong != "v swap"
+                else a * x + s * output
+            )
         return output
 
     return to_noise
@@ -128,8 +134,12 @@ SET = Series(
             Number(
                 lambda: float(GaussianDiffusion(1, T=4, schedule=[0.1, 0.2, 0.3, 0.999]).alpha_bar[3]),
                 (
-                    Trap(lambda: 0.4, "Betas do not add up: each step keeps a share of what is left, so shares multiply."),
-                    Trap(lambda: math.sqrt(0.504), "This is the factor before x_0; of the variance its square is left."),
+                    Trap(
+                        lambda: 0.4, "Betas do not add up: each step keeps a share of what is left, so shares multiply."
+                    ),
+                    Trap(
+                        lambda: math.sqrt(0.504), "This is the factor before x_0; of the variance its square is left."
+                    ),
                     Trap(lambda: 1 - 0.504, "This is the share of noise."),
                 ),
                 unit="share",
@@ -145,28 +155,47 @@ SET = Series(
                 posterior,
                 posterior_cases,
                 (
-                    Suspect(lambda x0, xk, before, now: (posterior(x0, xk, before, now)[0], 1 - now / before),
-                            "The mean is right. The variance is beta in yours, that of the step forward; knowing x_0 makes "
-                            "it smaller, by (1 - before) / (1 - now)."),
-                    Suspect(lambda x0, xk, before, now: (posterior(xk, x0, before, now)[0], posterior(x0, xk, before, now)[1]),
-                            "The weights of x_0 and x_k are swapped."),
-                    Suspect(lambda x0, xk, before, now: (math.sqrt(before) * x0, 1 - before),
-                            "This is q(x_{k-1} | x_0): x_k has not been used."),
-                    Suspect(lambda x0, xk, before, now: (
-                        before * (1 - now / before) / (1 - now) * x0 + now / before * (1 - before) / (1 - now) * xk,
-                        posterior(x0, xk, before, now)[1]),
-                            "The square roots are missing in the mean: means scale with sqrt(alpha), variances with alpha."),
-                    Suspect(lambda x0, xk, before, now: (posterior(x0, xk, before, now)[0],
-                                                         math.sqrt(posterior(x0, xk, before, now)[1])),
-                            "The mean is right. The second number is the standard deviation; the variance is asked for."),
+                    Suspect(
+                        lambda x0, xk, before, now: (posterior(x0, xk, before, now)[0], 1 - now / before),
+                        "The mean is right. The variance is beta in yours, that of the step forward; knowing x_0 makes "
+                        "it smaller, by (1 - before) / (1 - now).",
+                    ),
+                    Suspect(
+                        lambda x0, xk, before, now: (
+                            posterior(xk, x0, before, now)[0],
+                            posterior(x0, xk, before, now)[1],
+                        ),
+                        "The weights of x_0 and x_k are swapped.",
+                    ),
+                    Suspect(
+                        lambda x0, xk, before, now: (math.sqrt(before) * x0, 1 - before),
+                        "This is q(x_{k-1} | x_0): x_k has not been used.",
+                    ),
+                    Suspect(
+                        lambda x0, xk, before, now: (
+                            before * (1 - now / before) / (1 - now) * x0 + now / before * (1 - before) / (1 - now) * xk,
+                            posterior(x0, xk, before, now)[1],
+                        ),
+                        "The square roots are missing in the mean: means scale with sqrt(alpha), variances with alpha.",
+                    ),
+                    Suspect(
+                        lambda x0, xk, before, now: (
+                            posterior(x0, xk, before, now)[0],
+                            math.sqrt(posterior(x0, xk, before, now)[1]),
+                        ),
+                        "The mean is right. The second number is the standard deviation; the variance is asked for.",
+                    ),
                 ),
                 oracle=posterior_by_precision,
                 derived=True,
             ),
-            ("Bayes: proportional to q(x_{k-1} | x_0) q(x_k | x_{k-1}), both Gaussian in x_{k-1}.",
-             "Precisions add up: 1 / variance = 1 / (1 - before) + alpha / (1 - alpha), with alpha = now / before.",
-             "The mean is the variance times (sqrt(before) x_0 / (1 - before) + sqrt(alpha) x_k / (1 - alpha))."),
-            "A product of Gaussians is a Gaussian. This one is what a network's guess of x_0 is turned into a step with.",
+            (
+                "Bayes: proportional to q(x_{k-1} | x_0) q(x_k | x_{k-1}), both Gaussian in x_{k-1}.",
+                "Precisions add up: 1 / variance = 1 / (1 - before) + alpha / (1 - alpha), with alpha = now / before.",
+                "The mean is the variance times (sqrt(before) x_0 / (1 - before) + sqrt(alpha) x_k / (1 - alpha)).",
+            ),
+            "A product of Gaussians is a Gaussian. This one is what a network's guess of x_0 is turned into a step "
+            "with.",
             "lessons/01, section 4",
         ),
         Question(
@@ -181,8 +210,12 @@ SET = Series(
                     Trap(lambda: 0.5, "Taking the noise off unscaled is not it: x = 0.8 x_0 + 0.6 eps."),
                 ),
             ),
-            ("x = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps. Solve for x_0.", "sqrt(0.64) = 0.8 and sqrt(0.36) = 0.6."),
-            "Near t = 1 the division is by almost nothing: an error of eps becomes a large error of x_0. That is why guesses "
+            (
+                "x = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps. Solve for x_0.",
+                "sqrt(0.64) = 0.8 and sqrt(0.36) = 0.6.",
+            ),
+            "Near t = 1 the division is by almost nothing: an error of eps becomes a large error of x_0. That is why "
+            "guesses "
             "from much noise fly out of the data.",
             "lessons/01, section 5",
         ),
@@ -191,14 +224,24 @@ SET = Series(
             "Why can the loss |eps - eps_hat|^2 not reach 0, even for the best network?",
             Choice(
                 (
-                    Option("Because of the finite number of steps T.", "More steps do not help: at each one the same holds."),
-                    Option("Because many pairs (x_0, eps) lead to the same x_t; the best answer is their mean, and eps "
-                           "scatters around it.",
-                           "Right. The floor is the mean conditional variance of eps given x_t, and the mean is all that "
-                           "the score needs.", right=True),
-                    Option("Because the network is too small.", "The floor is there for the exact conditional mean too."),
-                    Option("Because eps is drawn anew in every step.",
-                           "Fresh noise is what makes it a mean; the floor comes from what x_t does not tell."),
+                    Option(
+                        "Because of the finite number of steps T.",
+                        "More steps do not help: at each one the same holds.",
+                    ),
+                    Option(
+                        "Because many pairs (x_0, eps) lead to the same x_t; the best answer is their mean, and eps "
+                        "scatters around it.",
+                        "Right. The floor is the mean conditional variance of eps given x_t, and the mean is all that "
+                        "the score needs.",
+                        right=True,
+                    ),
+                    Option(
+                        "Because the network is too small.", "The floor is there for the exact conditional mean too."
+                    ),
+                    Option(
+                        "Because eps is drawn anew in every step.",
+                        "Fresh noise is what makes it a mean; the floor comes from what x_t does not tell.",
+                    ),
                 )
             ),
             ("Fix x_t. Is eps then known?", "What minimises a mean square error?"),
@@ -212,19 +255,36 @@ SET = Series(
                 to_noise,
                 noise_cases,
                 (
-                    Suspect(_noise_variant("v sign"), "The sign of v is wrong: eps = sqrt(1 - alpha_bar) x + sqrt(alpha_bar) v."),
-                    Suspect(_noise_variant("v swap"), "For v the two factors are swapped: the noise takes sqrt(1 - alpha_bar) "
-                            "of x and sqrt(alpha_bar) of v."),
-                    Suspect(_noise_variant("score sign"), "The score points towards the data, the noise away from them: eps "
-                            "is minus the score times sqrt(1 - alpha_bar)."),
-                    Suspect(_noise_variant("score scale"), "The score is -eps / sqrt(1 - alpha_bar): the scale is missing."),
-                    Suspect(_noise_variant("variance"), "Variance for standard deviation: divide or multiply by "
-                            "sqrt(1 - alpha_bar), not by 1 - alpha_bar."),
+                    Suspect(
+                        _noise_variant("v sign"),
+                        "The sign of v is wrong: eps = sqrt(1 - alpha_bar) x + sqrt(alpha_bar) v.",
+                    ),
+                    Suspect(
+                        _noise_variant("v swap"),
+                        "For v the two factors are swapped: the noise takes sqrt(1 - alpha_bar) "
+                        "of x and sqrt(alpha_bar) of v.",
+                    ),
+                    Suspect(
+                        _noise_variant("score sign"),
+                        "The score points towards the data, the noise away from them: eps "
+                        "is minus the score times sqrt(1 - alpha_bar).",
+                    ),
+                    Suspect(
+                        _noise_variant("score scale"), "The score is -eps / sqrt(1 - alpha_bar): the scale is missing."
+                    ),
+                    Suspect(
+                        _noise_variant("variance"),
+                        "Variance for standard deviation: divide or multiply by "
+                        "sqrt(1 - alpha_bar), not by 1 - alpha_bar.",
+                    ),
                     Suspect(_noise_variant("unscaled"), "x_0 enters x with the factor sqrt(alpha_bar)."),
                 ),
             ),
-            ("x0: solve x = a x_0 + s eps for eps.", "v = a eps - s x_0 and x = a x_0 + s eps, with a^2 + s^2 = 1: compute s x + a v.",
-             "score = -eps / s."),
+            (
+                "x0: solve x = a x_0 + s eps for eps.",
+                "v = a eps - s x_0 and x = a x_0 + s eps, with a^2 + s^2 = 1: compute s x + a v.",
+                "score = -eps / s.",
+            ),
             "One network, four names for its output; what differs is which errors the loss weighs.",
             "lessons/01, section 5",
         ),
@@ -233,27 +293,42 @@ SET = Series(
             "The data are two points, +m and -m. Derive the score of their noised law.",
             Function(
                 two_point_score,
-                lambda rng: [(rng.normal(size=n), float(rng.uniform(0.5, 2)), float(rng.uniform(0.2, 0.9))) for n in (1, 2, 5)],
+                lambda rng: [
+                    (rng.normal(size=n), float(rng.uniform(0.5, 2)), float(rng.uniform(0.2, 0.9))) for n in (1, 2, 5)
+                ],
                 (
-                    Suspect(lambda x, m, alpha_bar: -np.asarray(x) / (1 - alpha_bar),
-                            "This is the score of a single point at 0: the data have been left out."),
-                    Suspect(lambda x, m, alpha_bar: (math.sqrt(alpha_bar) * m * np.sign(x) - x) / (1 - alpha_bar),
-                            "This goes to the nearest point. Between the two both pull, each as much as it is likely: tanh "
-                            "in place of sign."),
-                    Suspect(lambda x, m, alpha_bar: (m * np.tanh(m * x / (1 - alpha_bar)) - x) / (1 - alpha_bar),
-                            "The centres shrink with the noise: sqrt(alpha_bar) m, not m."),
-                    Suspect(lambda x, m, alpha_bar: (math.sqrt(alpha_bar) * m * np.tanh(math.sqrt(alpha_bar) * m * x) - x)
-                            / (1 - alpha_bar),
-                            "Inside tanh the variance is missing: divide by 1 - alpha_bar."),
-                    Suspect(lambda x, m, alpha_bar: math.sqrt(1 - alpha_bar) * two_point_score(x, m, alpha_bar),
-                            "This is minus the noise, E[eps | x]; the score is that over sqrt(1 - alpha_bar)."),
+                    Suspect(
+                        lambda x, m, alpha_bar: -np.asarray(x) / (1 - alpha_bar),
+                        "This is the score of a single point at 0: the data have been left out.",
+                    ),
+                    Suspect(
+                        lambda x, m, alpha_bar: (math.sqrt(alpha_bar) * m * np.sign(x) - x) / (1 - alpha_bar),
+                        "This goes to the nearest point. Between the two both pull, each as much as it is likely: tanh "
+                        "in place of sign.",
+                    ),
+                    Suspect(
+                        lambda x, m, alpha_bar: (m * np.tanh(m * x / (1 - alpha_bar)) - x) / (1 - alpha_bar),
+                        "The centres shrink with the noise: sqrt(alpha_bar) m, not m.",
+                    ),
+                    Suspect(
+                        lambda x, m, alpha_bar: (
+                            (math.sqrt(alpha_bar) * m * np.tanh(math.sqrt(alpha_bar) * m * x) - x) / (1 - alpha_bar)
+                        ),
+                        "Inside tanh the variance is missing: divide by 1 - alpha_bar.",
+                    ),
+                    Suspect(
+                        lambda x, m, alpha_bar: math.sqrt(1 - alpha_bar) * two_point_score(x, m, alpha_bar),
+                        "This is minus the noise, E[eps | x]; the score is that over sqrt(1 - alpha_bar).",
+                    ),
                 ),
                 oracle=score_by_weights,
                 derived=True,
             ),
-            ("p_t is half N(a m, s^2) and half N(-a m, s^2), with a = sqrt(alpha_bar), s^2 = 1 - alpha_bar.",
-             "The derivative of log of a sum: each Gaussian's own score, weighted by its share of p_t(x).",
-             "The difference of the two shares is tanh(a m x / s^2)."),
+            (
+                "p_t is half N(a m, s^2) and half N(-a m, s^2), with a = sqrt(alpha_bar), s^2 = 1 - alpha_bar.",
+                "The derivative of log of a sum: each Gaussian's own score, weighted by its share of p_t(x).",
+                "The difference of the two shares is tanh(a m x / s^2).",
+            ),
             "score = (a E[x_0 | x] - x) / s^2, for any data: here E[x_0 | x] = m tanh(a m x / s^2).",
             "lessons/01, section 6",
         ),
@@ -263,15 +338,24 @@ SET = Series(
             Number(
                 lambda: _ddim(1.2, 0.6, 0.5, 0.8)[1],
                 (
-                    Trap(lambda: _ddim(1.2, 0.6, 0.5, 0.8)[0], "This is the guess of x_0. Put the noise back: "
-                    "sqrt(0.8) x_0 + sqrt(0.2) eps."),
-                    Trap(lambda: math.sqrt(0.8) * _ddim(1.2, 0.6, 0.5, 0.8)[0], "The noise of the new level is missing: "
-                    "+ sqrt(1 - 0.8) eps, with the same eps."),
-                    Trap(lambda: posterior(_ddim(1.2, 0.6, 0.5, 0.8)[0], 1.2, 0.8, 0.5)[0], "This is the posterior mean, "
-                    "the step of DDPM before its fresh noise."),
+                    Trap(
+                        lambda: _ddim(1.2, 0.6, 0.5, 0.8)[0],
+                        "This is the guess of x_0. Put the noise back: sqrt(0.8) x_0 + sqrt(0.2) eps.",
+                    ),
+                    Trap(
+                        lambda: math.sqrt(0.8) * _ddim(1.2, 0.6, 0.5, 0.8)[0],
+                        "The noise of the new level is missing: + sqrt(1 - 0.8) eps, with the same eps.",
+                    ),
+                    Trap(
+                        lambda: posterior(_ddim(1.2, 0.6, 0.5, 0.8)[0], 1.2, 0.8, 0.5)[0],
+                        "This is the posterior mean, the step of DDPM before its fresh noise.",
+                    ),
                 ),
             ),
-            ("First the guess: x_0 = (x - sqrt(0.5) eps) / sqrt(0.5).", "Then noise it to the new level with the same eps."),
+            (
+                "First the guess: x_0 = (x - sqrt(0.5) eps) / sqrt(0.5).",
+                "Then noise it to the new level with the same eps.",
+            ),
             "The same noise, less of it: a step along the probability-flow equation, which is why few of them do.",
             "lessons/01, section 6",
         ),
@@ -282,10 +366,14 @@ SET = Series(
             Choice(
                 (
                     Option("Crossings are rare.", "In the middle nearly every point is one."),
-                    Option("The mean velocity moves the same mass through every point: the law at each time is the same, "
-                           "though single paths are not.",
-                           "Right: the continuity equation contains only the mean velocity. Paths of the learnt flow never "
-                           "cross; they swap partners.", right=True),
+                    Option(
+                        "The mean velocity moves the same mass through every point: the law at each time is the same, "
+                        "though single paths are not.",
+                        "Right: the continuity equation contains only the mean velocity. Paths of the learnt flow "
+                        "never "
+                        "cross; they swap partners.",
+                        right=True,
+                    ),
                     Option("The network remembers which line it is on.", "It sees only x and t."),
                     Option("The solver averages the errors out.", "The exact solution has the right law already."),
                 )
@@ -300,9 +388,13 @@ SET = Series(
             Choice(
                 (
                     Option("Their length.", "A long straight line takes one Euler step."),
-                    Option("How much they bend: the change of velocity along a path.",
-                           "Right: Euler's error is second order in the acceleration. A straight path at even speed is exact "
-                           "in one step.", right=True),
+                    Option(
+                        "How much they bend: the change of velocity along a path.",
+                        "Right: Euler's error is second order in the acceleration. A straight path at even speed is "
+                        "exact "
+                        "in one step.",
+                        right=True,
+                    ),
                     Option("How many cross.", "Paths of a flow do not cross."),
                     Option("The number of dimensions.", "The error per dimension does not know of the others."),
                 )
@@ -317,15 +409,25 @@ SET = Series(
             Number(
                 lambda: _flow_log_p(0.5, 0.7),
                 (
-                    Trap(lambda: _flow_log_p(0.5, 0.7, sign=-1.0), "The sign of the divergence: the flow spreads the data "
-                    "out, so they were denser before."),
+                    Trap(
+                        lambda: _flow_log_p(0.5, 0.7, sign=-1.0),
+                        "The sign of the divergence: the flow spreads the data out, so they were denser before.",
+                    ),
                     Trap(lambda: _flow_log_p(0.5, 0.7, sign=0.0), "The divergence is missing: + integral of 0.7 dt."),
-                    Trap(lambda: _flow_log_p(0.5, 0.7, at=0.5), "The Gaussian is at the end of the path: x = 0.5 exp(0.7)."),
-                    Trap(lambda: _flow_log_p(0.5, 0.7, at=0.5 + 0.35), "The path is an exponential: 0.5 exp(0.7), not one "
-                    "Euler step."),
+                    Trap(
+                        lambda: _flow_log_p(0.5, 0.7, at=0.5),
+                        "The Gaussian is at the end of the path: x = 0.5 exp(0.7).",
+                    ),
+                    Trap(
+                        lambda: _flow_log_p(0.5, 0.7, at=0.5 + 0.35),
+                        "The path is an exponential: 0.5 exp(0.7), not one Euler step.",
+                    ),
                 ),
             ),
-            ("log p_0(x_0) = log p_1(x_1) + integral of the divergence.", "x_1 = 0.5 exp(0.7); the divergence of 0.7 x is 0.7."),
+            (
+                "log p_0(x_0) = log p_1(x_1) + integral of the divergence.",
+                "x_1 = 0.5 exp(0.7); the divergence of 0.7 x is 0.7.",
+            ),
             "Stretching by exp(0.7) thins the density by that factor.",
             "lessons/01, section 9",
         ),

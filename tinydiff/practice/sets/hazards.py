@@ -88,14 +88,18 @@ SET = Series(
     (
         Question(
             "A noisy margin",
-            "A margin is 0; its estimate is +1 or -1, equally likely. By how much is the mean of the loss -log sigma(s) above "
+            "A margin is 0; its estimate is +1 or -1, equally likely. By how much is the mean of the loss -log "
+            "sigma(s) above "
             "the loss of the true margin, in nats?",
             Number(
                 lambda: _noisy_loss() - math.log(2),
                 (
                     Trap(lambda: 0.0, "The margin is right on average; its loss is not, as -log sigma is convex."),
-                    Trap(lambda: 1 / 8, "This is the second-order prediction, variance / 8, which is also the upper bound. "
-                    "The exact value is a little below."),
+                    Trap(
+                        lambda: 1 / 8,
+                        "This is the second-order prediction, variance / 8, which is also the upper bound. "
+                        "The exact value is a little below.",
+                    ),
                     Trap(_noisy_loss, "This is the mean loss; subtract log 2, the loss at 0."),
                 ),
                 unit="nats",
@@ -106,15 +110,19 @@ SET = Series(
         ),
         Question(
             "Where spikes come from",
-            "Preference training through a bound that is estimated from one time, drawn uniformly, with weight 1/t and with "
+            "Preference training through a bound that is estimated from one time, drawn uniformly, with weight 1/t "
+            "and with "
             "masks of its own for each model: what makes gradients explode?",
             Choice(
                 (
                     Option("A learning rate that is too high.", "It makes it worse, and is not the cause."),
-                    Option("Draws with small t: rarely is anything masked, and what is counts with 1/t; its square is not "
-                           "integrable.",
-                           "Right: second moments grow like log(1/eps), without limit. Counting masks, and sharing them "
-                           "between the models, cures both loss and gradient of most of it.", right=True),
+                    Option(
+                        "Draws with small t: rarely is anything masked, and what is counts with 1/t; its square is not "
+                        "integrable.",
+                        "Right: second moments grow like log(1/eps), without limit. Counting masks, and sharing them "
+                        "between the models, cures both loss and gradient of most of it.",
+                        right=True,
+                    ),
                     Option("Long texts.", "Variance per token does not grow with the length."),
                     Option("The sigmoid.", "Its slope is at most 1/4."),
                 )
@@ -130,19 +138,27 @@ SET = Series(
                 estimate_variance,
                 allocations,
                 (
-                    Suspect(lambda v_t, v_y, n_t, n_y: (v_t + v_y) / (n_t * n_y), "All draws are taken as independent. Masks at "
-                            "the same time share its part of the chance."),
-                    Suspect(lambda v_t, v_y, n_t, n_y: v_t / n_t + v_y / n_y, "Masks at different times are independent too: "
-                            "there are n_t n_y of them."),
+                    Suspect(
+                        lambda v_t, v_y, n_t, n_y: (v_t + v_y) / (n_t * n_y),
+                        "All draws are taken as independent. Masks at the same time share its part of the chance.",
+                    ),
+                    Suspect(
+                        lambda v_t, v_y, n_t, n_y: v_t / n_t + v_y / n_y,
+                        "Masks at different times are independent too: there are n_t n_y of them.",
+                    ),
                     Suspect(lambda v_t, v_y, n_t, n_y: v_t / n_t + v_y / n_t, "More masks per time help: / (n_t n_y)."),
-                    Suspect(lambda v_t, v_y, n_t, n_y: math.sqrt(v_t / n_t + v_y / (n_t * n_y)), "This is the standard "
-                            "deviation."),
+                    Suspect(
+                        lambda v_t, v_y, n_t, n_y: math.sqrt(v_t / n_t + v_y / (n_t * n_y)),
+                        "This is the standard deviation.",
+                    ),
                 ),
                 oracle=variance_by_listing,
                 derived=True,
             ),
-            ("Var = Var of the conditional mean + mean of the conditional variance, given the times.",
-             "The first is v_t / n_t, the second v_y / (n_t n_y)."),
+            (
+                "Var = Var of the conditional mean + mean of the conditional variance, given the times.",
+                "The first is v_t / n_t, the second v_y / (n_t n_y).",
+            ),
             "With n_t n_y fixed it is least for n_y = 1: spend everything on times (identity V1).",
             "lesson 08",
         ),
@@ -165,15 +181,20 @@ SET = Series(
         ),
         Question(
             "Two meanings",
-            "\"Antithetic\" names two things. Which statement is right?",
+            '"Antithetic" names two things. Which statement is right?',
             Choice(
                 (
-                    Option("VRPO's and the u, 1 - u of statistics are the same.", "One makes a covariance large, the other "
-                           "makes one negative."),
-                    Option("VRPO shares draws between two models, for a small variance of a difference; u and 1 - u pair "
-                           "opposite draws, for a small variance of a mean.",
-                           "Right. The first is known as common random numbers; the library's spread=\"antithetic\" is the "
-                           "second.", right=True),
+                    Option(
+                        "VRPO's and the u, 1 - u of statistics are the same.",
+                        "One makes a covariance large, the other makes one negative.",
+                    ),
+                    Option(
+                        "VRPO shares draws between two models, for a small variance of a difference; u and 1 - u pair "
+                        "opposite draws, for a small variance of a mean.",
+                        'Right. The first is known as common random numbers; the library\'s spread="antithetic" is the '
+                        "second.",
+                        right=True,
+                    ),
                     Option("Both pair masks with their complements.", "That is a third thing, coupled masks."),
                     Option("Antithetic draws are always biased.", "Each draw on its own is uniform: no bias."),
                 )
@@ -184,32 +205,45 @@ SET = Series(
         ),
         Question(
             "In a row by chance",
-            "A random order of 8 positions, one per step. How often, per step, is a position committed just after its left "
+            "A random order of 8 positions, one per step. How often, per step, is a position committed just after its "
+            "left "
             "neighbour: local AR-ness at 1?",
             Number(
                 lambda: (8 - 1) / 8**2,
                 (
                     Trap(lambda: 1 / 8, "The first step follows nothing; per step that leaves (L - 1) / L^2."),
                     Trap(lambda: 7 / 8, "This is what left to right has."),
-                    Trap(lambda: 1 / 7, "Neighbours are one of the 7 others, but the last position has no right neighbour, and "
-                    "the first step follows none."),
+                    Trap(
+                        lambda: 1 / 7,
+                        "Neighbours are one of the 7 others, but the last position has no right neighbour, and "
+                        "the first step follows none.",
+                    ),
                 ),
                 unit="share",
             ),
-            ("Expect it for each of the 7 pairs (i, i + 1): probability 1/8 that i + 1 comes directly after i.",
-             "7 pairs x 1/8, per step: / 8."),
-            "Identity Q1: the line from which collapse is measured. Order is not use, though: a perfect model that sees both "
+            (
+                "Expect it for each of the 7 pairs (i, i + 1): probability 1/8 that i + 1 comes directly after i.",
+                "7 pairs x 1/8, per step: / 8.",
+            ),
+            "Identity Q1: the line from which collapse is measured. Order is not use, though: a perfect model that "
+            "sees both "
             "sides can decode left to right.",
             "lesson 08",
         ),
         Question(
             "Where the cure ends",
-            "A masked model is trained on pairs \"A is B\". When does it not answer \"who is B?\"",
+            'A masked model is trained on pairs "A is B". When does it not answer "who is B?"',
             Choice(
                 (
-                    Option("When A is longer than one token.", "Uniform rates mask all m tokens of a name with 1 / (m + 1)."),
-                    Option("When A and B never stood in one window, or are asked in an order of words never seen.",
-                           "Right. It fills A in where it has seen A masked beside B: same window, same layout.", right=True),
+                    Option(
+                        "When A is longer than one token.",
+                        "Uniform rates mask all m tokens of a name with 1 / (m + 1).",
+                    ),
+                    Option(
+                        "When A and B never stood in one window, or are asked in an order of words never seen.",
+                        "Right. It fills A in where it has seen A masked beside B: same window, same layout.",
+                        right=True,
+                    ),
                     Option("Never: bidirectional training cures the curse.", "Only for what stood in one window."),
                     Option("Always: the curse is one of data.", "In the same window and layout it answers."),
                 )
@@ -223,7 +257,10 @@ SET = Series(
             "Derive how likely a forbidden text is once its end is fixed, as infilling can.",
             Function(
                 given_suffix,
-                lambda rng: [(float(p), float(r)) for p, r in zip(rng.uniform(0.01, 0.5, 5), rng.uniform(0.01, 2, 5), strict=True)],
+                lambda rng: [
+                    (float(p), float(r))
+                    for p, r in zip(rng.uniform(0.01, 0.5, 5), rng.uniform(0.01, 2, 5), strict=True)
+                ],
                 (
                     Suspect(lambda pi, r: pi, "This is what a guard on the prefix sees. The suffix changes it."),
                     Suspect(lambda pi, r: pi * r / (pi * r + 1 - pi), "The ratio is turned round: r is not F over F."),
@@ -234,13 +271,15 @@ SET = Series(
                 derived=True,
             ),
             ("Bayes: P(F) P(suffix | F) over that plus P(not F) P(suffix | not F).", "Divide by P(suffix | F)."),
-            "Identity F2: from 0.02 to 0.67 with r = 0.01, and the prefix shows none of it. So the finished text must be "
+            "Identity F2: from 0.02 to 0.67 with r = 0.01, and the prefix shows none of it. So the finished text must "
+            "be "
             "checked, or every step.",
             "lesson 08",
         ),
         Question(
             "Steps for a budget",
-            "A text must be there within 400 ms. A step takes 20 ms on average; 95 of 100 runs stay below 25 ms per step. "
+            "A text must be there within 400 ms. A step takes 20 ms on average; 95 of 100 runs stay below 25 ms per "
+            "step. "
             "How many steps, if 95 of 100 texts are to be in time?",
             Number(
                 lambda: math.floor(400 / 25),
@@ -261,10 +300,15 @@ SET = Series(
                 masked_whole,
                 lambda rng: [(1, 0.15), (2, 0.5), (4, 0.15), (1, None), (2, None), (4, None)],
                 (
-                    Suspect(lambda m, rate: 0.5**m if rate is None else rate**m, "At a uniform rate it is the mean of u^m, not "
-                            "the power of the mean rate."),
+                    Suspect(
+                        lambda m, rate: 0.5**m if rate is None else rate**m,
+                        "At a uniform rate it is the mean of u^m, not the power of the mean rate.",
+                    ),
                     Suspect(lambda m, rate: 1 / m if rate is None else rate**m, "The integral of u^m is 1 / (m + 1)."),
-                    Suspect(lambda m, rate: 1 / (m + 1) if rate is None else m * rate, "All m at once: a power, not a multiple."),
+                    Suspect(
+                        lambda m, rate: 1 / (m + 1) if rate is None else m * rate,
+                        "All m at once: a power, not a multiple.",
+                    ),
                     Suspect(lambda m, rate: 1 / (m + 1) if rate is None else rate, "This is for one token."),
                 ),
                 oracle=whole_by_quadrature,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -30,7 +31,7 @@ def chain_nll(start: Floats, matrix: Floats, x: Ints) -> float:
     start[a] is the probability that x[0] is a, and matrix[a, b] that b follows a.
     """
     total = -math.log(start[x[0]])
-    for before, after in zip(x[:-1], x[1:], strict=True):
+    for before, after in itertools.pairwise(x):
         total -= math.log(matrix[before, after])
     return total
 
@@ -77,8 +78,9 @@ SET = Series(
     (
         Question(
             "A text, one token at a time",
-            "A model of the letters a and b says: the first letter is a with 0.6; after a comes b with 0.25; after b comes "
-            "b with 0.5. What is -log p of the text \"ab\", in nats?",
+            "A model of the letters a and b says: the first letter is a with 0.6; after a comes b with 0.25; after b "
+            "comes "
+            'b with 0.5. What is -log p of the text "ab", in nats?',
             Number(
                 lambda: -math.log(0.6 * 0.25),
                 (
@@ -96,13 +98,17 @@ SET = Series(
         ),
         Question(
             "How much faster",
-            "A text has 256 tokens. Left to right takes 256 calls of 8 ms, diffusion 16 calls of 20 ms. By which factor is "
+            "A text has 256 tokens. Left to right takes 256 calls of 8 ms, diffusion 16 calls of 20 ms. By which "
+            "factor is "
             "diffusion faster?",
             Number(
                 lambda: 256 * 8 / (16 * 20),
                 (
-                    Trap(lambda: 256 / 16, "This is the ratio of the calls. A call of diffusion computes every position, "
-                    "and takes longer."),
+                    Trap(
+                        lambda: 256 / 16,
+                        "This is the ratio of the calls. A call of diffusion computes every position, "
+                        "and takes longer.",
+                    ),
                     Trap(lambda: 16 * 20 / (256 * 8), "This is the ratio turned round."),
                     Trap(lambda: 256 * 20 / (16 * 8), "The longer call is diffusion's, not the other one."),
                 ),
@@ -117,19 +123,31 @@ SET = Series(
             "Why can a causal transformer train all positions of a text in one pass, and not sample them in one?",
             Choice(
                 (
-                    Option("Training uses more memory, which sampling does not have.",
-                           "Memory is not what stops it: sampling in one pass would need less than training."),
-                    Option("In training every prefix is known beforehand; in sampling a prefix exists only when the token "
-                           "before has been drawn.",
-                           "Right. The mask hides the future, so all n predictions are made side by side, from prefixes "
-                           "that are there. When sampling, prefix i + 1 is the outcome of draw i.", right=True),
-                    Option("The mask is switched off when sampling.",
-                           "It is not: the same mask holds, and the weights would be useless without it."),
-                    Option("Sampling needs float64.", "That is true of draws far in the tail, and no reason to go in a row."),
+                    Option(
+                        "Training uses more memory, which sampling does not have.",
+                        "Memory is not what stops it: sampling in one pass would need less than training.",
+                    ),
+                    Option(
+                        "In training every prefix is known beforehand; in sampling a prefix exists only when the token "
+                        "before has been drawn.",
+                        "Right. The mask hides the future, so all n predictions are made side by side, from prefixes "
+                        "that are there. When sampling, prefix i + 1 is the outcome of draw i.",
+                        right=True,
+                    ),
+                    Option(
+                        "The mask is switched off when sampling.",
+                        "It is not: the same mask holds, and the weights would be useless without it.",
+                    ),
+                    Option(
+                        "Sampling needs float64.",
+                        "That is true of draws far in the tail, and no reason to go in a row.",
+                    ),
                 )
             ),
-            ("What does position i read in training, and where does that come from when sampling?",
-             "Could you write down the input of the last position before the first draw?"),
+            (
+                "What does position i read in training, and where does that come from when sampling?",
+                "Could you write down the input of the last position before the first draw?",
+            ),
             "This is the price of the exact factorisation: n passes that cannot overlap, on any machine.",
             "lessons/00, section 5",
         ),
@@ -147,31 +165,45 @@ SET = Series(
                 ),
             ),
             ("Without: 1 + 2 + ... + 64 positions. With: 64.", "The sum of 1 .. n is n (n + 1) / 2."),
-            "(n + 1) / 2: the cache turns a quadratic number of positions into a linear one. Attention still looks back at "
+            "(n + 1) / 2: the cache turns a quadratic number of positions into a linear one. Attention still looks "
+            "back at "
             "all keys. Diffusion with full attention cannot keep one: every commit changes every key.",
             "lessons/05, section 7",
         ),
         Question(
             "Filling a gap",
-            "A gap of two tokens, with text before and after it, is to be filled by an autoregressive model as it is. What "
+            "A gap of two tokens, with text before and after it, is to be filled by an autoregressive model as it is. "
+            "What "
             "is true?",
             Choice(
                 (
-                    Option("It cannot: it has no way to see what comes after.",
-                           "It has one: it can score whole texts. Every candidate for the gap gives a text, whose "
-                           "probability it knows."),
-                    Option("It can, exactly, by drawing the gap from the prefix alone.",
-                           "That draws from p(gap | before). What comes after is ignored, and may not fit."),
-                    Option("It can, exactly, by scoring all V^2 candidates with the whole text; the cost grows as V^gap.",
-                           "Right. p(gap | before, after) is p(before, gap, after) normalised over gaps: the knowledge is "
-                           "there, the price is the enumeration.", right=True),
-                    Option("It can, exactly, by reading the text backwards.",
-                           "Its conditionals are of the next token given those before; it has learnt none the other way."),
+                    Option(
+                        "It cannot: it has no way to see what comes after.",
+                        "It has one: it can score whole texts. Every candidate for the gap gives a text, whose "
+                        "probability it knows.",
+                    ),
+                    Option(
+                        "It can, exactly, by drawing the gap from the prefix alone.",
+                        "That draws from p(gap | before). What comes after is ignored, and may not fit.",
+                    ),
+                    Option(
+                        "It can, exactly, by scoring all V^2 candidates with the whole text; the cost grows as V^gap.",
+                        "Right. p(gap | before, after) is p(before, gap, after) normalised over gaps: the knowledge is "
+                        "there, the price is the enumeration.",
+                        right=True,
+                    ),
+                    Option(
+                        "It can, exactly, by reading the text backwards.",
+                        "Its conditionals are of the next token given those before; it has learnt none the other way.",
+                    ),
                 )
             ),
-            ("What can such a model compute exactly? p of a whole text.",
-             "Bayes: p(gap | before, after) is proportional to p(before, gap, after)."),
-            "The law is the same in every order; what differs is which conditionals cost one call. A masked model asks for "
+            (
+                "What can such a model compute exactly? p of a whole text.",
+                "Bayes: p(gap | before, after) is proportional to p(before, gap, after).",
+            ),
+            "The law is the same in every order; what differs is which conditionals cost one call. A masked model "
+            "asks for "
             "the gap directly.",
             "lessons/03, section 5",
         ),
@@ -182,17 +214,28 @@ SET = Series(
                 chain_nll,
                 chain_cases,
                 (
-                    Suspect(lambda start, matrix, x: -sum(math.log(matrix[a, b]) for a, b in zip(x, x[1:], strict=False)),
-                            "The first token is missing: its law is start."),
-                    Suspect(lambda start, matrix, x: -math.log(start[x[0]])
-                            - sum(math.log(matrix[b, a]) for a, b in zip(x, x[1:], strict=False)),
-                            "Rows and columns are swapped: matrix[before, after] is what follows."),
-                    Suspect(lambda start, matrix, x: chain_nll(start, matrix, x) / len(x),
-                            "This is the mean per token; the whole text is asked for."),
-                    Suspect(lambda start, matrix, x: math.exp(-chain_nll(start, matrix, x)),
-                            "This is p(x); minus its logarithm is asked for."),
-                    Suspect(lambda start, matrix, x: -sum(math.log(start[a]) for a in x),
-                            "Every token is taken as if it were the first one: after the first, matrix says what follows."),
+                    Suspect(
+                        lambda start, matrix, x: -sum(math.log(matrix[a, b]) for a, b in itertools.pairwise(x)),
+                        "The first token is missing: its law is start.",
+                    ),
+                    Suspect(
+                        lambda start, matrix, x: (
+                            -math.log(start[x[0]]) - sum(math.log(matrix[b, a]) for a, b in itertools.pairwise(x))
+                        ),
+                        "Rows and columns are swapped: matrix[before, after] is what follows.",
+                    ),
+                    Suspect(
+                        lambda start, matrix, x: chain_nll(start, matrix, x) / len(x),
+                        "This is the mean per token; the whole text is asked for.",
+                    ),
+                    Suspect(
+                        lambda start, matrix, x: math.exp(-chain_nll(start, matrix, x)),
+                        "This is p(x); minus its logarithm is asked for.",
+                    ),
+                    Suspect(
+                        lambda start, matrix, x: -sum(math.log(start[a]) for a in x),
+                        "Every token is taken as if it were the first one: after the first, matrix says what follows.",
+                    ),
                 ),
                 unit="nats",
             ),
@@ -207,36 +250,54 @@ SET = Series(
                 middle,
                 lambda rng: [(law(rng, v, v), int(rng.integers(v)), int(rng.integers(v))) for v in (2, 3, 3, 4)],
                 (
-                    Suspect(lambda matrix, left, right: matrix[left],
-                            "This is the law given what is to the left only: an autoregressive model's answer."),
-                    Suspect(lambda matrix, left, right: matrix[:, right] / matrix[:, right].sum(),
-                            "This uses what is to the right only."),
-                    Suspect(lambda matrix, left, right: matrix[left] * matrix[:, right],
-                            "The product is right, but it does not sum to one: divide by its sum."),
-                    Suspect(lambda matrix, left, right: matrix[left] * matrix[right] / (matrix[left] @ matrix[right]),
-                            "matrix[right] is what follows `right`. How likely `right` follows each token is a column."),
+                    Suspect(
+                        lambda matrix, left, right: matrix[left],
+                        "This is the law given what is to the left only: an autoregressive model's answer.",
+                    ),
+                    Suspect(
+                        lambda matrix, left, right: matrix[:, right] / matrix[:, right].sum(),
+                        "This uses what is to the right only.",
+                    ),
+                    Suspect(
+                        lambda matrix, left, right: matrix[left] * matrix[:, right],
+                        "The product is right, but it does not sum to one: divide by its sum.",
+                    ),
+                    Suspect(
+                        lambda matrix, left, right: matrix[left] * matrix[right] / (matrix[left] @ matrix[right]),
+                        "matrix[right] is what follows `right`. How likely `right` follows each token is a column.",
+                    ),
                 ),
                 oracle=middle_by_listing,
                 derived=True,
             ),
-            ("p(b | a, c) is proportional to p(a, b, c) = p(a) p(b | a) p(c | b).",
-             "p(a) does not depend on b: it goes when you normalise."),
-            "Two factors, one from each side. How much the right one adds is the mutual information of the token and its "
+            (
+                "p(b | a, c) is proportional to p(a, b, c) = p(a) p(b | a) p(c | b).",
+                "p(a) does not depend on b: it goes when you normalise.",
+            ),
+            "Two factors, one from each side. How much the right one adds is the mutual information of the token and "
+            "its "
             "right neighbour given the left, which a left-to-right model cannot use.",
             "lessons/02, section 6",
         ),
         Question(
             "The reversal curse",
-            "A model trained on \"A is B\" answers \"who is B?\" no better than chance. Which conditional is missing?",
+            'A model trained on "A is B" answers "who is B?" no better than chance. Which conditional is missing?',
             Choice(
                 (
                     Option("p(B | A): it was never trained.", "That is the one which it was trained on."),
                     Option("p(A): how often A comes up.", "It has that: A is generated first."),
-                    Option("p(A | B) as a forward pass: it follows from p(A) p(B | A) by Bayes' rule, but only by scoring "
-                           "every A.",
-                           "Right. The joint law is known, and with it p(A | B). But no single pass gives it: the curse is "
-                           "one of generation, not of knowledge.", right=True),
-                    Option("None: the law is wrong.", "The law is right: scoring all candidates A answers without an error."),
+                    Option(
+                        "p(A | B) as a forward pass: it follows from p(A) p(B | A) by Bayes' rule, but only by scoring "
+                        "every A.",
+                        "Right. The joint law is known, and with it p(A | B). But no single pass gives it: the curse "
+                        "is "
+                        "one of generation, not of knowledge.",
+                        right=True,
+                    ),
+                    Option(
+                        "None: the law is wrong.",
+                        "The law is right: scoring all candidates A answers without an error.",
+                    ),
                 )
             ),
             ("Write p(A, B) in the order of training.", "How would you compute p(A | B) from it, and at what price?"),
@@ -250,21 +311,29 @@ SET = Series(
                 backwards,
                 lambda rng: [(law(rng, v), law(rng, v, v)) for v in (2, 2, 3, 4)],
                 (
-                    Suspect(lambda first, matrix: matrix.T,
-                            "This is p(x2 = b | x1 = a) written the other way. Turning a conditional round takes Bayes' "
-                            "rule, and the law of x1."),
-                    Suspect(lambda first, matrix: (matrix / matrix.sum(axis=0)).T,
-                            "The law of x1 is missing: this is right only if all x1 are equally likely."),
-                    Suspect(lambda first, matrix: (first[:, None] * matrix).T,
-                            "This is the joint law. Divide by p(x2 = b)."),
-                    Suspect(lambda first, matrix: (first[:, None] * matrix) / (first @ matrix),
-                            "Right numbers, turned round: [b, a] is asked for, and each row is to sum to one."),
+                    Suspect(
+                        lambda first, matrix: matrix.T,
+                        "This is p(x2 = b | x1 = a) written the other way. Turning a conditional round takes Bayes' "
+                        "rule, and the law of x1.",
+                    ),
+                    Suspect(
+                        lambda first, matrix: (matrix / matrix.sum(axis=0)).T,
+                        "The law of x1 is missing: this is right only if all x1 are equally likely.",
+                    ),
+                    Suspect(
+                        lambda first, matrix: (first[:, None] * matrix).T, "This is the joint law. Divide by p(x2 = b)."
+                    ),
+                    Suspect(
+                        lambda first, matrix: (first[:, None] * matrix) / (first @ matrix),
+                        "Right numbers, turned round: [b, a] is asked for, and each row is to sum to one.",
+                    ),
                 ),
                 oracle=backwards_by_loops,
                 derived=True,
             ),
             ("p(x1 | x2) = p(x1) p(x2 | x1) / p(x2).", "p(x2 = b) is the sum over a of first[a] matrix[a, b]."),
-            "Both factorisations are exact and need not be equally easy: multiplication one way is factoring the other.",
+            "Both factorisations are exact and need not be equally easy: multiplication one way is factoring the "
+            "other.",
             "lessons/03, section 5",
         ),
         Question(
@@ -274,15 +343,21 @@ SET = Series(
             Number(
                 lambda: math.exp(2.0),
                 (
-                    Trap(lambda: math.exp(1.7), "That is the true perplexity; but the gap is not known, so it cannot be "
-                    "reported."),
+                    Trap(
+                        lambda: math.exp(1.7),
+                        "That is the true perplexity; but the gap is not known, so it cannot be reported.",
+                    ),
                     Trap(lambda: 2.0**2.0, "The bound is in nats: the base is e, not 2."),
                     Trap(lambda: math.exp(2.3), "The gap goes the other way: the likelihood is better than its bound."),
                     Trap(lambda: 2.0, "This is the NELBO; perplexity is its exponential."),
                 ),
             ),
-            ("Perplexity is exp of nats per token.", "A NELBO is an upper bound of -log p, so what follows from it is one too."),
-            "Beside an autoregressive model's exact perplexity this number is a handicap: how much of the difference is gap "
+            (
+                "Perplexity is exp of nats per token.",
+                "A NELBO is an upper bound of -log p, so what follows from it is one too.",
+            ),
+            "Beside an autoregressive model's exact perplexity this number is a handicap: how much of the difference "
+            "is gap "
             "and how much model, it does not say.",
             "lessons/03, sections 6 and 9",
         ),
