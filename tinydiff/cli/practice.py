@@ -257,19 +257,19 @@ def _one(path: Path, name: str) -> Verdict:
 
 def _checked(file: Path, seconds: float) -> bool:
     """Check a sheet and say how it went; whether all is right."""
-    state, every, open_ones = _load(file.resolve().parent), [], []
+    state, every, unanswered = _load(file.resolve().parent), [], []
     for name, verdict in check_file(file, seconds):
         if name:
             _record(state, name, verdict)
         every.append(verdict)
         if verdict.kind in ("missing", "unwritten"):
-            open_ones.append(name)
+            unanswered.append(f"{name} (right before)" if state.of(name).right else name)
             continue
         say(f"{'✓' if verdict.right else '✗'} {name:5} {verdict.says}".replace("  ", " "))
         if verdict.printed:
             say(f"        printed: {verdict.printed.splitlines()[0]}")
-    if open_ones:
-        say(f"– not written yet: {', '.join(open_ones)}")
+    if unanswered:
+        say(f"– not written yet: {', '.join(unanswered)}")
     if not every:
         say("There is nothing to check in it: no answers, and no function that a question asks for.")
         return False

@@ -58,7 +58,16 @@ def number(answer: Any, unit: Literal["", "nats", "share"] = "") -> float:
 
 
 def _typed(text: str, unit: str) -> float:
-    words = text.strip().lower().replace("−", "-").replace("×", "*").replace("·", "*").replace("√", "sqrt ")
+    words = (
+        text.strip()
+        .lower()
+        .replace("−", "-")
+        .replace("×", "*")
+        .replace("·", "*")
+        .replace("√", "sqrt ")
+        .replace("÷", "/")
+        .replace("²", "^2")
+    )
     words = words.removeprefix("=").removeprefix("≈").removeprefix("~").strip()
     factor = 1.0
     for name, size in UNITS.items():
@@ -69,9 +78,10 @@ def _typed(text: str, unit: str) -> float:
             break
     if words.endswith("%"):
         words, factor = words[:-1], 0.01
+    if re.fullmatch(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?", words):  # 1,000
+        words = words.replace(",", "")
     if re.fullmatch(r"[-+]?\d+,\d+", words):  # a decimal comma
         words = words.replace(",", ".")
-    words = re.sub(r"(?<=\d)_?,(?=\d{3}\b)", "", words)  # 1,000
     words = re.sub(r"(\d+(?:\.\d+)?)\s*!", r"factorial(\1)", words).replace("^", "**")
     words = re.sub(r"\b(ln|log2|log10|log|sqrt|exp)\s+(\d+(?:\.\d+)?|e|pi|π)", r"\1(\2)", words)
     words = re.sub(r"(?<=[\d)])\s*(?=(?:ln|log|log2|sqrt|exp|pi|π)\b)", "*", words)

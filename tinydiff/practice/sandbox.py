@@ -35,13 +35,14 @@ def check_file(path: Path, seconds: float = SECONDS) -> Iterator[tuple[str, Verd
     while going:
         going = False
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-            for name, verdict in _run(path, over, seconds, scratch):
+            for name, verdict, ended in _run(path, over, seconds, scratch):
                 yield name, verdict
                 over.append(name)
-                going = verdict.kind == "late" and name != ""  # the rest in a new process
+                going = ended and name != ""  # the rest in a new process
 
 
-def _run(path: Path, over: list[str], seconds: float, scratch: str) -> Iterator[tuple[str, Verdict]]:
+def _run(path: Path, over: list[str], seconds: float, scratch: str) -> Iterator[tuple[str, Verdict, bool]]:
+    """Verdicts, and whether this one ended the process."""
     command = [sys.executable, "-m", "tinydiff.practice.worker", str(path), *over]
     quiet = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "TINYDIFF_SCRATCH": scratch}
     process = subprocess.Popen(
@@ -56,22 +57,19 @@ def _run(path: Path, over: list[str], seconds: float, scratch: str) -> Iterator[
             try:
                 line = lines.get(timeout=seconds)
             except queue.Empty:
-                yield current, Verdict("late", f"It has not ended after {seconds:g} seconds, and was stopped.")
+                yield current, Verdict("late", f"It has not ended after {seconds:g} seconds, and was stopped."), True
                 return
             if not line:
                 if process.wait() != 0 or current:
-                    how = f"exit code {process.returncode}"
-                    yield (
-                        current,
-                        Verdict("raises" if not current else "late", f"It ended Python ({how}); return instead."),
-                    )
+                    says = f"It ended Python (exit code {process.returncode}); return the result instead."
+                    yield current, Verdict("raises", says), True
                 return
             name, kind, says, printed = json.loads(line)
             if name.startswith("?"):
                 current = name[1:]
                 continue
             current = ""
-            yield name, Verdict(kind, says, printed)
+            yield name, Verdict(kind, says, printed), False
     finally:
         _end(process)
 

@@ -313,6 +313,7 @@ SET = Series(
                 _largest_steps,
                 (
                     Trap(lambda: _largest_steps() + 1, "19 x 3.4 is 64.6 ms, and left to right takes 64."),
+                    Trap(lambda: 64 / 3.4, "Steps are whole, and 19 are too slow already: round down."),
                     Trap(lambda: 256 * 3.4 / 0.25, "The shorter call is left to right's."),
                     Trap(lambda: 256.0, "That would be so if all calls took the same time."),
                     Trap(

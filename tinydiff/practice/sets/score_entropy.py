@@ -154,14 +154,14 @@ SET = Series(
             "What is wrong with (s - r)^2 as a loss for ratios?",
             Choice(
                 (
-                    Option("It has no minimum at s = r.", "It has."),
+                    Option("It has no minimum at s = r.", "It has: a square is least at 0."),
                     Option(
                         "It does not hinder negative scores, and ratios that are thousands drown all others.",
                         "Right. Score entropy goes to infinity as s goes to 0, and grows with the relative error.",
                         right=True,
                     ),
                     Option("It cannot be estimated without the true ratio.", "The denoising trick works for it too."),
-                    Option("It has no gradient at 0.", "It has."),
+                    Option("It has no gradient at 0.", "It has one there, 2 (s - r)."),
                 )
             ),
             ("Ratios are positive and range over many powers of ten.", "What keeps s from becoming negative?"),
