@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -133,6 +134,9 @@ def test_answers_that_misbehave(body: str, kind: str, says: str, tmp_path: Path)
     assert says.lower() in found["4.3"].lower()
     assert found["3.1"] == found["5.6"] == "right: Right."
     assert victim.read_text() == "precious"
+    for process in Path("/proc").glob("[0-9]*/cmdline"):  # on Linux: nothing is left running
+        with contextlib.suppress(OSError):
+            assert os.fsencode(tmp_path) not in process.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from ..judge import Refused, array
 from ..models import Table
 from ..question import Function, Question, Seen, Series, Suspect
 
-ROWS, CALLS = 64, 8
+ROWS, CALLS = 64, 32
 
 
 def masked_loss(model: Any, x0: Ints, mask_id: int, rng: np.random.Generator) -> Tensor:
