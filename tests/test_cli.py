@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from conftest import Runs
 
 SIZES = ["--length=16", "--batch=4", "--d-model=8", "--layers=1", "--heads=2", "--steps=20"]
-COMMANDS = ["demo", "train", "sample", "infill", "translate", "page", "serve", "evaluate", "sweep", "race", "info"]
+COMMANDS = [
+    "demo", "train", "sample", "infill", "translate", "page", "serve", "evaluate", "sweep", "race", "practice", "info",
+]  # fmt: skip
 
 
 def tinydiff(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
