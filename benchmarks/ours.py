@@ -12,7 +12,8 @@ def describe() -> str:
     """Kernels, instruction set and threads."""
     if kernels.active() == "numpy" or kernels.native is None:
         return f"tinydiff, NumPy {np.__version__} kernels"
-    return f"tinydiff, native {kernels.native.isa()} kernels, {kernels.native.threads()} threads"
+    native = kernels.native
+    return f"tinydiff, native {native.isa()} kernels, {native.threads()} threads of {native.pool()}"
 
 
 def normal(*shape: int) -> np.ndarray:

@@ -7,12 +7,22 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
 #include <cmath>
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 #ifdef __GLIBC__
 #include <malloc.h>
+#endif
+#ifdef TINYDIFF_X86_ISAS
+#include <cpuid.h>
+#endif
+#ifdef TINYDIFF_HAS_amx
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace py = pybind11;
@@ -30,13 +40,51 @@ struct Isa {
     std::string name;
     const Kernels<float> *f32;
     const Kernels<double> *f64;
+    tinydiff::MatmulBfloat16 matmul_bfloat16; // null if it has no such products
 };
 
 #define TINYDIFF_ISA_ROW(isa)                                                                                          \
-    Isa { #isa, &tinydiff::isa::kernels_f32, &tinydiff::isa::kernels_f64 }
+    Isa { #isa, &tinydiff::isa::kernels_f32, &tinydiff::isa::kernels_f64, nullptr }
+
+#define TINYDIFF_BFLOAT16_ROW(isa)                                                                                     \
+    Isa { #isa, &tinydiff::avx512::kernels_f32, &tinydiff::avx512::kernels_f64, tinydiff::isa::matmul_bfloat16 }
+
+#ifdef TINYDIFF_X86_ISAS
+struct Leaf7 { // of cpuid: what compilers' __builtin_cpu_supports does not know everywhere
+    unsigned eax[2] = {}, edx = 0;
+    Leaf7() {
+        unsigned b, c, d;
+        __get_cpuid_count(7, 0, &eax[0], &b, &c, &edx);
+        if (eax[0] >= 1)
+            __get_cpuid_count(7, 1, &eax[1], &b, &c, &d);
+    }
+    bool avx512_bf16() const { return eax[1] >> 5 & 1; }
+    bool amx_bf16() const { return (edx >> 22 & 1) && (edx >> 24 & 1); }
+};
+#endif
+
+// A process has to ask Linux for the tile registers of AMX, whose state takes 8 KB per thread. It is asked when they
+// are first used: whoever multiplies no bfloat16 goes without.
+#ifdef TINYDIFF_HAS_amx
+constexpr long get_supported = 0x1021, request = 0x1023, tile_data = 18; // of arch_prctl
+
+bool has_tiles() {
+    unsigned long features = 0;
+    return syscall(SYS_arch_prctl, get_supported, &features) == 0 && (features >> tile_data & 1);
+}
+
+void ask_for_tiles() {
+    static const bool granted = syscall(SYS_arch_prctl, request, tile_data) == 0;
+    if (!granted)
+        throw std::runtime_error("the system refuses this process the tile registers of AMX; set "
+                                 "TINYDIFF_ISA=avx512_bf16 to multiply bfloat16 without them");
+}
+#else
+void ask_for_tiles() {}
+#endif
 
 // The instruction sets that were compiled in and that this CPU has, slowest first.
-std::vector<Isa> available() {
+std::vector<Isa> find_isas() {
     std::vector<Isa> found{TINYDIFF_ISA_ROW(baseline)};
 #ifdef TINYDIFF_X86_ISAS
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
@@ -44,28 +92,39 @@ std::vector<Isa> available() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"))
         found.push_back(TINYDIFF_ISA_ROW(avx512));
+    [[maybe_unused]] const Leaf7 leaf;
+    [[maybe_unused]] const bool bfloat16 = found.back().name == "avx512" && leaf.avx512_bf16();
+#ifdef TINYDIFF_HAS_avx512_bf16
+    if (bfloat16)
+        found.push_back(TINYDIFF_BFLOAT16_ROW(avx512_bf16));
+#endif
+#ifdef TINYDIFF_HAS_amx
+    if (bfloat16 && leaf.amx_bf16() && has_tiles())
+        found.push_back(TINYDIFF_BFLOAT16_ROW(amx));
+#endif
 #endif
     return found;
 }
 
-Isa active = available().back();
+const std::vector<Isa> available = find_isas();
+std::atomic<const Isa *> active{&available.back()}; // Python threads may change it while others call kernels
 
 template <class T> const Kernels<T> &kernels();
-template <> const Kernels<float> &kernels() { return *active.f32; }
-template <> const Kernels<double> &kernels() { return *active.f64; }
+template <> const Kernels<float> &kernels() { return *active.load()->f32; }
+template <> const Kernels<double> &kernels() { return *active.load()->f64; }
 
 std::vector<std::string> isas() {
     std::vector<std::string> names;
-    for (const Isa &isa : available())
+    for (const Isa &isa : available)
         names.push_back(isa.name);
     return names;
 }
 
 void use_isa(const std::string &name) {
     std::string known;
-    for (const Isa &isa : available()) {
+    for (const Isa &isa : available) {
         if (isa.name == name) {
-            active = isa;
+            active = &isa;
             return;
         }
         known += (known.empty() ? "" : ", ") + isa.name;
@@ -74,9 +133,31 @@ void use_isa(const std::string &name) {
 }
 
 void set_threads(int n) {
-    if (n < 1)
-        throw py::value_error("threads is " + std::to_string(n) + "; it must be at least 1");
+    if (n < 1 || n > tinydiff::most_threads)
+        throw py::value_error("threads is " + std::to_string(n) + "; it must be at least 1 and at most " +
+                              std::to_string(tinydiff::most_threads));
     tinydiff::set_team_size(n);
+}
+
+std::vector<std::string> pools() {
+    std::vector<std::string> names{"team"};
+    if (tinydiff::has_openmp() && !tinydiff::is_forked())
+        names.push_back("openmp");
+    return names;
+}
+
+std::string pool() { return tinydiff::pool() == tinydiff::Pool::openmp ? "openmp" : "team"; }
+
+void use_pool(const std::string &name) {
+    if (name != "team" && name != "openmp")
+        throw py::value_error("pool is '" + name + "'; expected 'openmp' or 'team'");
+    if (name == "openmp" && !tinydiff::has_openmp())
+        throw py::value_error("pool is 'openmp', but the extension was built by a compiler without OpenMP; install "
+                              "tinydiff again with one that has it, or use 'team'");
+    if (name == "openmp" && tinydiff::is_forked())
+        throw py::value_error("pool is 'openmp', but this process was forked and OpenMP's threads stayed behind in its "
+                              "parent; start it by another way (multiprocessing: 'spawn'), or use 'team'");
+    tinydiff::set_pool(name == "openmp" ? tinydiff::Pool::openmp : tinydiff::Pool::team);
 }
 
 // --- arguments ------------------------------------------------------------------------------------------------------
@@ -98,10 +179,7 @@ template <class T> Array<T> contiguous(const py::array &a, const char *name) {
     if (!is_type<T>(a))
         throw py::type_error(std::string(name) + " has dtype " + std::string(py::str(a.dtype())) + "; expected " +
                              std::string(py::str(py::dtype::of<T>())) + ", like the first argument");
-    auto result = Array<T>::ensure(a);
-    if (!result)
-        throw py::error_already_set();
-    return result;
+    return Array<T>(py::object(a)); // MemoryError where there is no room for a copy
 }
 
 // An array written in place: no copy can stand in for it.
@@ -167,8 +245,23 @@ template <class T> py::array matrix_argument(const py::array &a, const char *nam
     return contiguous<T>(a, name);
 }
 
+// The product in bfloat16 of this instruction set; an error if it has none, or a is not float32.
+tinydiff::MatmulBfloat16 bfloat16_matmul(const py::array &a) {
+    if (!is_type<float>(a))
+        throw py::type_error("a has dtype " + std::string(py::str(a.dtype())) +
+                             "; expected float32 for a product in bfloat16");
+    const Isa &isa = *active.load();
+    if (!isa.matmul_bfloat16)
+        throw std::runtime_error("bfloat16 is True, but " + isa.name +
+                                 " has no products of bfloat16: they take a CPU with AVX512_BF16 or AMX; use float32");
+    if (isa.name == "amx")
+        ask_for_tiles();
+    return isa.matmul_bfloat16;
+}
+
 py::array matmul(const py::array &a, const py::array &b, const std::optional<py::array> &bias,
-                 const std::optional<py::array> &residual) {
+                 const std::optional<py::array> &residual, bool bfloat16) {
+    const auto rounding = bfloat16 ? bfloat16_matmul(a) : nullptr;
     expect_matrix(a, "a");
     if (b.ndim() != 2 || b.shape(0) != a.shape(1))
         bad("b", b, "(" + std::to_string(a.shape(1)) + ", n)");
@@ -189,8 +282,11 @@ py::array matmul(const py::array &a, const py::array &b, const std::optional<py:
         T *to = c.mutable_data();
         {
             py::gil_scoped_release release;
-            kernels<T>().matmul(ap, ac.strides(0) / size, ac.strides(1) / size, bp, bc.strides(0) / size,
-                                bc.strides(1) / size, biasp, basep, to, m, k, n);
+            auto multiply = kernels<T>().matmul;
+            if constexpr (std::is_same_v<T, float>)
+                multiply = bfloat16 ? rounding : multiply;
+            multiply(ap, ac.strides(0) / size, ac.strides(1) / size, bp, bc.strides(0) / size, bc.strides(1) / size,
+                     biasp, basep, to, m, k, n);
         }
         return c;
     });
@@ -523,12 +619,36 @@ void attention_backward(const py::array &g, const py::array &q, const py::array 
 
 // --- optimiser ------------------------------------------------------------------------------------------------------
 
+std::atomic<bool> keeping{false};
+
+// A training step makes and drops the same few hundred arrays again and again. By default the larger ones go back to
+// the system each time, and clearing their pages anew takes longer than many a kernel. Keep them, from the first step
+// of an optimiser on until give_back_memory.
+void keep_memory() {
+    if (keeping.exchange(true))
+        return;
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 32 << 20); // the largest value allowed
+    mallopt(M_TRIM_THRESHOLD, -1);
+#endif
+}
+
+void give_back_memory() {
+    if (!keeping.exchange(false))
+        return;
+#ifdef __GLIBC__
+    mallopt(M_TRIM_THRESHOLD, 64 << 20); // where glibc itself arrives with arrays of that size
+    malloc_trim(0);
+#endif
+}
+
 void adamw(const py::array &p, const py::array &g, const py::array &m, const py::array &v, double lr, double beta1,
            double beta2, double eps, double weight_decay, idx step) {
     for (const auto &[name, a] : {std::pair{"g", &g}, std::pair{"m", &m}, std::pair{"v", &v}})
         expect_same_shape(*a, name, p);
     if (step < 1)
         throw py::value_error("step is " + std::to_string(step) + "; it counts from 1");
+    keep_memory();
     dispatch(p, "p", [&](auto zero) {
         using T = decltype(zero);
         T *pp = writable<T>(p, "p"), *mp = writable<T>(m, "m"), *vp = writable<T>(v, "v");
@@ -561,22 +681,22 @@ py::array orthogonalise(const py::array &x) {
 
 } // namespace
 
-PYBIND11_MODULE(_native, module) {
-#ifdef __GLIBC__
-    // A training step makes and drops the same few hundred arrays again and again. By default the larger ones go back
-    // to the system each time, and clearing their pages anew takes longer than many a kernel. Keep them instead.
-    mallopt(M_MMAP_THRESHOLD, 32 << 20); // the largest value allowed
-    mallopt(M_TRIM_THRESHOLD, -1);
-#endif
+PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
     module.doc() = "Native kernels; see tinydiff/kernels/reference.py for what each computes.";
     module.def("isas", &isas, "Instruction sets of this build that this CPU has, slowest first.");
-    module.def("isa", [] { return active.name; }, "The instruction set in use.");
+    module.def("isa", [] { return active.load()->name; }, "The instruction set in use.");
     module.def("use_isa", &use_isa, py::arg("name"));
+    module.def(
+        "has_bfloat16", [] { return active.load()->matmul_bfloat16 != nullptr; }, "Whether it multiplies bfloat16.");
     module.def("threads", &tinydiff::team_size, "Threads a kernel may use.");
     module.def("set_threads", &set_threads, py::arg("n"));
+    module.def("pools", &pools, "Threads that can run the kernels' tasks here: 'team', 'openmp'.");
+    module.def("pool", &pool, "Whose threads do.");
+    module.def("use_pool", &use_pool, py::arg("name"));
+    module.def("give_back_memory", &give_back_memory, "Return what was kept for a next step of training.");
 
     module.def("matmul", &matmul, py::arg("a"), py::arg("b"), py::arg("bias") = py::none(),
-               py::arg("residual") = py::none());
+               py::arg("residual") = py::none(), py::arg("bfloat16") = false);
     module.def("column_sum", &column_sum, py::arg("x"));
     module.def("softmax", [](const py::array &x) { return softmax_of(x, false); }, py::arg("x"));
     module.def("log_softmax", [](const py::array &x) { return softmax_of(x, true); }, py::arg("x"));

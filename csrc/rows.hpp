@@ -65,7 +65,8 @@ void cross_entropy_backward(const T *g, const T *logits, const std::int64_t *tar
         const vec<T> shift = splat<T>(lse[r]), scale = splat<T>(g[r]);
         for_vectors<T>(logits + r * n, n, T(0),
                        [&](idx j, vec<T> v, idx count) { store_n<T>(out + j, scale * vexp<T>(v - shift), count); });
-        out[targets[r]] -= g[r];
+        const T p = vexp<T>(splat<T>(logits[r * n + targets[r]]) - shift)[0];
+        out[targets[r]] = std::isfinite(g[r]) ? out[targets[r]] - g[r] : (p - 1) * g[r]; // inf - inf would be NaN
     });
 }
 

@@ -16,12 +16,15 @@ from .learning import Options, Run, evaluate, load, train
 from .learning.muon import Muon
 from .learning.optim import EMA, AdamW
 from .processes import (
+    CMLM,
     D3PM,
     Autoregressive,
     Bert,
     FlowMatching,
     GaussianDiffusion,
     MaskedDiffusion,
+    OnePass,
+    Refinement,
     ScoreEntropy,
 )
 from .tensor import Tensor, check_grads, no_grad
@@ -30,6 +33,7 @@ from .transformer import Transformer
 __version__ = "0.1.0"
 
 __all__ = [
+    "CMLM",
     "D3PM",
     "EMA",
     "AdamW",
@@ -39,7 +43,9 @@ __all__ = [
     "GaussianDiffusion",
     "MaskedDiffusion",
     "Muon",
+    "OnePass",
     "Options",
+    "Refinement",
     "Run",
     "ScoreEntropy",
     "Tensor",

@@ -18,6 +18,7 @@ from tinydiff import (
     FlowMatching,
     GaussianDiffusion,
     MaskedDiffusion,
+    Refinement,
     ScoreEntropy,
     Tensor,
     Transformer,
@@ -34,6 +35,7 @@ from tinydiff.processes.discrete import DiscreteDiffusion
 
 V, L = 5, 12
 PROCESS = MaskedDiffusion(V)
+OF_MASKS = [kind for kind in PROCESS.decoded_by if kind is not decoders.LengthBeam]  # which needs a token that fills
 MASK = PROCESS.mask_id
 ORDERS = [
     decoders.LowConfidence, decoders.MostLikely, decoders.Entropy, decoders.Margin, decoders.Random,
@@ -476,11 +478,13 @@ def test_guidance_leaves_the_impossible_alone() -> None:
 @pytest.mark.parametrize(
     ("process", "decoder"),
     [
-        *((PROCESS, kind()) for kind in PROCESS.decoded_by),
+        *((PROCESS, kind()) for kind in OF_MASKS),
         (PROCESS, decoders.LowConfidence(draw=GREEDY)),
         (PROCESS, decoders.LowConfidence(draw=decoders.Draw(top_k=1))),
         (PROCESS, decoders.LowConfidence(draw=decoders.Draw(top_p=0.1))),
         (Autoregressive(V), decoders.NextToken()),
+        (Autoregressive(V), decoders.Beam()),
+        (Refinement(V), decoders.Refine()),
         (Bert(V), decoders.Refill()),
         (D3PM(V, "absorbing", steps=8), decoders.Chain()),
         (D3PM(V, "uniform", steps=8), decoders.Chain()),
@@ -501,7 +505,7 @@ def test_constraints_hold(process: DiscreteDiffusion, decoder: decoders.Decoder)
 
 
 EVERY_DRAW: list[tuple[DiscreteDiffusion, type]] = [
-    *((PROCESS, kind) for kind in PROCESS.decoded_by),
+    *((PROCESS, kind) for kind in OF_MASKS),
     (Autoregressive(V), decoders.NextToken),
     (Bert(V), decoders.Refill),
     (D3PM(V, "absorbing", steps=8), decoders.Chain),
@@ -580,7 +584,11 @@ def test_same_seed_same_text(kind: type[Order]) -> None:
     [
         *((lambda kind=kind: kind(0), "steps is 0; it must be at least 1") for kind in
           (*ORDERS, decoders.Ancestral, decoders.RemaskCap, decoders.Chain, decoders.Tweedie, decoders.Euler,
-           decoders.Refill, decoders.DDIM, decoders.ODE, decoders.Langevin)),
+           decoders.Refill, decoders.DDIM, decoders.ODE, decoders.Langevin, decoders.MaskPredict, decoders.Refine)),
+        (lambda: decoders.MaskPredict(confidence="stale"), "confidence is 'stale'; expected one of kept, fresh"),
+        (lambda: decoders.Beam(0), "width is 0; it must be at least 1"),
+        (lambda: decoders.LengthBeam(0, (1, -1, 2), 0), "beams is 0; there are 2 lengths, expected 1 <= beams <= 2"),
+        (lambda: decoders.LengthBeam(0, (1, -1, 2), 3), "beams is 3; there are 2 lengths"),
         (lambda: decoders.Draw(-1.0), "temperature is -1"),
         (lambda: decoders.Draw(float("nan")), "temperature is nan"),
         (lambda: decoders.Draw(top_k=0), "top_k is 0"),
@@ -619,7 +627,11 @@ def test_decoders_refuse_bad_options(make: Callable[[], object], words: str) -> 
         (Bert(V), decoders.Ancestral(), r"not made for Bert; expected one of Refill\(\)$"),
         (D3PM(V), decoders.Tweedie(), r"not made for D3PM; expected one of Chain\(\)$"),
         (ScoreEntropy(V), decoders.Chain(), r"not made for ScoreEntropy; expected one of Tweedie\(\), Euler\(\)$"),
-        (Autoregressive(V), decoders.LeftToRight(), r"not made for Autoregressive; expected one of NextToken\(\)$"),
+        (
+            Autoregressive(V),
+            decoders.LeftToRight(),
+            r"not made for Autoregressive; expected one of NextToken\(\), Beam\(\)$",
+        ),
         (GaussianDiffusion(1), decoders.ODE(), r"not made for GaussianDiffusion; expected one of DDIM\(\)$"),
         (FlowMatching(1), decoders.DDIM(), r"not made for FlowMatching; expected one of ODE\(\)$"),
     ],
@@ -632,8 +644,8 @@ def test_a_decoder_of_another_process_is_refused(process: Process, foreign: obje
 
 def test_every_decoder_pickles() -> None:
     """A value with a function in it does not; what comes back is equal."""
-    for kind in (*PROCESS.decoded_by, decoders.NextToken, decoders.Chain, decoders.Tweedie, decoders.Euler,
-                 decoders.Refill, decoders.DDIM, decoders.ODE):  # fmt: skip
+    for kind in (*OF_MASKS, decoders.NextToken, decoders.Beam, decoders.Refine, decoders.Chain, decoders.Tweedie,
+                 decoders.Euler, decoders.Refill, decoders.DDIM, decoders.ODE):  # fmt: skip
         made = kind(draw=decoders.Draw(0.5)) if "draw" in {field.name for field in dataclasses.fields(kind)} else kind()
         assert pickle.loads(pickle.dumps(made)) == copy.deepcopy(made) == made
 

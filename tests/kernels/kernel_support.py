@@ -109,6 +109,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env={**inherited, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
         capture_output=True,
         text=True,
+        timeout=300,
     )
 
 

@@ -1,7 +1,7 @@
 """What holds for every kernel: the same signature twice, inputs left alone, the same bits on any number of threads."""
 
 import inspect
-import os
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_support import python, sample_arguments
+from kernel_support import sample_arguments
 
 from tinydiff.kernels import KERNELS, native, reference
 
@@ -79,62 +79,33 @@ def test_python_threads_at_once(compiled: ModuleType, kernel: str) -> None:
         assert all(result == alone for result in together)
 
 
-@needs_native
-@pytest.mark.usefixtures("any_threads")
-def test_set_threads() -> None:
-    """The number of threads is what was set."""
-    for n in (1, 3):
-        native.set_threads(n)
-        assert native.threads() == n
-    for n in (0, -1):
-        with pytest.raises(ValueError, match=f"^threads is {n}; it must be at least 1"):
-            native.set_threads(n)
-
-
-@needs_native
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_threads_after_fork() -> None:
-    """A forked child has none of its parent's threads: it makes its own instead of waiting for them."""
-    code = """
-import os, warnings, numpy as np
-from tinydiff.kernels import native
-warnings.simplefilter("ignore")  # Python warns of forks beside threads
-native.set_threads(3)
-x = np.linspace(-3, 3, 900_000).reshape(3000, 300)
-want = native.softmax(x).tobytes()
-child = os.fork()
-if child == 0:
-    os._exit(0 if native.softmax(x).tobytes() == want else 1)
-print(os.waitpid(child, 0)[1], native.softmax(x).tobytes() == want)
-"""
-    done = python(code)
-    assert done.stdout.split() == ["0", "True"], done.stderr
-
-
-@needs_native
-def test_use_isa() -> None:
-    """The slowest set is always there, the last one is used; an unknown one is refused with the list of known ones."""
+@pytest.fixture
+def any_isa() -> Iterator[None]:
+    """Puts the instruction set back."""
     before = native.isa()
+    yield
+    native.use_isa(before)
+
+
+@needs_native
+@pytest.mark.usefixtures("any_isa")
+def test_use_isa() -> None:
+    """The slowest set is always there; an unknown one is refused with the list of known ones, and changes nothing."""
     assert native.isas()[0] == "baseline"
     for name in native.isas():
         native.use_isa(name)
         assert native.isa() == name
-    with pytest.raises(ValueError, match=f"^isa is 'mmx'.*use one of: {', '.join(native.isas())}"):
-        native.use_isa("mmx")
-    assert native.isa() == native.isas()[-1]
-    native.use_isa(before)
+        with pytest.raises(ValueError, match=f"^isa is 'mmx'.*use one of: {', '.join(native.isas())}"):
+            native.use_isa("mmx")
+        assert native.isa() == name
 
 
-@needs_native
-def test_instruction_sets_are_really_switched() -> None:
+@pytest.mark.skipif(native is None or len(native.isas()) == 1, reason="there is one instruction set, or none")
+@pytest.mark.usefixtures("any_isa")
+def test_instruction_sets_are_really_switched(dtype: type) -> None:
     """Different sets round differently (vectors of other lengths, fused multiply-add): equal bits mean no switch."""
-    if len(native.isas()) == 1:
-        return
-    before = native.isa()
-    arguments = sample_arguments("softmax", np.float32)
     results = []
-    for name in native.isas()[:2]:
+    for name in native.isas():
         native.use_isa(name)
-        results.append(run(native, "softmax", arguments))
-    native.use_isa(before)
-    assert results[0] != results[1]
+        results.append(run(native, "softmax", sample_arguments("softmax", dtype)))
+    assert all(a != b for a, b in itertools.combinations(results, 2))

@@ -2,7 +2,8 @@
 
 `python_docs` is the language reference that CPython carries in `pydoc_data.topics`; `python_source` is the source of
 the standard library's top-level modules. Both differ a little between Python versions. `sums`, `agreement` and `chain`
-are texts whose law is known, see laws.py.
+are texts whose law is known, see laws.py; `phrasebook`, `orders`, `dates` and `numbers` are translations whose law is
+known, see phrasebook.py.
 """
 
 from __future__ import annotations
@@ -15,20 +16,23 @@ from typing import Any, Literal, Protocol, TypeAlias, overload
 import numpy as np
 
 from ..arrays import Floats, Ints
-from . import examples, glyphs, laws, toys
+from . import examples, glyphs, laws, phrasebook, toys, translation
 from .batch import Batch
 from .codec import TOKENS, Characters, Codec, Pieces, Words, codec_of, new_codec
 from .corpus import Corpus, Unseen
-from .examples import Examples
+from .examples import Examples, Parallel
 from .laws import LAWS
-from .pairs import Pairs, pairs_of
-from .text import read_text, with_blanks
+from .pairs import Pairs, UnseenPairs, digest_of, pairs_of, read_pairs
+from .phrasebook import TRANSLATIONS
+from .text import absolute, read_text, with_blanks
+from .translation import Translations
 from .vectors import Vectors
 
 __all__ = [
     "CORPORA",
     "LAWS",
     "TOKENS",
+    "TRANSLATIONS",
     "VECTORS",
     "Batch",
     "Characters",
@@ -37,19 +41,27 @@ __all__ = [
     "Dataset",
     "Examples",
     "Pairs",
+    "Parallel",
     "Pieces",
+    "Translations",
     "Unseen",
+    "UnseenPairs",
     "Vectors",
     "Words",
+    "absolute",
     "codec_of",
+    "digest_of",
     "embeddings",
     "glyphs",
     "laws",
     "load",
     "load_pairs",
     "new_codec",
+    "phrasebook",
+    "read_pairs",
     "read_text",
     "toys",
+    "translation",
     "with_blanks",
 ]
 
@@ -129,6 +141,10 @@ def load(name: Literal["sums", "agreement", "chain", "stories"], codec: Codec | 
 
 
 @overload
+def load(name: Literal["phrasebook", "orders", "dates", "numbers"], codec: Codec | None = None) -> Parallel: ...
+
+
+@overload
 def load(name: str, codec: Codec, *, tokens: Tokens = ..., vocab: int | None = ...) -> Corpus: ...
 
 
@@ -145,14 +161,14 @@ def load(
 
     Parameters
     ----------
-    name : one of `CORPORA`, `LAWS` or `VECTORS`, or a path, see `read_text`; a file that is called like one of those
-        is meant by ./NAME
+    name : one of `CORPORA`, `LAWS`, `TRANSLATIONS` or `VECTORS`, or a path, see `read_text`; a file that is called
+        like one of those is meant by ./NAME
     codec : to use; by default one for the text itself
     tokens : what that is to have, "characters", "words" or "pieces"
     vocab : how many tokens, of words or pieces
 
     """
-    if name in VECTORS or name in LAWS:
+    if name in VECTORS or name in LAWS or name in TRANSLATIONS:
         if tokens != "characters" or vocab is not None:
             what = f"tokens is {tokens!r}" if tokens != "characters" else f"vocab is {vocab}"
             raise ValueError(f"{what}, but {name} has its own; leave it out")
@@ -160,10 +176,10 @@ def load(
     if name in CORPORA:
         text = CORPORA[name]()
     elif name == "-" or Path(name).exists():
-        text = read_text(Path(name))
+        text, name = read_text(Path(name)), absolute(name)
     else:
         raise FileNotFoundError(
-            f"no file and no corpus is called {name!r}; corpora: {', '.join([*CORPORA, *LAWS])}; "
+            f"no file and no corpus is called {name!r}; corpora: {', '.join([*CORPORA, *LAWS, *TRANSLATIONS])}; "
             f"vectors: {', '.join(VECTORS)}"
         )
     return Corpus(name, text, codec or new_codec(text, tokens, vocab))
@@ -173,7 +189,7 @@ def load_pairs(
     path: Path | str, codec: Codec | None = None, *, tokens: Tokens = "characters", vocab: int | None = None
 ) -> Pairs:
     """Load prompts and answers from a file of JSON lines, each {"prompt": ..., "answer": ...}; options as of `load`."""
-    return pairs_of(Path(path), read_text(path), codec, tokens=tokens, vocab=vocab)
+    return pairs_of(absolute(path), read_text(path), codec, tokens=tokens, vocab=vocab)
 
 
 def embeddings(ids: Ints, vocab_size: int, dimensions: int | None = None) -> Floats:

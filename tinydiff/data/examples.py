@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,8 @@ from .batch import Batch
 from .codec import Codec
 from .corpus import Corpus
 from .laws import LAWS, Law, Listed
+from .phrasebook import TRANSLATIONS
+from .translation import Translations
 
 DRAWS = 20_000
 SEED = 0
@@ -72,11 +74,42 @@ class Examples(Corpus):
         return Batch(texts[at].astype(np.int64), cluster=at)
 
 
+@dataclass(frozen=True)
+class Parallel(Examples):
+    """Sources with one of their translations each: the source is given, and the target is free."""
+
+    law: Translations
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Options of `tinydiff train` that suit it: some seconds."""
+        return {"length": self.law.length, "batch": 64, "steps": 1000, "lr": 4e-3}
+
+    @property
+    def description(self) -> str:
+        return f"{len(self.ids) // self.law.length:,} pairs of {self.law.length} words, {self.vocab_size} distinct"
+
+    def examples(self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
+        """Random pairs of which the source is given, and in the share `law.told` of them the length."""
+        batch = super().examples(length, size, rng, held_out=held_out)
+        told = rng.random((size, 1)) < self.law.told
+        return replace(batch, given=self.law.known(batch.x0, told))
+
+
+def parallel(law: Translations, name: str = "translations", draws: int = DRAWS) -> Parallel:
+    """A corpus of that many pairs drawn from a law of translations."""
+    ids = law.draw(draws, np.random.default_rng(SEED))
+    return Parallel(name, law.codec.decode(ids.ravel()), law.codec, law)
+
+
 def load(name: str, codec: Codec | None = None) -> Examples:
     """The corpus of one of `laws.LAWS`: its list in random order if all are equally likely, 20,000 draws if not.
 
-    So no held-out sum is ever trained on, while the likely ones of other texts are on both sides.
+    So no held-out sum is ever trained on, while the likely ones of other texts are on both sides. Of
+    `phrasebook.TRANSLATIONS` always 20,000 draws.
     """
+    if name in TRANSLATIONS:
+        return parallel(TRANSLATIONS[name](), name)
     law, rng = LAWS[name](), np.random.default_rng(SEED)
     if isinstance(law, Listed) and np.ptp(law.p) == 0:
         ids = law.ids[rng.permutation(len(law.ids))]

@@ -8,7 +8,9 @@
 | | `Threshold`: whatever the model is sure of |
 | | `Ancestral`, `FirstHitting`: the reverse process itself |
 | | `RemaskCap`, `RemaskRescale`, `RemaskConfidence`: that, with second thoughts (ReMDM) |
-| autoregressive | `NextToken` |
+| | `AtOnce`, `MaskPredict`, `LengthBeam`: how translation without left to right began |
+| autoregressive | `NextToken`, `Beam` |
+| refinement | `Refine` |
 | D3PM | `Chain` |
 | score entropy | `Tweedie`, `Euler` |
 | BERT | `Refill` |
@@ -20,16 +22,21 @@ know their labels, or exaggerate their prompt. Tokens are drawn from logits over
 never sampled.
 """
 
+from .beam import Beam
 from .canvas import Canvas
 from .chains import Chain, Euler, Reverse, Tweedie
 from .decoder import Decoder, suited
 from .draws import Draw, categorical, constrained
 from .frames import Frame
 from .guidance import conditioned, prompted
+from .lengths import LengthBeam
+from .mask_predict import MaskPredict
 from .next_token import NextToken
+from .one_pass import AtOnce
 from .orders import CHOICE_TEMPERATURE, Entropy, LeftToRight, LowConfidence, Margin, MostLikely, Random
 from .quotas import Commits
 from .refill import Refill
+from .refine import Refine, orbit
 from .remask import RemaskCap, RemaskConfidence, RemaskRescale
 from .reverse import Ancestral, FirstHitting
 from .threshold import Threshold
@@ -40,6 +47,8 @@ __all__ = [
     "DDIM",
     "ODE",
     "Ancestral",
+    "AtOnce",
+    "Beam",
     "Canvas",
     "Chain",
     "Commits",
@@ -51,12 +60,15 @@ __all__ = [
     "Frame",
     "Langevin",
     "LeftToRight",
+    "LengthBeam",
     "LowConfidence",
     "Margin",
+    "MaskPredict",
     "MostLikely",
     "NextToken",
     "Random",
     "Refill",
+    "Refine",
     "RemaskCap",
     "RemaskConfidence",
     "RemaskRescale",
@@ -67,6 +79,7 @@ __all__ = [
     "categorical",
     "conditioned",
     "constrained",
+    "orbit",
     "prompted",
     "suited",
 ]

@@ -31,13 +31,7 @@ class NextToken:
 
     def __call__(self, process: Any, model: Model, canvas: Canvas, rng: np.random.Generator) -> Iterator[Frame]:
         """A frame per token; ValueError unless what is given is a prompt, in each sequence one of its own length."""
-        broken = np.argwhere(canvas.free[:, :-1] & canvas.given[:, 1:])
-        if len(broken):
-            b, i = broken[0]
-            raise ValueError(
-                f"given is no prompt: in sequence {b} position {i} is free and the next one is given; this model goes "
-                "left to right and cannot see what follows a blank: fill it in, or use a masked model"
-            )
+        check_prefix(canvas)
         return self._frames(model, canvas, rng)
 
     def _frames(self, model: Model, canvas: Canvas, rng: np.random.Generator) -> Iterator[Frame]:
@@ -71,3 +65,14 @@ class NextToken:
             before[:, i + 1] = state[:, i]
             t = float((state == canvas.mask_id).mean())
             yield canvas.frame(i + 1 - first, steps, t, state, confidence, chosen)
+
+
+def check_prefix(canvas: Canvas) -> None:
+    """ValueError unless what is given is a prompt, in each sequence one of its own length."""
+    broken = np.argwhere(canvas.free[:, :-1] & canvas.given[:, 1:])
+    if len(broken):
+        b, i = broken[0]
+        raise ValueError(
+            f"given is no prompt: in sequence {b} position {i} is free and the next one is given; this model goes "
+            "left to right and cannot see what follows a blank: fill it in, or use a masked model"
+        )

@@ -10,6 +10,7 @@ rates, and no other code that they judge.
 - masked.py: closed forms for masks; any-order likelihood.
 - unmasking.py: decoders that commit several positions at once.
 - truth.py: models that know the data's law.
+- translation.py: what one look at a source can give; lineage.py: Mask-Predict written out again.
 - check.py: `check_elbo`, the exact bound beside the exact likelihood.
 """
 
@@ -17,6 +18,7 @@ from ..processes.discrete import token_probabilities
 from .chain import ancestral_law, chain_nelbo, path_gap, walk
 from .check import ElboCheck, check_elbo
 from .continuous import continuous_law, continuous_nelbo
+from .lineage import mask_predict_law
 from .masked import (
     any_order_nll,
     discrete_nelbo,
@@ -27,7 +29,16 @@ from .masked import (
     true_probabilities,
 )
 from .states import MOST_STATES, all_masks, all_sequences, product_law, state_index
-from .truth import BayesDenoiser, ListedDenoiser
+from .translation import (
+    complexity,
+    faithfulness,
+    marginals,
+    target_entropy,
+    total_correlation,
+    translation_distance,
+    valid_at_once,
+)
+from .truth import BayesDenoiser, ListedDenoiser, ListedNextWord
 from .unmasking import replayed, total_variation, unmask_law
 
 __all__ = [
@@ -35,15 +46,20 @@ __all__ = [
     "BayesDenoiser",
     "ElboCheck",
     "ListedDenoiser",
+    "ListedNextWord",
     "all_masks",
     "all_sequences",
     "ancestral_law",
     "any_order_nll",
     "chain_nelbo",
     "check_elbo",
+    "complexity",
     "continuous_law",
     "continuous_nelbo",
     "discrete_nelbo",
+    "faithfulness",
+    "marginals",
+    "mask_predict_law",
     "masked_cross_entropy",
     "masks_probability",
     "nelbo",
@@ -52,9 +68,13 @@ __all__ = [
     "product_law",
     "replayed",
     "state_index",
+    "target_entropy",
     "token_probabilities",
+    "total_correlation",
     "total_variation",
+    "translation_distance",
     "true_probabilities",
     "unmask_law",
+    "valid_at_once",
     "walk",
 ]

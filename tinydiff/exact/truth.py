@@ -82,3 +82,27 @@ class ListedDenoiser:
         with np.errstate(divide="ignore"):
             log_p = np.log(p)
         return Tensor(log_p if select is None else log_p[select])
+
+
+class ListedNextWord:
+    """p(x^i | x^{<i}) for texts that can be listed, as a `Model` of the autoregressive process: a perfect teacher.
+
+    What came before may fit no text any more; then every token is equally likely.
+    """
+
+    def __init__(self, law: Listed) -> None:
+        self.law, self.vocab_size = law, law.codec.vocab_size
+
+    def __call__(self, x: Ints, t: Floats | None = None, *, causal: int = 1, select: Bools | None = None) -> Tensor:
+        """Log-probabilities (B, L, V) of what follows each of (B, L), the special token first, or (n, V) of some."""
+        p = np.empty((*x.shape, self.vocab_size))
+        fits = np.ones((len(x), len(self.law.ids)), bool)
+        for i in range(x.shape[1]):
+            if i:
+                fits &= x[:, i, None] == self.law.ids[:, i - 1]
+            p[:, i] = (fits * self.law.p) @ np.eye(self.vocab_size)[self.law.ids[:, i]]
+        total = p.sum(axis=-1, keepdims=True)
+        p = np.divide(p, total, out=np.full(p.shape, 1 / self.vocab_size), where=total > 0)
+        with np.errstate(divide="ignore"):
+            log_p = np.log(p)
+        return Tensor(log_p if select is None else log_p[select])

@@ -2,17 +2,20 @@
 
 Call them through the module, `kernels.softmax(x)`, so that `kernels.use("numpy" | "native")` takes effect everywhere.
 The environment chooses at import: TINYDIFF_KERNELS=numpy|native (default: native where it was built) and
-TINYDIFF_ISA=baseline|avx2|avx512 (default: the best this CPU has). Native kernels use OMP_NUM_THREADS threads (default:
-as many as there are cores).
+TINYDIFF_ISA=baseline|avx2|avx512|avx512_bf16|amx (default: the best this CPU has). threads.py says how many threads
+native kernels use.
 """
 
 import os
+import sys
 import warnings
 from importlib import import_module
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from . import reference
+from . import reference, threads
 from .reference import (
     adamw,
     attention,
@@ -42,6 +45,8 @@ __all__ = [
     "cross_entropy_backward",
     "gelu",
     "gelu_backward",
+    "give_back_memory",
+    "has_bfloat16",
     "layer_norm",
     "layer_norm_backward",
     "log_softmax",
@@ -59,7 +64,8 @@ KERNELS = [name for name in __all__ if hasattr(reference, name)]
 native: ModuleType | None = None
 _why = ""
 try:
-    native = import_module("._native", __name__)
+    with threads.patience():
+        native = import_module("._native", __name__)
 except ImportError as error:
     _why = str(error)
 
@@ -72,23 +78,52 @@ def use(name: Literal["numpy", "native"]) -> None:
     if name not in ("numpy", "native"):
         raise ValueError(f"kernels is {name!r}; expected 'numpy' or 'native'")
     if name == "native" and native is None:
-        raise RuntimeError(
-            f"kernels is 'native', but the extension is not here ({_why}); install tinydiff again with a C++17 "
-            "compiler, or use 'numpy'"
-        )
+        raise RuntimeError(f"kernels is 'native', but the extension is not here ({_why}); {remedy()}, or use 'numpy'")
     implementation = reference if name == "numpy" else native
-    missing = [kernel for kernel in KERNELS if not hasattr(implementation, kernel)]
-    if missing:
+    if name == "native" and _missing():
         raise RuntimeError(
-            f"the extension lacks {', '.join(missing)}: it is of another version; install tinydiff again"
+            f"the extension lacks {', '.join(_missing())}: it is of another version; install tinydiff again"
         )
     globals().update({kernel: getattr(implementation, kernel) for kernel in KERNELS})
     _active = name
 
 
+def _missing() -> list[str]:
+    """What an extension of another version does not have."""
+    return [name for name in (*KERNELS, "set_threads", "use_pool", "give_back_memory") if not hasattr(native, name)]
+
+
 def active() -> Literal["numpy", "native"]:
     """Which kernels run now."""
     return _active
+
+
+def has_bfloat16() -> bool:
+    """Whether `matmul` can round to bfloat16: in NumPy on any CPU, natively on one with AVX512_BF16 or AMX."""
+    return native is None or _active == "numpy" or bool(native.has_bfloat16())
+
+
+def give_back_memory() -> None:
+    """Return to the system what native kernels keep from one step of training for the next."""
+    if native is not None and not _missing():
+        native.give_back_memory()
+
+
+def remedy() -> str:
+    """What to do to get native kernels where there are none.
+
+    Python looks into the current folder first: in a clone it finds the source there, without the extension that an
+    installed copy may have.
+    """
+    here = Path(__file__).resolve().parent
+    for folder in map(Path, sys.path):
+        kernels = folder / "tinydiff" / "kernels"
+        if kernels.resolve() != here and any((kernels / f"_native{end}").exists() for end in EXTENSION_SUFFIXES):
+            return (
+                f"{here.parent} hides the installed {kernels.parent}: run from another folder, or install with "
+                "pip install --editable ."
+            )
+    return "install tinydiff again with a C++17 compiler"
 
 
 def _choose() -> None:
@@ -101,10 +136,12 @@ def _choose() -> None:
             native.use_isa(isa)
         except ValueError as error:
             raise ValueError(f"TINYDIFF_ISA: {error}") from None
+    if native is not None and not _missing():
+        threads.set_up(native)
     if native is None and wanted != "numpy":
         warnings.warn(
-            f"tinydiff runs on NumPy kernels, several times slower than native ones: {_why}. Install tinydiff again "
-            "with a C++17 compiler for speed, or set TINYDIFF_KERNELS=numpy to silence this.",
+            f"tinydiff runs on NumPy kernels, several times slower than native ones: {_why}. For speed, {remedy()}; "
+            "or set TINYDIFF_KERNELS=numpy to silence this.",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import data
+from .. import data, kernels
 from ..arrays import Floats, Ints
 from ..processes import Process
 from ..transformer import Model
@@ -126,6 +126,8 @@ def _train(run: Run) -> Generator[TrainFrame, None, None]:
             with stops_wait():
                 save()
         raise
+    finally:
+        kernels.give_back_memory()
 
 
 def evaluate(
@@ -166,7 +168,9 @@ def evaluate(
 
 
 def _ratio(total: Floats, size: Ints, cluster: Ints) -> tuple[float, float]:
-    """Sum over sum, and its standard error by the spread over clusters: nan if there is but one."""
+    """Sum over sum, and its standard error by the spread over clusters: nan if there is but one. Of nothing, nan."""
+    if not size.sum():
+        return math.nan, math.nan
     ratio = total.sum() / size.sum()
     _, at = np.unique(cluster, return_inverse=True)
     off = np.bincount(at, total - ratio * size)  # of each cluster, 0 in sum

@@ -2,10 +2,11 @@
 
 - vectors.py: energy distance and other measures of points and pictures.
 - texts.py: validity, likelihood, entropy and variety of texts.
+- translations.py: the same given a source; repeats, BLEU and chrF.
 - dial.py: quality against steps, and the knee; dial_report.py: its table and figure.
 - clock.py: left to right against diffusion, measured and predicted from counted work.
 """
 
-from . import clock, dial, texts, vectors
+from . import clock, dial, texts, translations, vectors
 
-__all__ = ["clock", "dial", "texts", "vectors"]
+__all__ = ["clock", "dial", "texts", "translations", "vectors"]

@@ -12,13 +12,16 @@ from ..tensor import Tensor
 from ..transformer import Model
 from .autoregressive import Autoregressive
 from .bert import Bert
+from .cmlm import CMLM, OnePass
 from .d3pm import D3PM
 from .flow import FlowMatching
 from .gaussian import GaussianDiffusion
 from .masked import MaskedDiffusion
+from .refinement import Refinement
 from .score_entropy import ScoreEntropy
 
 __all__ = [
+    "CMLM",
     "D3PM",
     "PROCESSES",
     "AnyProcess",
@@ -27,7 +30,9 @@ __all__ = [
     "FlowMatching",
     "GaussianDiffusion",
     "MaskedDiffusion",
+    "OnePass",
     "Process",
+    "Refinement",
     "ScoreEntropy",
     "from_config",
 ]
@@ -77,7 +82,10 @@ class Process(Protocol):
         ...
 
 
-AnyProcess: TypeAlias = MaskedDiffusion | Autoregressive | D3PM | ScoreEntropy | Bert | GaussianDiffusion | FlowMatching
+AnyProcess: TypeAlias = (
+    MaskedDiffusion | Autoregressive | D3PM | ScoreEntropy | Bert | CMLM | OnePass | Refinement | GaussianDiffusion
+    | FlowMatching
+)  # fmt: skip
 
 PROCESSES: dict[str, type[AnyProcess]] = {
     "masked": MaskedDiffusion,
@@ -85,6 +93,9 @@ PROCESSES: dict[str, type[AnyProcess]] = {
     "d3pm": D3PM,
     "score_entropy": ScoreEntropy,
     "bert": Bert,
+    "cmlm": CMLM,
+    "nat": OnePass,
+    "refinement": Refinement,
     "ddpm": GaussianDiffusion,
     "flow": FlowMatching,
 }

@@ -26,7 +26,7 @@ class Autoregressive:
     """Left-to-right language model over `vocab_size` tokens."""
 
     needs_time = False
-    decoded_by: tuple[type[decoders.Decoder], ...] = (decoders.NextToken,)
+    decoded_by: tuple[type[decoders.Decoder], ...] = (decoders.NextToken, decoders.Beam)
 
     def __init__(self, vocab_size: int) -> None:
         if vocab_size < 1:
@@ -83,7 +83,7 @@ class Autoregressive:
 
         Parameters
         ----------
-        decoder : a `decoders.NextToken`
+        decoder : a `decoders.NextToken`, or a `decoders.Beam`
         x0, given : (L,) or (B, L) token ids, and where they are known beforehand: a prompt, whose length may differ
             from row to row
         allowed : (L, V) or (B, L, V), True for the tokens that a position may hold

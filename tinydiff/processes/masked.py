@@ -42,7 +42,7 @@ class MaskedDiffusion(DiscreteDiffusion):
     decoded_by: tuple[type[decoders.Decoder], ...] = (
         decoders.LowConfidence, decoders.MostLikely, decoders.Entropy, decoders.Margin, decoders.Random,
         decoders.LeftToRight, decoders.Threshold, decoders.Ancestral, decoders.FirstHitting, decoders.RemaskCap,
-        decoders.RemaskRescale, decoders.RemaskConfidence,
+        decoders.RemaskRescale, decoders.RemaskConfidence, decoders.MaskPredict, decoders.AtOnce, decoders.LengthBeam,
     )  # fmt: skip
 
     def __init__(self, vocab_size: int, schedule: str = "linear") -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import data
 from . import (
+    CMLM,
     D3PM,
     AnyProcess,
     Autoregressive,
@@ -14,7 +15,9 @@ from . import (
     FlowMatching,
     GaussianDiffusion,
     MaskedDiffusion,
+    OnePass,
     Process,
+    Refinement,
     ScoreEntropy,
 )
 
@@ -22,6 +25,9 @@ VARIANTS: dict[str, tuple[type[AnyProcess], dict[str, Any]]] = {
     "autoregressive": (Autoregressive, {}),
     "masked": (MaskedDiffusion, {}),
     "bert": (Bert, {}),
+    "nat": (OnePass, {}),
+    "cmlm": (CMLM, {}),
+    "refinement": (Refinement, {}),
     "d3pm_absorbing": (D3PM, {"matrix": "absorbing"}),
     "d3pm_uniform": (D3PM, {"matrix": "uniform"}),
     "d3pm_nearest": (D3PM, {"matrix": "nearest"}),

@@ -1,0 +1,93 @@
+"""Translation models from before diffusion: masks over the target, the source always visible.
+
+- `OnePass`: everything is masked, always (non-autoregressive translation, Gu et al. 2017). Its likelihood is exact,
+
+      -log p(y | x) = -sum_i log p(y^i | x),
+
+  and on average at least H(Y | x) + TC(Y | x): see `tinydiff.exact.total_correlation`.
+- `CMLM`: k of the N words are masked, k uniform on 1 .. N, and the loss is the mean over the masked words (conditional
+  masked language model, Ghazvininejad et al. 2019, section 2). That is masked diffusion under another name:
+
+      E_k[ 1/k sum over the k masked words of -log p(y^i | x, visible words) ] = NELBO(y | x) / N
+
+  if the mean is taken for each sentence by itself, and if k = N, where every translation begins, is among the k. The
+  paper's code takes it over all masked words of a batch, and leaves k = N out.
+
+Both are networks of masks and take every decoder of masked diffusion. A network of `OnePass` has never seen a word of a
+target, so that showing it some, as all decoders of several passes do, leads nowhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import decoders
+from ..arrays import Floats, Ints
+from ..data import Batch
+from ..tensor import Tensor, no_grad
+from ..transformer import Model
+from .discrete import ranks, share, stratified
+from .masked import MaskedDiffusion
+
+
+class CMLM(MaskedDiffusion):
+    """Conditional masked language model over `vocab_size` tokens; MASK has id V."""
+
+    decoded_by: tuple[type[decoders.Decoder], ...] = (
+        decoders.MaskPredict, *[kind for kind in MaskedDiffusion.decoded_by if kind is not decoders.MaskPredict]
+    )  # fmt: skip
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__(vocab_size)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that build this process again."""
+        return {"process": "cmlm", "vocab_size": self.vocab_size}
+
+    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
+        """Cross-entropy of the masked words, its mean over each sentence, averaged: a scalar in nats per word."""
+        model, x0, free = self.unpacked(model, batch)
+        most = free.sum(axis=1)  # N of each sentence
+        k = 1 + np.floor(stratified(len(x0), rng) * most).astype(np.int64)
+        xt = np.where(ranks(free, rng) < k[:, None], self.mask_id, x0)
+        weight = np.broadcast_to((1 / k)[:, None], x0.shape)
+        loss: Tensor = self._weighted_nll(model, x0, xt, k / x0.shape[1], weight).sum() / len(x0)
+        return loss
+
+
+class OnePass(MaskedDiffusion):
+    """Non-autoregressive translation over `vocab_size` tokens; MASK has id V."""
+
+    decoded_by: tuple[type[decoders.Decoder], ...] = (
+        decoders.AtOnce, *[kind for kind in MaskedDiffusion.decoded_by if kind is not decoders.AtOnce]
+    )  # fmt: skip
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__(vocab_size)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that build this process again."""
+        return {"process": "nat", "vocab_size": self.vocab_size}
+
+    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
+        """Cross-entropy of all free words from one look: a scalar in nats per word, each sentence's mean averaged."""
+        model, x0, free = self.unpacked(model, batch)
+        weight = np.broadcast_to(share(free)[:, None], x0.shape)
+        loss: Tensor = self._at_once(model, x0, free, weight).sum() / x0.size
+        return loss
+
+    def bound(self, model: Model, batch: Batch | Ints, rng: np.random.Generator, **options: Any) -> Floats:
+        """Exact -log p(free | given) of one look: (B,) nats per sequence."""
+        model, x0, free = self.unpacked(model, batch)
+        nll = np.zeros(x0.shape)
+        with no_grad():
+            nll[free] = self._at_once(model, x0, free, np.ones(x0.shape)).data
+        return np.asarray(nll.sum(axis=1))
+
+    def _at_once(self, model: Model, x0: Ints, free: Any, weight: Floats) -> Tensor:
+        xt = np.where(free, self.mask_id, x0)
+        return self._weighted_nll(model, x0, xt, free.mean(axis=1), weight)
