@@ -113,7 +113,7 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
     for i, row in enumerate(shown):
         for column, marker, colour in (("20", "s", "#E69F00"), ("256", "^", "#56B4E9"), ("bound", "o", "#000000")):
             if column in row:
-                mean, error = row[column]
+                mean, error = row[column][:2]
                 left.errorbar(mean, i, xerr=2 * error, fmt=marker, color=colour, capsize=3, markersize=8)
     for marker, colour, label in (
         ("o", "#000000", "the process itself"), ("^", "#56B4E9", "256 steps"), ("s", "#E69F00", "20 steps"),
