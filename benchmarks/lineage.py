@@ -54,22 +54,18 @@ class Way:
 
     model: str
     data: str
-    trained: tuple[Any, td.Transformer]
+    trained: tuple[Any, Any]
     name: str
     decoder: Any
 
 
-def trained(corpus: Parallel, process: Any, steps: int, seed: int = 0) -> tuple[Any, td.Transformer]:
+def trained(corpus: Parallel, process: Any, steps: int, seed: int = 0) -> tuple[Any, Any]:
     """The process and its network, with averaged weights."""
     model = td.Transformer(corpus.vocab_size, corpus.law.length, **SIZE, rng=np.random.default_rng(seed))
     options = td.Options(steps=steps, batch=64, lr=4e-3, warmup=50, evaluate_every=steps, ema=0.99, seed=seed)
     run = td.Run(corpus, process, model, options)
     *_, _ = td.train(run)
-    with run.ema.applied():
-        weights = {name: p.data.copy() for name, p in model.params.items()}
-    for name, values in weights.items():
-        model.params[name].data = values
-    return process, model
+    return process, run.averaged()
 
 
 def asked(law: Translations, copies: int) -> tuple[Ints, Bools]:

@@ -93,7 +93,8 @@ def main(
         console.print(f"{row['tokens']}, {row['vocab']:,}: {row['bits per character']:.3f} bits per character")
     console.print(table)
     for row in rows:
-        console.print(f"[bold]{row['tokens']}, {row['vocab']:,}[/bold]", row["sample"], sep="\n", markup=True)
+        console.print(f"[bold]{row['tokens']}, {row['vocab']:,}[/bold]")
+        console.print(row["sample"], markup=False, emoji=False, highlight=False)
     if out is not None:
         write_atomically(out, json.dumps(rows, indent=1).encode())
 

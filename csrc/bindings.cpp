@@ -10,10 +10,19 @@
 #include <atomic>
 #include <cmath>
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 #ifdef __GLIBC__
 #include <malloc.h>
+#endif
+#ifdef TINYDIFF_X86_ISAS
+#include <cpuid.h>
+#endif
+#ifdef TINYDIFF_HAS_amx
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace py = pybind11;
@@ -31,10 +40,48 @@ struct Isa {
     std::string name;
     const Kernels<float> *f32;
     const Kernels<double> *f64;
+    tinydiff::MatmulBfloat16 matmul_bfloat16; // null if it has no such products
 };
 
 #define TINYDIFF_ISA_ROW(isa)                                                                                          \
-    Isa { #isa, &tinydiff::isa::kernels_f32, &tinydiff::isa::kernels_f64 }
+    Isa { #isa, &tinydiff::isa::kernels_f32, &tinydiff::isa::kernels_f64, nullptr }
+
+#define TINYDIFF_BFLOAT16_ROW(isa)                                                                                     \
+    Isa { #isa, &tinydiff::avx512::kernels_f32, &tinydiff::avx512::kernels_f64, tinydiff::isa::matmul_bfloat16 }
+
+#ifdef TINYDIFF_X86_ISAS
+struct Leaf7 { // of cpuid: what compilers' __builtin_cpu_supports does not know everywhere
+    unsigned eax[2] = {}, edx = 0;
+    Leaf7() {
+        unsigned b, c, d;
+        __get_cpuid_count(7, 0, &eax[0], &b, &c, &edx);
+        if (eax[0] >= 1)
+            __get_cpuid_count(7, 1, &eax[1], &b, &c, &d);
+    }
+    bool avx512_bf16() const { return eax[1] >> 5 & 1; }
+    bool amx_bf16() const { return (edx >> 22 & 1) && (edx >> 24 & 1); }
+};
+#endif
+
+// A process has to ask Linux for the tile registers of AMX, whose state takes 8 KB per thread. It is asked when they
+// are first used: whoever multiplies no bfloat16 goes without.
+#ifdef TINYDIFF_HAS_amx
+constexpr long get_supported = 0x1021, request = 0x1023, tile_data = 18; // of arch_prctl
+
+bool has_tiles() {
+    unsigned long features = 0;
+    return syscall(SYS_arch_prctl, get_supported, &features) == 0 && (features >> tile_data & 1);
+}
+
+void ask_for_tiles() {
+    static const bool granted = syscall(SYS_arch_prctl, request, tile_data) == 0;
+    if (!granted)
+        throw std::runtime_error("the system refuses this process the tile registers of AMX; set "
+                                 "TINYDIFF_ISA=avx512_bf16 to multiply bfloat16 without them");
+}
+#else
+void ask_for_tiles() {}
+#endif
 
 // The instruction sets that were compiled in and that this CPU has, slowest first.
 std::vector<Isa> find_isas() {
@@ -45,6 +92,16 @@ std::vector<Isa> find_isas() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"))
         found.push_back(TINYDIFF_ISA_ROW(avx512));
+    [[maybe_unused]] const Leaf7 leaf;
+    [[maybe_unused]] const bool bfloat16 = found.back().name == "avx512" && leaf.avx512_bf16();
+#ifdef TINYDIFF_HAS_avx512_bf16
+    if (bfloat16)
+        found.push_back(TINYDIFF_BFLOAT16_ROW(avx512_bf16));
+#endif
+#ifdef TINYDIFF_HAS_amx
+    if (bfloat16 && leaf.amx_bf16() && has_tiles())
+        found.push_back(TINYDIFF_BFLOAT16_ROW(amx));
+#endif
 #endif
     return found;
 }
@@ -188,8 +245,23 @@ template <class T> py::array matrix_argument(const py::array &a, const char *nam
     return contiguous<T>(a, name);
 }
 
+// The product in bfloat16 of this instruction set; an error if it has none, or a is not float32.
+tinydiff::MatmulBfloat16 bfloat16_matmul(const py::array &a) {
+    if (!is_type<float>(a))
+        throw py::type_error("a has dtype " + std::string(py::str(a.dtype())) +
+                             "; expected float32 for a product in bfloat16");
+    const Isa &isa = *active.load();
+    if (!isa.matmul_bfloat16)
+        throw std::runtime_error("bfloat16 is True, but " + isa.name +
+                                 " has no products of bfloat16: they take a CPU with AVX512_BF16 or AMX; use float32");
+    if (isa.name == "amx")
+        ask_for_tiles();
+    return isa.matmul_bfloat16;
+}
+
 py::array matmul(const py::array &a, const py::array &b, const std::optional<py::array> &bias,
-                 const std::optional<py::array> &residual) {
+                 const std::optional<py::array> &residual, bool bfloat16) {
+    const auto rounding = bfloat16 ? bfloat16_matmul(a) : nullptr;
     expect_matrix(a, "a");
     if (b.ndim() != 2 || b.shape(0) != a.shape(1))
         bad("b", b, "(" + std::to_string(a.shape(1)) + ", n)");
@@ -210,8 +282,11 @@ py::array matmul(const py::array &a, const py::array &b, const std::optional<py:
         T *to = c.mutable_data();
         {
             py::gil_scoped_release release;
-            kernels<T>().matmul(ap, ac.strides(0) / size, ac.strides(1) / size, bp, bc.strides(0) / size,
-                                bc.strides(1) / size, biasp, basep, to, m, k, n);
+            auto multiply = kernels<T>().matmul;
+            if constexpr (std::is_same_v<T, float>)
+                multiply = bfloat16 ? rounding : multiply;
+            multiply(ap, ac.strides(0) / size, ac.strides(1) / size, bp, bc.strides(0) / size, bc.strides(1) / size,
+                     biasp, basep, to, m, k, n);
         }
         return c;
     });
@@ -547,8 +622,8 @@ void attention_backward(const py::array &g, const py::array &q, const py::array 
 std::atomic<bool> keeping{false};
 
 // A training step makes and drops the same few hundred arrays again and again. By default the larger ones go back to
-// the system each time, and clearing their pages anew takes longer than many a kernel. Keep them, from the first step of
-// an optimiser on until give_back_memory.
+// the system each time, and clearing their pages anew takes longer than many a kernel. Keep them, from the first step
+// of an optimiser on until give_back_memory.
 void keep_memory() {
     if (keeping.exchange(true))
         return;
@@ -611,6 +686,8 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
     module.def("isas", &isas, "Instruction sets of this build that this CPU has, slowest first.");
     module.def("isa", [] { return active.load()->name; }, "The instruction set in use.");
     module.def("use_isa", &use_isa, py::arg("name"));
+    module.def(
+        "has_bfloat16", [] { return active.load()->matmul_bfloat16 != nullptr; }, "Whether it multiplies bfloat16.");
     module.def("threads", &tinydiff::team_size, "Threads a kernel may use.");
     module.def("set_threads", &set_threads, py::arg("n"));
     module.def("pools", &pools, "Threads that can run the kernels' tasks here: 'team', 'openmp'.");
@@ -619,7 +696,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
     module.def("give_back_memory", &give_back_memory, "Return what was kept for a next step of training.");
 
     module.def("matmul", &matmul, py::arg("a"), py::arg("b"), py::arg("bias") = py::none(),
-               py::arg("residual") = py::none());
+               py::arg("residual") = py::none(), py::arg("bfloat16") = false);
     module.def("column_sum", &column_sum, py::arg("x"));
     module.def("softmax", [](const py::array &x) { return softmax_of(x, false); }, py::arg("x"));
     module.def("log_softmax", [](const py::array &x) { return softmax_of(x, true); }, py::arg("x"));

@@ -59,6 +59,15 @@ template <class T> struct Kernels {
     void (*orthogonalise)(const T *x, T *y, idx count, idx m, idx n);
 };
 
+// The same product with A and B rounded to bfloat16, for float32; see bfloat16.cpp.
+using MatmulBfloat16 = decltype(Kernels<float>::matmul);
+namespace avx512_bf16 {
+extern const MatmulBfloat16 matmul_bfloat16;
+}
+namespace amx {
+extern const MatmulBfloat16 matmul_bfloat16;
+}
+
 #define TINYDIFF_DECLARE(isa)                                                                                          \
     namespace isa {                                                                                                    \
     extern const Kernels<float> kernels_f32;                                                                           \

@@ -280,7 +280,10 @@ template <class T> inline vec<T> scale_by_power(vec<T> v, vec<T> shifted) {
 
 template <class T> TINYDIFF_INLINE vec<T> vexp(vec<T> x) {
     using E = Exp<T>;
-    x = vmin<T>(vmax<T>(x, splat<T>(E::lowest)), splat<T>(E::highest)); // NaN passes through
+    // Where the result is 0, as for every score that a mask hides, it is chosen, not computed: processors take a
+    // hundred cycles and more to round down to it. NaN passes through.
+    const vec<T> given = x;
+    x = vmin<T>(given < splat<T>(E::lowest) ? splat<T>(T(0)) : given, splat<T>(E::highest));
 
     const vec<T> shifted = x * splat<T>(T(1.4426950408889634)) + splat<T>(E::rounder);
     const vec<T> n = shifted - splat<T>(E::rounder);
@@ -289,7 +292,7 @@ template <class T> TINYDIFF_INLINE vec<T> vexp(vec<T> x) {
     vec<T> series = splat<T>(inverse_factorial<T>(E::terms)); // Horner: 1 + r (1 + r (1/2! + r (1/3! + ...)))
     for (int k = E::terms - 1; k >= 0; --k)
         series = series * r + splat<T>(inverse_factorial<T>(k));
-    return scale_by_power<T>(series, shifted);
+    return given < splat<T>(E::lowest) ? splat<T>(T(0)) : scale_by_power<T>(series, shifted);
 }
 
 } // namespace

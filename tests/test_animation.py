@@ -50,13 +50,36 @@ def test_gif_and_player_show_every_moment(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="exists already"):
         animation.save_gif(tmp_path / "way.gif", way)
     html = animation.player(way, moments=12)
-    data = base64.b64decode(re.search(r"base64,([^)]+)\)", html)[1])
+    data = base64.b64decode(re.search(r"base64,([^\"]+)\"", html)[1])
     with Image.open(io.BytesIO(data)) as sprite:
         assert sprite.size == (animation.PIXELS, 12 * animation.PIXELS)
         drawn = np.asarray(sprite).reshape(12, animation.PIXELS, -1)
     np.testing.assert_array_equal(drawn, animation.shades(way, moments=12))
     assert 'max="11"' in html
     assert len(html) < 60_000
+
+
+def test_gif_of_points_says_what_they_should_become(tmp_path: Path) -> None:
+    """A GIF of points without the true ones, or without the time, which changes from picture to picture."""
+    way, true = frames(5), points("spiral", 500, np.random.default_rng(0))
+    animation.save_gif(tmp_path / "way.gif", way, data=true)
+    animation.save_gif(tmp_path / "alone.gif", way)
+    side = animation.PIXELS * 2
+    with Image.open(tmp_path / "way.gif") as gif, Image.open(tmp_path / "alone.gif") as alone:
+        assert gif.width == 2 * alone.width == 2 * (animation.LEFT + side + 12)
+        stills = []
+        for i in range(gif.n_frames):
+            gif.seek(i)
+            stills.append(np.asarray(gif.convert("L")))
+    titles = [still[: animation.TOP - 2, : alone.width] for still in stills]
+    assert len({title.tobytes() for title in titles}) == 5
+    assert all((title < 128).any() for title in titles)
+    right = [still[:, alone.width :] for still in stills]
+    assert all((each == right[0]).all() for each in right)
+    top, left = animation.TOP, animation.LEFT
+    shown = right[0][top : top + side, left : left + side][::2, ::2]
+    ink = np.clip(animation.scatter(true.reshape(-1, 2)), 0, 1)
+    np.testing.assert_allclose(1 - shown / 255, ink, atol=0.5 / (animation.SHADES - 1) + 0.01)
 
 
 def test_figures_show_what_they_are_given() -> None:

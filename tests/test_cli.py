@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from conftest import Runs
 
 SIZES = ["--length=16", "--batch=4", "--d-model=8", "--layers=1", "--heads=2", "--steps=20"]
-COMMANDS = ["demo", "train", "sample", "infill", "translate", "evaluate", "sweep", "race", "info"]
+COMMANDS = [
+    "demo", "train", "sample", "infill", "translate", "page", "serve", "evaluate", "sweep", "race", "practice", "info",
+]  # fmt: skip
 
 
 def tinydiff(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -325,6 +327,8 @@ def test_import_is_light() -> None:
         (["--lr", 0], "lr is 0.0; it must be positive"),
         (["--lr", -0.1], "lr is -0.1; it must be positive"),
         (["--lr", "nan"], "lr is nan; it must be positive"),
+        (["--muon-lr", 0.02], "muon_lr is 0.02, but the optimiser is 'adamw', which has no such option"),
+        (["--optimiser", "muon", "--muon-lr", 0], "muon_lr is 0.0; it must be positive"),
         (["--length", 400], "length is 400, but the held-out tenth of"),
         (["--d-model", 9], "d_model is 9 and heads is 2; d_model must be a multiple of heads"),
         (["--layers", 0], "layers is 0; it must be at least 1"),
@@ -448,7 +452,9 @@ def test_train_refuses_folders(
         (["evaluate", "RUN", "--windows", 0], "windows is 0; it must be at least 1"),
         (["evaluate", "RUN", "--text", "nowhere.txt"], "nowhere.txt"),
         (["sample", "RUN", "--strip", "strip.txt"], "strip.txt ends in '.txt'; figures end in .pdf, .png, .svg"),
-        (["sample", "RUN", "--gif", "RUN"], "exists already; choose another name or delete it"),
+        (["sample", "RUN", "--html", "RUN"], "exists already; choose another name or delete it"),
+        (["sample", "RUN", "--gif", "way.mp4"], "way.mp4 ends in '.mp4'; animated pictures end in .gif"),
+        (["race", "--gif", "way.webp"], "way.webp ends in '.webp'; animated pictures end in .gif"),
         (["race", "AUTOREGRESSIVE"], "only one run is given"),
         (["race", "RUN", "AUTOREGRESSIVE"], "is a run of masked; expected one of autoregressive"),
         (["race", "AUTOREGRESSIVE", "RUN", "--length", 17], "lengths goes up to 17; these models take at most 16"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 import tinydiff as td
 from tests.test_cli import tinydiff
 from tinydiff.data import Characters, Codec, Pieces, Words, codec_of, new_codec, with_blanks
-from tinydiff.data.codec import SIGNS
+from tinydiff.data.codec import SIGNS, parts
 
 TEXT = (
     "The cat sat.  The  cat,\n\tthe caf\u00e9 cat's hat sat!\n"
@@ -59,6 +60,35 @@ def test_any_text_of_these_characters_comes_back(text: str) -> None:
 
 
 CODECS = codecs()
+
+
+@given(text=st.text(st.sampled_from(sorted(set(TEXT)))), size=st.integers(1, 9))
+def test_the_tokens_of_parts_are_those_of_the_text(text: str, size: int) -> None:
+    """Nothing is lost, and no word is cut in two unless it is as long as a part."""
+    cut = [*parts(text, size)]
+    assert "".join(cut) == text
+    assert max(map(len, cut)) <= 2 * size
+    if all(len(word) < size for word in re.findall(r"\S+", text)):
+        for codec in CODECS:
+            assert np.concatenate([codec.encode(part) for part in cut]).tolist() == codec.encode(text).tolist()
+
+
+@pytest.mark.parametrize(
+    ("codec", "text", "unknown"),
+    [
+        (Characters.of(TEXT), "The ### cat\u0302", ["#", "#", "#", "\u0302"]),
+        (Words.of(TEXT), "a ## #cat cat#", ["#", "#", "#", "#"]),
+        (Pieces.of(TEXT, 40), "#cat", ["#"]),
+        (Words((" no", " yes", ".")), "no yes. maybe no. I", ["no", " maybe", " I"]),
+    ],
+)
+def test_unknown(codec: Codec, text: str, unknown: list[str]) -> None:
+    """What is unknown of a text, each with its place; the first of it is what the error names."""
+    spans = codec.unknown(text)
+    assert [text[start:end] for start, end in spans] == unknown
+    with pytest.raises(ValueError, match=f"text contains {re.escape(repr(unknown[0]))} .*at position {spans[0][0]},"):
+        codec.encode(text)
+    assert codec.unknown("").shape == (0, 2)
 
 
 def test_words_are_words() -> None:
@@ -117,7 +147,7 @@ def test_another_unicode_form_is_named() -> None:
     """A letter with its accent in one, where the alphabet has it in two, and the other way round."""
     composed, apart = unicodedata.normalize("NFC", "cafe\u0301"), unicodedata.normalize("NFD", "caf\u00e9")
     for codec_text, text, form in ((composed, apart, "NFC"), (apart, composed, "NFD")):
-        with pytest.raises(ValueError, match=f"in Unicode form {form} it has only characters that are known"):
+        with pytest.raises(ValueError, match=f"in Unicode form {form} more of it is known: convert it with"):
             Characters.of(codec_text).encode(text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -213,10 +214,16 @@ def test_other_unicode_with_its_mark(encoding: str, tmp_path: Path) -> None:
 
 def test_what_is_no_text_is_called_what_it_is(tmp_path: Path) -> None:
     """UTF-16 without its mark, a folder, a broken archive."""
-    (tmp_path / "half").write_bytes("abc".encode("utf-16-le"))
+    (tmp_path / "le").write_bytes("abc \u4e00\u4e8c\u4e09\n".encode("utf-16-le"))
+    (tmp_path / "be").write_bytes("\u4e00\u4e8c\u4e09\u4e00 abc\n".encode("utf-16-be"))
+    (tmp_path / "picture").write_bytes(bytes(range(256)))
+    (tmp_path / "half").write_bytes("abc".encode("utf-16") + b"x")
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"abc" * 100)[:-20])
     for path, error, words in (
-        ("half", ValueError, r"half has a zero byte at 1: it is no text, or UTF-16 without its mark"),
+        ("le", ValueError, r"le has a zero byte at 1: it is UTF-16 .* iconv -f utf-16-le -t utf-8"),
+        ("be", ValueError, r"be has a zero byte at 1: it is UTF-16 .* iconv -f utf-16-be -t utf-8"),
+        ("picture", ValueError, "picture has a zero byte at 0: it is no text"),
+        ("half", ValueError, "half is not UTF-16-LE: byte 8 is 0x78; it is damaged or cut short"),
         (".", ValueError, "is a folder; name a file of text"),
         ("cut.gz", ValueError, "is gzipped but damaged"),
     ):
@@ -243,15 +250,43 @@ def test_names_are_corpora_and_paths_are_files(tmp_path: Path, monkeypatch: pyte
     assert data.load("./sums").text == "not sums at all"
 
 
-def test_a_long_text_takes_a_small_multiple_of_itself() -> None:
-    """12 MB of text in lines: below 100 MB while it is made into ids, one byte for each in the end."""
-    text = "the cat sat on the mat, and there it stayed.\n" * 270_000
+@pytest.mark.parametrize("end", ["\n", " ", ""])
+def test_a_long_text_takes_a_small_multiple_of_itself(end: str) -> None:
+    """12 MB of text, in lines, in one line, or without a blank: one byte for each character in the end."""
+    line = "the cat sat on the mat, and there it stayed." if end else "thecatsatonthematandthereitstayed"
+    text = (line + end) * (12_000_000 // len(line))
     codec = Characters.of(text)
     tracemalloc.start()
     corpus = Corpus("long", text, codec)
     assert corpus.ids.nbytes == len(text)
-    assert tracemalloc.get_traced_memory()[1] < 100e6
+    assert tracemalloc.get_traced_memory()[1] < 80e6
     tracemalloc.stop()
+
+
+MEMORY = """
+import resource, sys
+import tinydiff as td
+text = "".join(f"word{i % 977} and {i} " for i in range(200_000))
+codec = td.data.new_codec(text, sys.argv[1], 1000)
+td.data.Corpus("long", text, codec).ids
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is in KiB only there")
+@pytest.mark.parametrize("tokens", ["words", "pieces"])
+def test_one_long_line_is_cut_up(tokens: str) -> None:
+    """Learning words or pieces of 4 MB without a line break, and making ids of them."""
+    pytest.importorskip("tokenizers")
+    done = subprocess.run([sys.executable, "-c", MEMORY, tokens], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 250_000
+
+
+def test_what_a_long_text_has_wrong_is_where_it_says() -> None:
+    """The place in the text, not in a part of it."""
+    text = "ab " * 800_000 + "#"
+    with pytest.raises(ValueError, match=r"'#' .* at position 2400000,"):
+        _ = Corpus("long", text, Characters("ab ")).ids
 
 
 def test_evaluating_a_text_with_unknown_characters(runs: Runs, trained: Path, tmp_path: Path) -> None:
@@ -265,14 +300,77 @@ def test_evaluating_a_text_with_unknown_characters(runs: Runs, trained: Path, tm
     assert tinydiff("evaluate", trained, "--text", tmp_path / "short.txt", "--windows=64").stdout.endswith("of 10)\n")
     _, _, codec, _ = load(trained)
     odd = data.Unseen("odd", (tmp_path / "odd.txt").read_text(), codec)
-    batch = odd.examples(16, 500, np.random.default_rng(0))
-    assert batch.x0.min() >= 0
-    assert len(odd.starts(16)) == 100 - 15 + 100 - 15
-    assert {codec.decode(row) for row in batch.x0} <= {text[i : i + 16] for i in range(185)}
+    rng = np.random.default_rng(0)
+    within = {text[i : i + 16] for i in (*range(85), *range(100, 185))}
+    assert {codec.decode(row) for row in odd.examples(16, 5000, rng).x0} == within
+    assert odd.longest == 100
     (tmp_path / "none.txt").write_text("#" * 99)
     none = tinydiff("evaluate", trained, "--text", tmp_path / "none.txt")
     assert none.returncode == 2
-    assert "so that no window fits; use a longer text" in none.stderr
+    assert "has nothing that the model knows" in none.stderr
+
+
+def test_evaluating_a_text_with_unknown_words(tmp_path: Path) -> None:
+    """Words count like characters where they cannot be spelled; the error of one stretch of text is not given."""
+    codec = data.Words((" the", " cat", " sat", "."))
+    odd = data.Unseen("odd", " the cat sat. the zebra sat. zebra the cat.", codec)
+    assert odd.unknown == {" zebra": 2}
+    assert odd.ids.tolist() == [0, 1, 2, 3, 0, -1, 2, 3, -1, 0, 1, 3]
+    assert odd.longest == 5
+    with pytest.raises(ValueError, match="length is 6, but odd has at most 5 words in a row between what the model"):
+        odd.check_length(6)
+    small = ["--d-model=8", "--layers=1", "--heads=2", "--steps=2"]
+    assert tinydiff("train", "--data", "stories", "--out", tmp_path / "run", *small).returncode == 0
+    corpus = data.load("stories")
+    story = corpus.codec.decode(corpus.ids[: corpus.law.length])
+    (tmp_path / "odd.txt").write_text(story + " zebra" + story)
+    done = tinydiff("evaluate", tmp_path / "run", "--text", tmp_path / "odd.txt", "--windows=64")
+    assert done.returncode == 0, done.stderr
+    assert "1 words are none that the model knows (' zebra')" in done.stderr
+    (tmp_path / "odd.txt").write_text(story)
+    done = tinydiff("evaluate", tmp_path / "run", "--text", tmp_path / "odd.txt", "--windows=64")
+    assert re.match(r"[0-9.]+ bits per character, too little for an error, ", done.stdout)
+
+
+def test_another_unicode_form_is_hinted_at(tmp_path: Path) -> None:
+    """Evaluating a text whose accents are apart, with something else unknown in it."""
+    apart = data.Unseen("apart", "cafe\u0301 # the\u0301", Characters("achfet \u00e9"))
+    assert apart.unknown == {"\u0301": 2, "#": 1}
+    assert apart.other_form == (
+        "in Unicode form NFC more of it is known: convert it with unicodedata.normalize('NFC', text)"
+    )
+    assert data.Unseen("odd", "caf#", Characters("acf")).other_form is None
+
+
+def test_texts_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path, of a text and of pairs, means the same file from another folder."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.txt").write_text("abc")
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "answer": "b"}\n' * 3)
+    monkeypatch.chdir(tmp_path / "sub")
+    corpus, pairs = data.load("../a.txt"), data.load_pairs("../a.jsonl")
+    monkeypatch.chdir(tmp_path)
+    assert data.load(corpus.name).text == "abc"
+    assert len(data.load_pairs(pairs.name).pairs) == 3
+
+
+def test_standard_input_is_over(tmp_path: Path) -> None:
+    """A run on it says so instead of waiting for more, and takes it again where it is told to."""
+    text, out = b"the cat sat on the mat.\n" * 20, str(tmp_path / "run")
+    small = ["--d-model=8", "--layers=1", "--heads=2", "--batch=4", "--steps=2", "--length=8"]
+
+    def done(*command: str) -> subprocess.CompletedProcess[bytes]:
+        line = [sys.executable, "-m", "tinydiff", *command]
+        return subprocess.run(line, input=text, capture_output=True, check=False)
+
+    assert done("train", "--text", "-", "--out", out, *small).returncode == 0
+    for command in (("evaluate", out), ("train", "--resume", out, "--steps=3")):
+        over = done(*command)
+        assert over.returncode == 2
+        assert b"-, which" in over.stderr
+        assert b"is not there; say where it is with --text or --pairs" in over.stderr
+    assert done("train", "--resume", out, "--steps=3", "--text", "-").returncode == 0
+    assert b"(NELBO, an upper bound; -, 64 windows of 8)" in done("evaluate", out, "--windows=64", "--text", "-").stdout
 
 
 def test_empty_names_are_refused() -> None:
@@ -285,6 +383,9 @@ def test_empty_names_are_refused() -> None:
         done = tinydiff("train", *options)
         assert done.returncode == 2, done.stderr
         assert words in done.stderr
+    assert "RUN is empty" in tinydiff("evaluate", "").stderr
+    assert "RUN is empty" in tinydiff("infill", "", "a_").stderr
+    assert "there is no run in nowhere" in tinydiff("infill", "nowhere", "").stderr
 
 
 def test_the_error_is_that_of_the_text() -> None:

@@ -104,7 +104,9 @@ def test_the_command_trains_on_pairs(process: str, tmp_path: Path) -> None:
         ('{"prompt": "a", "answer": "b"}\nnot json', [], "line 2 of"),
         ('{"prompt": "a"}', [], 'expected {"prompt": "Who?", "answer": "Me."}'),
         ("[1, 2]", [], "line 1 of"),
-        ('{"prompt": "a", "answer": "b"}', [], "has 1 pairs; expected at least 2"),
+        ("[" * 100_000, [], "line 1 of"),
+        ('{"prompt": "a", "answer": ""}\n' * 12, [], "has only empty answers from pair 11 on, which are held out"),
+        ('{"prompt": "a", "answer": "b"}', [], "has 1 pair; expected at least 2"),
         ('{"prompt": "a", "answer": "b"}\n' * 3 + '{"prompt": "aa", "answer": "bb"}\n' * 2, ["--length=4"],
          "length is 4, but 2 of 5 pairs of"),
         ('{"prompt": "a", "answer": "b"}\n' * 3, ["--text=x"], "--text and --pairs are both given"),
@@ -119,6 +121,50 @@ def test_pairs_that_are_none(lines: str, options: list[str], words: str, tmp_pat
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_other_pairs_are_all_evaluated(tmp_path: Path) -> None:
+    """But for those that the model cannot be asked; those of the run itself from their last tenth on."""
+    file, out = sums(tmp_path / "sums.jsonl"), tmp_path / "run"
+    small = ["--d-model=8", "--layers=1", "--heads=2", "--batch=4", "--steps=2"]
+    assert tinydiff("train", "--pairs", file, "--out", out, *small).returncode == 0
+    rows = [("2+3=", "5"), ("2+3=", "x"), ("1+1+1+1+1+1+1+1=", "8"), ("4+4=", "8")]
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(json.dumps({"prompt": p, "answer": a}) for p, a in rows))
+    done = tinydiff("evaluate", out, "--pairs", other, "--windows=64")
+    assert done.returncode == 0, done.stderr
+    assert "1 pairs have something that the model does not know and 1 take more than its 8 characters" in done.stderr
+    own = tinydiff("evaluate", out, "--pairs", file, "--windows=64")
+    assert (own.stderr, own.stdout) == ("", tinydiff("evaluate", out, "--windows=64").stdout)
+    other.write_text('{"prompt": "x", "answer": "y"}')
+    assert "has no pairs that can be evaluated: 1 have something" in tinydiff("evaluate", out, "--pairs", other).stderr
+    _, _, codec, _ = td.load(out)
+    assert codec is not None
+    unseen = td.data.UnseenPairs.of("other", tuple(rows), codec, 8)
+    seen = {codec.decode(x[g]) for b in [unseen.examples(8, 50, np.random.default_rng(0), held_out=True)]
+            for x, g in zip(b.x0, b.given, strict=True)}  # fmt: skip
+    assert seen == {"2+3=", "4+4="}
+    assert (unseen.unknown, unseen.over) == (1, 1)
+
+
+def test_pairs_that_say_the_same_count_once(tmp_path: Path) -> None:
+    """Two pairs a hundred times over are two pieces of the data, for the error of a figure."""
+    codec = td.data.Characters.of("ab", eos=True)
+    pairs = td.data.Pairs("two", (("a", "b"), ("b", "a")) * 100, codec)
+    for held_out in (False, True):
+        cluster = pairs.examples(4, 200, np.random.default_rng(0), held_out=held_out).cluster
+        assert len(np.unique(cluster)) == 2
+
+
+def test_a_run_on_text_has_no_answers(runs: Runs, tmp_path: Path) -> None:
+    """Its tokens have no end."""
+    out = tmp_path / "run"
+    runs.new(out)
+    file = sums(tmp_path / "sums.jsonl")
+    for command in (("evaluate", out), ("train", "--steps=99", "--resume", out)):
+        done = tinydiff(*command, "--pairs", file)
+        assert done.returncode == 2
+        assert "was trained on text, whose tokens have no end of an answer" in done.stderr
 
 
 def test_resuming_with_other_data(runs: Runs, tmp_path: Path) -> None:

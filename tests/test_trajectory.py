@@ -14,22 +14,50 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.cells import cell_len
 
 from tinydiff import data
 from tinydiff.decoders import Frame
 from tinydiff.views import figures
-from tinydiff.views.gif import CELL_WIDTH, LEAST, MARGIN, REST, save_gif
+from tinydiff.views.fonts import FAMILY, fonts_for
+from tinydiff.views.gif import CELL_HEIGHT, CELL_WIDTH, INK, LEAST, MARGIN, REST, START, save_gif
 from tinydiff.views.html import player, save_html
-from tinydiff.views.trajectory import MASK, NEWLINE, REMASKED, Trajectory, cells, playback, record, timed, visible
+from tinydiff.views.terminal import state_text
+from tinydiff.views.trajectory import (
+    AGAIN,
+    AGAIN_INK,
+    COLOURS,
+    MASK,
+    NEWLINE,
+    REMASKED,
+    Trajectory,
+    cells,
+    lines,
+    playback,
+    record,
+    timed,
+    visible,
+)
 
 TEXT = "</script><b>&amp;\n\t x\U0001d54f\u2028'\"</b><!--$x_1$"
 CODEC = data.Characters.of(TEXT)
 SHOWN = "".join(map(visible, TEXT))
 
 
-def way(steps: int = 4, batch: int = 2, seconds: float = 1.0, title: str = "way", text: str = TEXT) -> Trajectory:
+WORDS = "a catalogue \u5929\u5730 e\u0301 \U0001f600\n of-" + "long" * 20 + " words"
+"""Of two columns each, a mark on a letter, and a word that is longer than a line."""
+
+
+def way(
+    steps: int = 4,
+    batch: int = 2,
+    seconds: float = 1.0,
+    title: str = "way",
+    text: str = TEXT,
+    codec: data.Codec | None = None,
+) -> Trajectory:
     """A text that is filled in over the steps; at the last but one the first position is masked again."""
-    codec = data.Characters.of(text)
+    codec = codec or data.Characters.of(text)
     ids = np.tile(codec.encode(text), (batch, 1))
     turn = np.arange(ids.size).reshape(ids.shape) % steps + 1
     frames = []
@@ -93,15 +121,86 @@ def test_every_character_takes_one_place_and_can_be_seen() -> None:
 
 
 def test_cells_say_what_happened() -> None:
-    """Masked again shown as masked, fresh as kept, or levels off by one at confidence 1."""
+    """Given shown as filled in, masked again as masked, fresh as kept, or levels off by one at confidence 1."""
     frame = Frame(
         1, 2, 0.5, np.array([[0, 1, 3, 3]]), np.array([[False, True, False, False]]),
         np.array([[False, False, True, False]]), np.array([[1.0, 0.39, 0.0, 0.0]]),
         np.array([[True, False, False, False]]),
     )  # fmt: skip
     assert cells(data.Characters("abc"), frame, 0) == [
-        ("a", "kept", 4), ("b", "fresh", 1), (REMASKED, "remasked", 0), (MASK, "mask", 0),
+        ("a", "given", 4), ("b", "fresh", 1), (REMASKED, "remasked", 0), (MASK, "mask", 0),
     ]  # fmt: skip
+
+
+def in_words() -> Trajectory:
+    return way(text=WORDS, codec=data.Words.of(WORDS))
+
+
+def test_a_cell_per_token() -> None:
+    """Words are words, and their masks as wide as a short one, with a blank between them."""
+    trajectory = in_words()
+    length = trajectory.frames[0].state.shape[1]
+    assert length == len(re.findall(r" ?\w+| ?[^\w\s]|\s", WORDS)) == 11
+    assert [cell.text for cell in cells(trajectory.codec, trajectory.frames[0], 0)] == [" " + 3 * MASK] * length
+    again = cells(trajectory.codec, trajectory.frames[3], 0)[0]
+    assert (again.text, again.kind) == (" " + 3 * REMASKED, "remasked")
+    shown = [cell.text for cell in cells(trajectory.codec, trajectory.frames[-1], 0)]
+    assert shown[:7] == ["a", " catalogue", " \u5929\u5730", " e", "\u25cc\u0301", " \U0001f600", NEWLINE]
+    assert visible("e\u0301\n") == f"e\u0301{NEWLINE}"  # one token: the mark is on its letter
+
+
+@pytest.mark.parametrize("width", [2, 7, 16, 40])
+def test_lines_are_as_wide_as_they_may_be(width: int) -> None:
+    """Characters that take two columns, tokens cut in two or too long for a line; nothing lost, no line left empty."""
+    trajectory = in_words()
+    for frame in trajectory.frames:
+        row = cells(trajectory.codec, frame, 0)
+        broken = lines(row, width)
+        widths = [sum(cell_len(cell.text) for cell in line) for line in broken]
+        assert min(widths) > 0
+        assert max(widths) <= width
+        assert "".join(cell.text for line in broken for cell in line) == "".join(cell.text for cell in row)
+        assert {cell for line in broken for cell in line} >= {cell for cell in row if cell_len(cell.text) <= width}
+        for line, after in itertools.pairwise(broken):
+            assert sum(cell_len(cell.text) for cell in (*line, after[0])) > width
+        text = state_text(trajectory.codec, frame, 0, width).plain
+        assert [cell_len(line) for line in text.split("\n")] == widths
+    every = [cells(trajectory.codec, frame, i) for frame in trajectory.frames for i in range(len(frame.state))]
+    assert trajectory.most_columns == max(sum(cell_len(cell.text) for cell in row) for row in every)
+    assert trajectory.most_lines(width) == max(len(lines(row, width)) for row in every)
+
+
+@pytest.mark.filterwarnings("ignore:no font here has")
+def test_pages_and_pictures_of_words(tmp_path: Path) -> None:
+    """A token per cell in every frame of a page; a GIF and a figure of as many lines as the words take."""
+    trajectory = in_words()
+    save_html(tmp_path / "way.html", trajectory)
+    page = Page((tmp_path / "way.html").read_text("utf-8"))
+    shown = [cell.text for cell in cells(trajectory.codec, trajectory.frames[-1], 0)]
+    assert page.rows[0] == "".join(shown)
+    frames = held(page, "data")["tracks"][0]["frames"]
+    assert frames[-1][1][0] == shown
+    assert [len(marks) for _, _, rows in frames for marks in rows] == [len(shown)] * 2 * len(frames)
+    heights = []
+    for columns in (20, 40):
+        save_gif(tmp_path / f"{columns}.gif", trajectory, columns=columns)
+        with Image.open(tmp_path / f"{columns}.gif") as picture:
+            heights.append(picture.size[1])
+    rows = trajectory.frames[0].state.shape[0]
+    assert heights[0] - heights[1] == rows * CELL_HEIGHT * (trajectory.most_lines(20) - trajectory.most_lines(40))
+    drawn = [text.get_text() for text in figures.strip(trajectory, moments=2, columns=30).axes[0].texts]
+    assert " catalogue" in drawn
+    assert 3 * MASK in drawn
+
+
+def test_fonts_are_found_for_what_is_missing() -> None:
+    """DejaVu Sans Mono is enough for most; emoji are in DejaVu Sans; what no font has is named, once."""
+    assert [font.family for font in fonts_for(frozenset("a\u25cc" + MASK))] == [FAMILY]
+    two = fonts_for(frozenset("a\U0001f600"))
+    assert len(two) == 2
+    assert two[1].characters == {"\U0001f600"}
+    with pytest.warns(UserWarning, match="no font here has \U0010fffd, which pictures show as boxes"):
+        assert len(fonts_for(frozenset("a\U0010fffd"))) == 1
 
 
 def test_one_trajectory_plays_evenly() -> None:
@@ -122,8 +221,10 @@ def test_a_race_keeps_the_measured_clock() -> None:
 
 
 def test_moments_that_come_too_fast_are_joined() -> None:
-    """The end of a race lost among the moments that are left out, or two moments closer than asked for."""
+    """The masks or the end of a race lost among the moments that are left out, or two moments closer than asked for."""
     moments = playback([way(100, seconds=1.0), way(3, seconds=0.5)], seconds=1.0, least=0.15)
+    assert moments[0].frames == (0, 0)
+    assert moments[1].frames == (29, 1)
     assert moments[-1].frames == (100, 3)
     assert [round(moment.at, 9) for moment in moments] == [0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9]
 
@@ -203,10 +304,15 @@ def test_a_gif_has_every_moment_for_its_time(tmp_path: Path) -> None:
             gif.seek(i)
             durations.append(gif.info["duration"])
             stills.append(np.asarray(gif.convert("RGB")))
-    assert durations == [500] * 4 + [REST]
+    assert durations == [START] + [500] * 3 + [REST]
+    masks = way().frames[0].state.shape[1] * 2
+    grey = (stills[0] == 0xD4).all(axis=-1).sum()
+    assert grey > 0.8 * masks * (CELL_WIDTH - 2) * (CELL_HEIGHT - 4)
     assert all((a != b).any() for a, b in itertools.pairwise(stills))
     with pytest.raises(ValueError, match=r"way\.gif exists already"):
         save_gif(tmp_path / "way.gif", way())
+    with pytest.raises(ValueError, match=r"way\.mp4 ends in '\.mp4'; animated pictures end in \.gif"):
+        save_gif(tmp_path / "way.mp4", way())
 
 
 def test_a_gif_of_a_race_is_as_wide_as_its_racers(tmp_path: Path) -> None:
@@ -216,12 +322,18 @@ def test_a_gif_of_a_race_is_as_wide_as_its_racers(tmp_path: Path) -> None:
     with Image.open(tmp_path / "two.gif") as two:
         assert two.width == 2 * (len(TEXT) * CELL_WIDTH + 2 * MARGIN)
         assert (np.asarray(two.convert("RGB"))[:, two.width // 2 :] < 128).any()
-        durations = []
+        durations, colours = [], set()
         for i in range(two.n_frames - 1):
             two.seek(i)
             durations.append(two.info["duration"])
+            colours |= set(map(tuple, np.asarray(two.convert("RGB")).reshape(-1, 3).tolist()))
+    wanted = [*COLOURS, AGAIN, AGAIN_INK, INK, "#ffffff", "#d4d4d4"]
+    assert {tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in wanted} <= colours
+    assert durations[0] >= START
     assert min(durations) >= 1000 * LEAST - 1
-    assert sum(durations) == pytest.approx(2000, abs=1000 * LEAST + 10 * len(durations))  # in hundredths of a second
+    assert sum(durations[1:]) == pytest.approx(
+        2000, abs=1000 * LEAST + 10 * len(durations)
+    )  # in hundredths of a second
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,16 @@ from rich.console import Console
 
 from tinydiff import data, train
 from tinydiff.decoders import Frame
-from tinydiff.views.terminal import Smooth, show_race, show_sampling, show_training, state_text
+from tinydiff.processes.paths import VectorFrame
+from tinydiff.views.terminal import (
+    Smooth,
+    points_text,
+    show_points,
+    show_race,
+    show_sampling,
+    show_training,
+    state_text,
+)
 from tinydiff.views.trajectory import COLOURS, MASK, NEWLINE, REMASKED, Trajectory
 
 if TYPE_CHECKING:
@@ -116,7 +125,11 @@ def test_colour_is_confidence() -> None:
     frame = Frame(1, 2, 0.25, np.array([[0, 1, 2, 3]]), fresh, nothing, np.array([[0.0, 0.5, 1.0, 0.0]]), nothing)
     text = state_text(codec, frame, 0, 10)
     assert text.plain == "abc" + MASK
-    assert [span.style for span in text.spans] == [COLOURS[0], COLOURS[2], f"bold black on {COLOURS[4]}", "grey42"]
+    assert [span.style for span in text.spans] == [
+        f"#000000 on {COLOURS[0]}", f"#000000 on {COLOURS[2]}", f"bold underline #000000 on {COLOURS[4]}", "#767676"
+    ]  # fmt: skip
+    given = replace(frame, given=np.array([[False, True, False, False]]))
+    assert str(state_text(codec, given, 0, 10).spans[1].style) == "underline"
 
 
 def test_positions_keep_their_place() -> None:
@@ -136,7 +149,20 @@ def test_masked_again_is_marked() -> None:
         console = screen(True)
         show_sampling(console, data.Characters("abc"), [replace(frame, remasked=frame.remasked & again)])
         assert ("masked again" in shown(console)) == again
-        assert "unsure to sure" in shown(console)
+        assert "0 to 100 % sure" in shown(console)
+
+
+def test_points_are_drawn_where_they_are() -> None:
+    """Axes swapped or upside down, points beyond the edge at the other one, a picture wider than the terminal."""
+    corners = np.array([[2.99, 2.99], [-2.99, -2.99], [-2.99, 2.99], [9.0, 0.0]])
+    lines = points_text(corners, 10).splitlines()
+    assert (len(lines), {len(line) for line in lines}) == (5, {10})
+    assert (lines[0], lines[-1]) == ("\u2801" + "\u2800" * 8 + "\u2808", "\u2840" + "\u2800" * 9)
+    assert points_text(np.array([[0.01, -0.01]]), 10).splitlines()[2][5] == "\u2804"
+    console = screen(True, 30)
+    show_points(console, [VectorFrame(1, 1, 0.25, corners[:, None], corners[:, None])], title="runs/a")
+    assert "t = 0.25" in shown(console)
+    assert max(map(len, shown(console).splitlines())) <= 30
 
 
 def test_race_in_the_terminal() -> None:

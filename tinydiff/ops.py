@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from . import kernels
 from .arrays import Bools, Floats, Ints
 from .tensor import Tensor
 
+Precision = Literal["full", "bfloat16"]
+"""Of matrix products: of the numbers as they are, or rounded to bfloat16, sums in float32 (Kalamkar et al. 2019)."""
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None) -> Tensor:
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None, precision: Precision = "full"
+) -> Tensor:
     """x @ weight + bias + residual: (..., I), (I, O), (O,), (..., O) -> (..., O).
 
-    Adding the residual stream here saves a pass over memory.
+    Adding the residual stream here saves a pass over memory. `precision` is that of all three products, forward and
+    backward; what is kept is as precise as before.
     """
+    if precision not in ("full", "bfloat16"):
+        raise ValueError(f"precision is {precision!r}; expected 'full' or 'bfloat16'")
+    half = precision == "bfloat16"
+    if half and x.dtype != np.float32:
+        raise TypeError(f"x has dtype {x.dtype}, but products in bfloat16 are of float32; use precision='full'")
     if weight.ndim != 2 or x.shape[-1] != weight.shape[0]:
         raise ValueError(f"x has shape {x.shape} and weight {weight.shape}; expected (..., I) and (I, O)")
     shape = (*x.shape[:-1], weight.shape[1])
@@ -21,12 +34,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = No
         raise ValueError(f"residual has shape {residual.shape}; expected {shape}")
     rows = x.data.reshape(-1, x.shape[-1])  # one matrix product, not one per sequence
     added = None if residual is None else residual.data.reshape(-1, shape[-1])
-    out = kernels.matmul(rows, weight.data, bias.data, added)
+    out = kernels.matmul(rows, weight.data, bias.data, added, half)
 
     def vjp(g: Floats) -> tuple[Floats | None, ...]:
         flat = g.reshape(-1, g.shape[-1])
-        dx = kernels.matmul(flat, weight.data.T).reshape(x.shape) if x.requires_grad else None
-        grads = (dx, kernels.matmul(rows.T, flat), kernels.column_sum(flat))
+        dx = kernels.matmul(flat, weight.data.T, bfloat16=half).reshape(x.shape) if x.requires_grad else None
+        grads = (dx, kernels.matmul(rows.T, flat, bfloat16=half), kernels.column_sum(flat))
         return grads if residual is None else (*grads, g)
 
     parents = (x, weight, bias) if residual is None else (x, weight, bias, residual)

@@ -21,6 +21,8 @@ from tinydiff import (
     Refinement,
     ScoreEntropy,
     Tensor,
+    Transformer,
+    conditioned,
     decoders,
     exact,
 )
@@ -424,6 +426,44 @@ def test_guidance_exaggerates_the_prompt() -> None:
         guided = decoders.prompted(model, prompt, MASK, scale)(x, t, select=select).data
         np.testing.assert_allclose(guided, told + scale * (told - untold), atol=1e-12)
     assert np.abs(told - untold).max() > 0.1
+
+
+@pytest.mark.parametrize("wrapper", ["conditioned", "prompted", "constrained"])
+def test_wrappers_of_a_model_pass_on_who_stands_where_and_sees_whom(wrapper: str) -> None:
+    """Positions and masks, of all sequences or of each, and blocks: dropped, or given to half of a doubled batch."""
+    network = Transformer(**(random_model(V, L).config | {"classes": 2}), rng=rng(3))
+    network.params["embed"].data *= 50
+    network.params["class"].data *= 50
+    network.params["position"].data[...] = rng(4).normal(size=(L, 8))
+    x, label, prompt, t = (
+        rng(1).integers(0, V, (3, L)),
+        np.array([0, 1, 1]),
+        np.tile(np.arange(L) < 4, (3, 1)),
+        np.ones(3),
+    )
+    orders = np.stack([rng(i).permutation(L) for i in range(3)])
+    seen = rng(5).random((3, L, L)) < 0.5
+    plain = None
+    for options in (
+        {}, {"positions": orders[0]}, {"positions": orders}, {"mask": seen[0]}, {"mask": seen}, {"causal": 3},
+        {"positions": orders, "mask": seen, "causal": 3},
+    ):  # fmt: skip
+        answer = network(x, t, **options).data
+        if wrapper == "conditioned":
+            found = conditioned(network, label, 0.7)(x, t, **options).data
+            told = network(x, t, label=label, **options).data
+            wanted = told + 0.7 * (told - answer)
+        elif wrapper == "prompted":
+            found = decoders.prompted(network, prompt, MASK, 0.7)(x, t, **options).data
+            wanted = answer + 0.7 * (answer - network(np.where(prompt, MASK, x), t, **options).data)
+        else:
+            allowed = np.tile(np.arange(V) != 2, (3, L, 1))
+            found = decoders.constrained(network, allowed)(x, t, **options).data
+            wanted = np.where(allowed, answer, -np.inf)
+        np.testing.assert_allclose(found, wanted, atol=1e-12)
+        plain = found if plain is None else plain
+        known = np.isfinite(plain)
+        assert not options or np.abs(found[known] - plain[known]).max() > 0.01
 
 
 def test_guidance_leaves_the_impossible_alone() -> None:

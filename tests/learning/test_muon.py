@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tinydiff import AdamW, Muon, Options, Run, Tensor, evaluate
+from tinydiff import AdamW, Muon, Options, Run, Tensor, cli, evaluate
 from tinydiff.kernels.reference import NEWTON_SCHULZ
 from tinydiff.learning.checkpoint import write_config
 from tinydiff.learning.config import SECTIONS
@@ -93,6 +93,22 @@ def test_options_arrive(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], ("adamw", 0.002, None)),
+        (["--optimiser", "muon"], ("muon", 0.006, None)),
+        (["--optimiser", "muon", "--lr", "0.001", "--muon-lr", "0.05"], ("muon", 0.001, 0.05)),
+    ],
+)
+def test_flags_arrive(flags: list[str], expected: tuple[str, float, float | None], runs: Runs, tmp_path: Path) -> None:
+    """From the command line to the run in its folder, with the rates that suit the optimiser."""
+    sizes = ["--length", "16", "--d-model", "8", "--layers", "1", "--heads", "2", "--steps", "1", "--batch", "2"]
+    cli.app(["train", "--text", str(runs.text), "--out", str(tmp_path / "run"), *sizes, *flags], standalone_mode=False)
+    options = Run.resume(tmp_path / "run").options
+    assert (options.optimiser, options.lr, options.muon_lr) == expected
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"optimiser": "sgd"}, "optimiser is 'sgd'; expected 'adamw' or 'muon'"),
@@ -154,16 +170,16 @@ def test_runs_without_the_option_are_adamw(runs: Runs, tmp_path: Path) -> None:
 
 def test_extending_moves_both_rates(runs: Runs, tmp_path: Path) -> None:
     """A new peak for all but the matrices would change their proportion, and once more on resuming."""
-    run = runs.new(tmp_path / "run", optimiser="muon", lr=6e-3, muon_lr=0.03)
+    run = runs.new(tmp_path / "run", optimiser="muon", lr=6e-3)
     runs.train(run, 2)
     run.extend(steps=40)
-    assert run.options.muon_lr == 0.03
-    run.extend(lr=2e-3)
-    assert run.options.muon_lr == pytest.approx(0.01)
+    assert run.options.relative_rate == 0.02 / 6e-3
+    run.extend(lr=5e-3)  # at which the proportion is another by a rounding
+    assert run.options.muon_lr == pytest.approx(0.02 * 5 / 6)
     resumed = Run.resume(tmp_path / "run").optimiser
     assert isinstance(run.optimiser, Muon)
     assert isinstance(resumed, Muon)
-    assert run.optimiser.relative_rate == resumed.relative_rate == pytest.approx(5.0)
+    assert run.optimiser.relative_rate == resumed.relative_rate == pytest.approx(0.02 / 6e-3)
 
 
 def test_it_learns_more_in_as_many_steps(runs: Runs) -> None:

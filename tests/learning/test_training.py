@@ -45,8 +45,10 @@ def test_loss_falls(runs: Runs, process: str) -> None:
     run = runs.new(process=process, steps=300, batch=16, lr=1e-2, evaluate_every=300, evaluate_windows=512)
     before, *_ = evaluate(run.model, run.process, run.corpus, windows=512)  # the same windows and noise as after
     *_, last = train(run)
-    # Networks that must learn what the time means are slow in 300 steps of this size.
-    assert last.held_out[0] < (0.97 if run.process.needs_time else 0.8) * before
+    # Networks that must learn what the time means are slow in 300 steps of this size; what is written in one look, with
+    # nothing given, can learn how often each character stands where, and no more.
+    falls = 0.97 if run.process.needs_time else 0.9 if process in ("nat", "refinement") else 0.8
+    assert last.held_out[0] < falls * before
 
 
 def test_frames_carry_what_they_promise(runs: Runs, tmp_path: Path) -> None:

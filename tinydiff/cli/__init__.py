@@ -4,7 +4,9 @@
 - `train`: demo, train
 - `generate`: sample, infill; `watch`: what is seen of them
 - `translate`: translate
+- `page`: page, serve; `serve`: what is served
 - `measure`: evaluate, sweep, race
+- `practice`: practice and its own commands
 - `info`: info
 
 Every error that a user can cause ends in `main`.
@@ -23,16 +25,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from .. import _start
+from .. import __version__, _start
 from ..learning.files import CheckpointError
 from ..learning.interrupts import STOPS
-from . import generate, info, measure, train, translate
-from .common import CLOSED, console, tame
+from . import generate, info, measure, page, practice, train, translate
+from .common import CLOSED, console, say, tame
 
 
 class Commands(TyperGroup):
@@ -59,14 +61,33 @@ def _tamed() -> Iterator[None]:
 
 app = typer.Typer(
     cls=Commands,
-    help="Diffusion and non-autoregressive language models from scratch.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (train.app, generate.app, translate.app, measure.app, info.app):  # the order of the help
+
+
+def show_version(wanted: bool) -> None:
+    """Print it and leave."""
+    if wanted:
+        say(f"tinydiff {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def whole(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Diffusion and non-autoregressive language models from scratch."""
+
+
+for commands in (train.app, generate.app, translate.app, page.app, measure.app):  # the order of the help
     app.add_typer(commands)
+app.add_typer(practice.app, name="practice")
+app.add_typer(info.app)
 
 
 def main() -> NoReturn:
@@ -107,7 +128,7 @@ def _run() -> int:
         return CLOSED
     except (ValueError, FileNotFoundError) as error:
         return _failed(error, 2)
-    except (CheckpointError, FloatingPointError, OSError, MemoryError) as error:
+    except (CheckpointError, FloatingPointError, NotImplementedError, OSError, MemoryError) as error:
         return _failed(error, 1)
     return 0
 
@@ -116,6 +137,8 @@ def check_arguments(arguments: list[str]) -> None:
     """ValueError for an option that is empty, which a path takes for the current folder, or a text with a dash."""
     arguments = arguments[: arguments.index("--")] if "--" in arguments else arguments
     for before, argument in pairwise(["", *arguments]):
+        if argument == "" and before == arguments[0]:
+            raise ValueError("RUN is empty; name the folder of a run")
         empty = before if argument == "" and before.startswith("--") else argument[:-1]
         if (argument == "" or argument.endswith("=")) and re.fullmatch(r"--[a-z-]+", empty):
             raise ValueError(f"{empty} is empty; give it a value or leave it out")

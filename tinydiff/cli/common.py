@@ -18,8 +18,9 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from ..data import Codec
 from ..decoders import CHOICE_TEMPERATURE
-from ..learning.files import printable, refuse_existing
+from ..learning.files import printable, quoted, refuse_existing
 
 RUNS = Path("runs")
 TEMPERATURE = 0.7
@@ -164,6 +165,22 @@ def epilog(*examples: str) -> str:
     return "\n\n".join(["[bold]Examples[/bold]", *(f"  {example}" for example in examples)])
 
 
+def figure(mean: float, error: float, unit: str, digits: int = 4) -> str:
+    """A measured figure with its standard error, if the data were enough for one."""
+    if not np.isfinite(error):
+        return f"{mean:.{digits}f} {unit}, too little for an error"
+    return f"{mean:.{digits}f} +- {error:.{digits}f} {unit}"
+
+
+def need_end(codec: Codec, run: Path, pairs: Path) -> None:
+    """ValueError unless the tokens of a run have an end, which answers need."""
+    if codec.eos_id is None:
+        raise ValueError(
+            f"--pairs is {pairs}, but {run} was trained on text, whose tokens have no end of an answer; train one "
+            f"with: tinydiff train --pairs {quoted(pairs)} --out RUN"
+        )
+
+
 def generator(seed: int) -> np.random.Generator:
     """The source of all chance in a command."""
     if seed < 0:
@@ -229,5 +246,5 @@ def need_matplotlib(*paths: Path | None) -> None:
     for path in paths:
         if path is not None and find_spec("matplotlib") is None:
             raise FileNotFoundError(
-                f"matplotlib is missing, which draws {path}; install it: pip install 'tinydiff[lessons]'"
+                f"matplotlib is missing, which draws {path}; install it: pip install 'tinydiff[figures]'"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,8 @@ from ..decoders import CHOICE_TEMPERATURE, conditioned, prompted
 from ..processes import Autoregressive, Bert, MaskedDiffusion, Process
 from ..transformer import Model, Transformer
 from ..views import terminal
+from ..views.gif import check_name
+from ..views.trajectory import evenly
 from .common import (
     DECODING,
     Allow,
@@ -35,10 +38,12 @@ from .common import (
     Threshold,
     TopK,
     TopP,
+    check_delay,
     check_views,
     console,
     epilog,
     generator,
+    on_terminal,
     say,
 )
 from .decoding import decoder_of, foreign
@@ -117,7 +122,7 @@ def sample(
         block_length=block_length, choice_temperature=choice_temperature, cache=cache, solver=solver,
     )  # fmt: skip
     if codec is None:
-        sample_vectors(run, model, process, config, batch, label, cfg_scale, decoder, seed, gif)
+        sample_vectors(run, model, process, config, batch, label, cfg_scale, decoder, seed, delay, gif)
         return
     batch, length = 1 if batch is None else batch, model.length if length is None else length
     if not 1 <= length <= model.length:
@@ -150,9 +155,12 @@ def sample_vectors(
     cfg_scale: float | None,
     decoder: Any,
     seed: int,
+    delay: float,
     gif: Path | None,
 ) -> None:
-    """Generate points, printed as numbers, or pictures, printed in shades."""
+    """Generate points, drawn on a terminal and printed as numbers into a file, or pictures, printed in shades."""
+    check_delay(delay)
+    check_name(gif)
     check_views(gif)
     patch, names = config["data"].get("patch", 0), config["data"].get("classes", "")
     batch = (36 if patch else 1000) if batch is None else batch
@@ -173,10 +181,15 @@ def sample_vectors(
 
         animation.check_gif(batch, patch, model.length)
     frames = list(process.sample(told, model.length, batch, decoder=decoder, rng=generator(seed)))
-    for vectors in frames[-1].state:
+    plane = model.length * (model.features or 0) == 2
+    if plane and console.is_terminal:
+        terminal.show_points(console, evenly(frames, 60), title=str(run), delay=delay)
+    for vectors in frames[-1].state if not (plane and console.is_terminal and on_terminal(sys.stdout)) else ():
         say(terminal.picture_text(vectors, patch) if patch else " ".join(f"{x:.4f}" for x in vectors.ravel()))
     if gif is not None:
-        animation.save_gif(gif, frames, patch=patch)
+        name = config["data"]["name"]
+        true = data.VECTORS[name]().held_out[:batch] if name in data.VECTORS and not patch else None
+        animation.save_gif(gif, frames, patch=patch, data=true)
         console.print(f"{gif}: {len(frames)} frames")
 
 

@@ -23,6 +23,9 @@ def info() -> None:
         "tinydiff": __version__,
         "kernels": kernels.active() if native else f"numpy (native ones are not here: {kernels.remedy()})",
         "instruction set": f"{native.isa()} (of {', '.join(native.isas())})" if native else "-",
+        "bfloat16": ("products in tiles (AMX)" if native.isa() == "amx" else "products (AVX512_BF16)")
+        if native and native.has_bfloat16()
+        else "-",
         "threads": f"{native.threads()} of {usable_cores()} cores to use, {native.pool()}" if native else "-",
         "numpy": f"{np.__version__}, BLAS {_blas()}",
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",

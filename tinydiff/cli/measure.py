@@ -17,6 +17,7 @@ from ..measures import dial as sweeping
 from ..processes import Autoregressive, Bert, MaskedDiffusion, Process
 from ..transformer import Transformer
 from ..views import figures, terminal
+from ..views.gif import check_name
 from ..views.trajectory import record
 from .common import (
     TEMPERATURE,
@@ -27,7 +28,9 @@ from .common import (
     check_views,
     console,
     epilog,
+    figure,
     generator,
+    need_end,
     need_matplotlib,
     on_terminal,
     report_untrained,
@@ -48,7 +51,7 @@ def evaluate(
     text: Annotated[
         Path | None, typer.Option(help="Evaluate on this file, all of it, or on the run's own if it is that.")
     ] = None,
-    pairs: Annotated[Path | None, typer.Option(help="Evaluate on the pairs of this file instead.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Evaluate on the pairs of this file instead, all of them.")] = None,
     windows: Annotated[int, typer.Option(help="Random windows of held-out text.")] = 3840,
 ) -> None:
     """Held-out bits per character or dimension: exact for some models, an upper bound for diffusion."""
@@ -58,37 +61,54 @@ def evaluate(
             raise ValueError(f"{option} is {value}, but {run} is not a run on text: leave it out")
     if text is not None and pairs is not None:
         raise ValueError("--text and --pairs are both given; leave one out")
-    corpus, length = corpus_there(run, config, codec, text, pairs), model.length
+    corpus, length = corpus_there(run, config, codec, text, pairs, model.length), model.length
     if isinstance(corpus, data.Unseen):
-        length = min(length, max(len(corpus.ids), 1))
-        if corpus.unknown:
-            console.print(
-                f"{sum(corpus.unknown.values()):,} characters are none that the model knows "
-                f"({', '.join(map(repr, [*corpus.unknown][:10]))}{', ...' if len(corpus.unknown) > 10 else ''}); "
-                "windows with them are left out"
-            )
-    else:
-        report_untrained(corpus)
+        length = min(length, max(corpus.longest, 1))
+    report_skipped(corpus, length)
     windows = learning.EVALUATION_BATCH * -(-windows // learning.EVALUATION_BATCH)
     held_out = learning.evaluate(model, process, corpus, windows=windows, length=length)
     kind = KINDS.get(config["process"]["process"], "NELBO, an upper bound")
-    figures = f"{held_out.mean:.4f} +- {held_out.error:.4f} {corpus.unit}"
+    figures = figure(held_out.mean, held_out.error, corpus.unit)
     if codec is not None and codec.unit != "character":
-        figures += f", {held_out.per_token:.4f} +- {held_out.per_token_error:.4f} per {codec.unit}"
+        figures += ", " + figure(held_out.per_token, held_out.per_token_error, f"per {codec.unit}")
     say(f"{figures} ({kind}; {corpus.name}, {windows} windows of {length})")
 
 
+def report_skipped(corpus: data.Dataset, length: int) -> None:
+    """Say what of a corpus is not evaluated, or is but was never trained on."""
+    if isinstance(corpus, data.Unseen):
+        if corpus.unknown:
+            unit = "characters" if corpus.codec.spells else "words"
+            shown = ", ".join(map(repr, [*corpus.unknown][:10])) + (", ..." if len(corpus.unknown) > 10 else "")
+            console.print(
+                f"{sum(corpus.unknown.values()):,} {unit} are none that the model knows ({shown}); windows with them "
+                "are left out" + (f"; {corpus.other_form}" if corpus.other_form else "")
+            )
+    elif isinstance(corpus, data.UnseenPairs):
+        if corpus.unknown or corpus.over:
+            console.print(
+                f"{corpus.unknown:,} pairs have something that the model does not know and {corpus.over:,} take more "
+                f"than its {length} {corpus.codec.unit}s with their end: they are left out"
+            )
+    else:
+        report_untrained(corpus)
+
+
 def corpus_there(
-    run: Path, config: dict[str, Any], codec: data.Codec | None, text: Path | None, pairs: Path | None
+    run: Path, config: dict[str, Any], codec: data.Codec | None, text: Path | None, pairs: Path | None, length: int
 ) -> data.Dataset:
     """The run's own data, of which the last tenth is held out, or else a file that it has never seen."""
-    if pairs is not None:
-        return data.load_pairs(pairs.resolve(), codec)
-    if text is None or codec is None:
+    if codec is None or (text is None and pairs is None):
         return learning.corpus_of(run, config)
-    content = data.read_text(text)
-    own = data.Corpus(str(text.resolve()), content, codec)
-    return own if own.config["sha256"] == config["data"]["sha256"] else data.Unseen(own.name, content, codec)
+    if pairs is not None:
+        need_end(codec, run, pairs)
+        name, asked = data.absolute(pairs), data.read_pairs(pairs, data.read_text(pairs))
+        if data.digest_of(asked) == config["data"]["sha256"]:
+            return data.Pairs(name, asked, codec)
+        return data.UnseenPairs.of(name, asked, codec, length)
+    assert text is not None
+    own = data.Corpus(data.absolute(text), data.read_text(text), codec)
+    return own if own.config["sha256"] == config["data"]["sha256"] else data.Unseen(own.name, own.text, codec)
 
 
 @app.command(
@@ -182,6 +202,7 @@ def race(
     """Left to right, with and without a cache, against diffusion: who is faster, and from how many steps on."""
     if figure is not None:
         figures.check_figure(figure)
+    check_name(gif)
     check_views(json, figure, html, gif)
     need_matplotlib(figure, gif)
     rng = generator(seed)

@@ -17,7 +17,7 @@ from ..processes.named import new_process
 from ..transformer import Transformer
 from ..views import terminal
 from . import demo as demonstration
-from .common import RUNS, Seed, console, epilog, given, report_untrained
+from .common import RUNS, Seed, console, epilog, figure, given, need_end, report_untrained
 
 app = typer.Typer()
 BESIDE_RESUME = ("--resume", "--steps", "--lr", "--text", "--pairs")
@@ -167,6 +167,10 @@ def train(
         typer.Option(metavar="NAME", help="adamw (default), or muon for the matrices of the blocks."),
     ] = None,
     muon_lr: Annotated[float | None, typer.Option(help="Peak learning rate of muon's matrices; default 0.02.")] = None,
+    precision: Annotated[
+        Literal["full", "bfloat16"] | None,
+        typer.Option(metavar="NAME", help="Of matrix products: full (default), or bfloat16 on CPUs with AMX."),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Train a model, with checkpoints, a log and the held-out bits per character or dimension."""
@@ -208,6 +212,7 @@ def train(
             classes=getattr(corpus, "classes", 0), time=made.needs_time,
             positions="learned" if isinstance(corpus, data.Examples | data.Vectors) else "both",  # of a whole, a window
             d_model=chosen["d_model"], layers=chosen["layers"], heads=chosen["heads"], rng=np.random.default_rng(seed),
+            precision=precision or "full",
         )  # fmt: skip
         run = learning.Run(corpus, made, model, options, out)
     follow(run)
@@ -223,9 +228,9 @@ def corpus_named(
         raise ValueError(f"{' and '.join(chosen)} are both given; a run has one corpus")
     cut: data.Tokens = tokens or "characters"
     if pairs is not None:
-        return data.load_pairs(pairs.resolve(), tokens=cut, vocab=vocab)
+        return data.load_pairs(pairs, tokens=cut, vocab=vocab)
     if text is not None:
-        return data.load(str(text.resolve() if text.is_file() else text), tokens=cut, vocab=vocab)  # or a pipe
+        return data.load(data.absolute(text), tokens=cut, vocab=vocab)  # it may be called like a corpus
     name = name or "python_docs"
     if name in (*data.CORPORA, *data.LAWS, *data.VECTORS) and Path(name).is_file():
         console.print(f"{name} is the corpus of that name; the file is --text {name}")
@@ -242,9 +247,10 @@ def moved(run: Path, text: Path | None, pairs: Path | None) -> data.Dataset | No
     if codec is None:
         raise ValueError(f"{'--text' if text else '--pairs'} is given, but {run} is not a run on text: leave it out")
     if pairs is not None:
-        return data.load_pairs(pairs.resolve(), codec)
+        need_end(codec, run, pairs)
+        return data.load_pairs(pairs, codec)
     assert text is not None
-    return data.Corpus(str(text.resolve()), data.read_text(text), codec)
+    return data.Corpus(data.absolute(text), data.read_text(text), codec)
 
 
 def extend(run: learning.Run, steps: int | None, lr: float | None) -> None:
@@ -300,7 +306,7 @@ def follow(run: learning.Run) -> float:
             raise typer.Exit(128 + number)
     if held_out is not None:
         console.print(
-            f"Trained {run.step} steps. Held-out: {held_out.mean:.3f} +- {held_out.error:.3f} {run.corpus.unit}. "
+            f"Trained {run.step} steps. Held-out: {figure(held_out.mean, held_out.error, run.corpus.unit, 3)}. "
             f"Saved in {folder}.",
             highlight=False,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from .. import data
 from ..decoders import Frame
 from ..views import figures, terminal
-from ..views.gif import check_gif, save_gif
+from ..views.gif import check_gif, check_name, save_gif
 from ..views.html import save_html
 from ..views.trajectory import Trajectory, timed
 from .common import check_delay, check_views, console, need_matplotlib, write_all
@@ -38,6 +38,7 @@ def check_watching(batch: int, delay: float, strip: Path | None, html: Path | No
     check_delay(delay)
     if strip is not None:
         figures.check_figure(strip)
+    check_name(gif)
     check_views(strip, html, gif)
     need_matplotlib(strip, gif)
     if gif is not None:

@@ -22,9 +22,9 @@ from .codec import TOKENS, Characters, Codec, Pieces, Words, codec_of, new_codec
 from .corpus import Corpus, Unseen
 from .examples import Examples, Parallel
 from .laws import LAWS
-from .pairs import Pairs, pairs_of
+from .pairs import Pairs, UnseenPairs, digest_of, pairs_of, read_pairs
 from .phrasebook import TRANSLATIONS
-from .text import read_text, with_blanks
+from .text import absolute, read_text, with_blanks
 from .translation import Translations
 from .vectors import Vectors
 
@@ -45,9 +45,12 @@ __all__ = [
     "Pieces",
     "Translations",
     "Unseen",
+    "UnseenPairs",
     "Vectors",
     "Words",
+    "absolute",
     "codec_of",
+    "digest_of",
     "embeddings",
     "glyphs",
     "laws",
@@ -55,6 +58,7 @@ __all__ = [
     "load_pairs",
     "new_codec",
     "phrasebook",
+    "read_pairs",
     "read_text",
     "toys",
     "translation",
@@ -172,7 +176,7 @@ def load(
     if name in CORPORA:
         text = CORPORA[name]()
     elif name == "-" or Path(name).exists():
-        text = read_text(Path(name))
+        text, name = read_text(Path(name)), absolute(name)
     else:
         raise FileNotFoundError(
             f"no file and no corpus is called {name!r}; corpora: {', '.join([*CORPORA, *LAWS, *TRANSLATIONS])}; "
@@ -185,7 +189,7 @@ def load_pairs(
     path: Path | str, codec: Codec | None = None, *, tokens: Tokens = "characters", vocab: int | None = None
 ) -> Pairs:
     """Load prompts and answers from a file of JSON lines, each {"prompt": ..., "answer": ...}; options as of `load`."""
-    return pairs_of(Path(path), read_text(path), codec, tokens=tokens, vocab=vocab)
+    return pairs_of(absolute(path), read_text(path), codec, tokens=tokens, vocab=vocab)
 
 
 def embeddings(ids: Ints, vocab_size: int, dimensions: int | None = None) -> Floats:

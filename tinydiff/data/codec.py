@@ -19,18 +19,22 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..arrays import Ints
+from ..arrays import Bools, Ints
 
 WORD = r" ?\w+| ?[^\w\s]|\s"
 """A word, a punctuation mark, either with a blank before it, or else white space: every character is in one of them."""
 SIGNS = "\u00b6\u2403\u220e"  # of which EOS takes the first that the text does not use
+
+LINE = 1 << 12  # characters that the library of pieces takes at once; it holds the place of each of their pieces
+_BORDER = re.compile("[ \n]|(?<=[.,;:!?\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f])")
+"""Where no token goes on, whoever cuts: before white space and after punctuation."""
 
 
 class Codec(Protocol):
@@ -62,12 +66,21 @@ class Codec(Protocol):
         ...
 
     @property
+    def spells(self) -> bool:
+        """Whether it can say all that consists of its characters, not only the words that it lists."""
+        ...
+
+    @property
     def config(self) -> dict[str, Any]:
         """What `codec_of` builds it from again, as JSON has it."""
         ...
 
     def encode(self, text: str) -> Ints:
         """Ids of a text, (L,); ValueError naming what it cannot say, and where."""
+        ...
+
+    def unknown(self, text: str) -> Ints:
+        """Beginnings and ends of what it cannot say of a text, in order: (n, 2)."""
         ...
 
     def decode(self, ids: Ints, mask: str = "\u2591") -> str:
@@ -80,6 +93,9 @@ class _Listed:
 
     tokens: Sequence[str]
     eos: str | None
+
+    def unknown(self, text: str) -> Ints:
+        raise NotImplementedError
 
     def _check(self, what: str, one: str) -> None:
         if not self.tokens or len(set(self.tokens)) != len(self.tokens) or "" in self.tokens:
@@ -113,15 +129,28 @@ class _Listed:
         symbols = [*self.tokens, mask]
         return "".join(symbols[i] for i in ids)
 
-    def _unknown(self, text: str, at: int) -> ValueError:
-        """The error for the character at a place of a text."""
+    @cached_property
+    def spells(self) -> bool:
+        """Whether a word that is not listed can be said in characters, all of which are tokens then."""
+        return self._ids.keys() >= set("".join(self.tokens))
+
+    def _refuse(self, text: str) -> None:
+        """ValueError naming the first of what is unknown in a text, if anything is."""
+        spans = self.unknown(text)
+        if not len(spans):
+            return
+        start, end = spans[0]
         known = "".join(token for token in self.tokens if len(token) == 1)
+        if not self.spells:
+            raise ValueError(
+                f"text contains {text[start:end]!r} at position {start}, which is not one of the {self.vocab_size} "
+                "words of this vocabulary"
+            )
         shown = known if len(known) <= 120 else known[:120] + "..."
-        forms = [form for form in ("NFC", "NFD") if set(unicodedata.normalize(form, text)) <= set(known)]
-        hint = f"; in Unicode form {forms[0]} it has only characters that are known" if forms else ""
-        return ValueError(
-            f"text contains {text[at]!r} (U+{ord(text[at]):04X}) at position {at}, which this alphabet of "
-            f"{len(known)} characters does not have: {shown!r}{hint}"
+        form = other_form(text[max(0, start - 3) : start + 1000], set(known))
+        raise ValueError(
+            f"text contains {text[start]!r} (U+{ord(text[start]):04X}) at position {start}, which this alphabet of "
+            f"{len(known)} characters does not have: {shown!r}" + (f"; {form}" if form else "")
         )
 
 
@@ -162,17 +191,15 @@ class Characters(_Listed):
 
     @cached_property
     def _table(self) -> Ints:
-        """The id of every code point up to the last of the alphabet, -1 for those it does not have."""
-        points = np.array([ord(c) for c in self.alphabet])
-        table = np.full(points.max() + 2, -1)
-        table[points] = np.arange(len(points))
-        return table
+        return _table(self.alphabet)
+
+    def unknown(self, text: str) -> Ints:
+        return _spans(_looked_up(self._table, text) < 0)
 
     def encode(self, text: str) -> Ints:
-        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-        ids = self._table[np.minimum(points, len(self._table) - 1)]
+        ids = _looked_up(self._table, text)
         if len(ids) and ids.min() < 0:
-            raise self._unknown(text, int(np.argmax(ids < 0)))
+            self._refuse(text)
         return ids
 
 
@@ -205,7 +232,9 @@ class Words(_Listed):
             raise ValueError("text is empty; a vocabulary needs at least one character")
         characters, sign = sorted(set(text)), sign_for(text) if eos else None
         always = [*characters, *([sign] if sign else [])]
-        counts = Counter(re.findall(WORD, text))
+        counts: Counter[str] = Counter()
+        for part in parts(text):
+            counts.update(re.findall(WORD, part))
         words = sorted((word for word in counts if len(word) > 1), key=lambda word: (-counts[word], word))
         _check_vocab(vocab, len(always), len(always) + len(words))
         return Words((*always, *words[: None if vocab is None else vocab - len(always)]), sign)
@@ -214,6 +243,19 @@ class Words(_Listed):
     def config(self) -> dict[str, Any]:
         return {"words": list(self.tokens)} | _with_eos(self.eos)
 
+    def unknown(self, text: str) -> Ints:
+        """Characters that the list does not have; whole words, if it spells none."""
+        known = self._ids
+        spans: list[tuple[int, int]] = []
+        for match in re.finditer(WORD, text):
+            word, start = match[0], match.start()
+            if word not in known and not known.keys() >= set(word):
+                if self.spells:
+                    spans += [(at, at + 1) for at, character in enumerate(word, start) if character not in known]
+                else:
+                    spans.append(match.span())
+        return np.array(spans, np.int64).reshape(-1, 2)
+
     def encode(self, text: str) -> Ints:
         known, ids = self._ids, []
         for match in re.finditer(WORD, text):
@@ -221,19 +263,10 @@ class Words(_Listed):
             if word in known:
                 ids.append(known[word])
                 continue
-            for at, character in enumerate(word, match.start()):
-                if character not in known:
-                    raise self._outside(text, word, at)
-                ids.append(known[character])
+            if not known.keys() >= set(word):
+                self._refuse(text)
+            ids += [known[character] for character in word]
         return np.array(ids, np.int64)
-
-    def _outside(self, text: str, word: str, at: int) -> ValueError:
-        if any(len(token) == 1 and token.isalpha() for token in self.tokens):
-            return self._unknown(text, at)
-        return ValueError(
-            f"text contains {word!r} at position {at}, which is not one of the {self.vocab_size} words of this "
-            "vocabulary"
-        )
 
 
 @dataclass(frozen=True)
@@ -269,7 +302,7 @@ class Pieces(_Listed):
         made = library.Tokenizer(library.models.BPE())
         made.pre_tokenizer = _cut(library)
         made.train_from_iterator(
-            re.split(r"(?<=\n)", text),
+            parts(text, LINE),
             library.trainers.BpeTrainer(
                 vocab_size=vocab - bool(sign), initial_alphabet=[*set(text)], show_progress=False, special_tokens=[]
             ),
@@ -295,12 +328,20 @@ class Pieces(_Listed):
         made.pre_tokenizer = _cut(library)
         return made
 
+    @cached_property
+    def _table(self) -> Ints:
+        return _table(self.alphabet)
+
+    def unknown(self, text: str) -> Ints:
+        return _spans(_looked_up(self._table, text) < 0)
+
     def encode(self, text: str) -> Ints:
-        strange = set(text) - set(self.alphabet)
-        if strange:
-            raise self._unknown(text, next(i for i, c in enumerate(text) if c in strange))
-        parts = re.split(r"(?<=\n)", text)  # the library would hold the offsets of a long text all at once
-        return np.array([i for part in self._tokenizer.encode_batch(parts) for i in part.ids], np.int64)
+        self._refuse(text)
+        ids = [np.zeros(0, np.int64)]
+        for part in parts(text):
+            cut = self._tokenizer.encode_batch([*parts(part, LINE)])
+            ids += [np.array(line.ids, np.int64) for line in cut]
+        return np.concatenate(ids)
 
 
 TOKENS = ("characters", "words", "pieces")
@@ -341,12 +382,54 @@ def _strings(name: str, values: Any) -> tuple[str, ...]:
     return tuple(values)
 
 
+def parts(text: str, size: int = 1 << 20) -> Iterator[str]:
+    """A text in parts of `size` characters or a few more, so that what is made of one part does not fill the memory.
+
+    The tokens of the parts are those of the text: it is cut where a token ends, unless there is none for `size`
+    characters.
+    """
+    start = 0
+    while len(text) - start > 2 * size:
+        border = _BORDER.search(text, start + size, start + 2 * size)
+        end = border.start() if border else start + 2 * size
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def other_form(text: str, known: set[str]) -> str | None:
+    """In which Unicode form more of a text is known, in words; None if in neither."""
+    strange = sum(c not in known for c in text)
+    for form in ("NFC", "NFD"):
+        if strange > sum(c not in known for c in unicodedata.normalize(form, text)):
+            return f"in Unicode form {form} more of it is known: convert it with unicodedata.normalize({form!r}, text)"
+    return None
+
+
 def sign_for(text: str) -> str:
     """A sign for EOS that the text does not use itself."""
     for sign in SIGNS:
         if sign not in text:
             return sign
     raise ValueError(f"text contains all of {SIGNS}; one of them must be left to stand for the end of a text")
+
+
+def _table(alphabet: str) -> Ints:
+    """The id of every code point up to one after the last of an alphabet, -1 for those it does not have."""
+    points = np.array([ord(c) for c in alphabet])
+    table = np.full(points.max() + 2, -1)
+    table[points] = np.arange(len(points))
+    return table
+
+
+def _looked_up(table: Ints, text: str) -> Ints:
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    return table[np.minimum(points, len(table) - 1)]
+
+
+def _spans(unknown: Bools) -> Ints:
+    at = np.flatnonzero(unknown)
+    return np.stack([at, at + 1], axis=1)
 
 
 def _with_eos(eos: str | None) -> dict[str, str]:

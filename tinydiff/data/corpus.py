@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +12,7 @@ import numpy as np
 
 from ..arrays import Ints
 from .batch import Batch
-from .codec import Codec
+from .codec import Codec, other_form, parts
 
 HELD_OUT = 0.1  # this last part of every corpus is never trained on
 
@@ -63,7 +61,11 @@ class Corpus:
     def ids(self) -> Ints:
         """The whole text, (N,), in the smallest integers that can hold it."""
         small = np.min_scalar_type(self.codec.vocab_size)
-        return np.concatenate([self.codec.encode(part).astype(small) for part in _parts(self.text)])
+        try:
+            return np.concatenate([self.codec.encode(part).astype(small) for part in parts(self.text)])
+        except ValueError:
+            self.codec.encode(self.text)  # names the place in the whole text, not in the part
+            raise
 
     @property
     def train(self) -> Ints:
@@ -105,7 +107,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Unseen(Corpus):
-    """A whole text that was never trained on: all of it is held out. Characters that the codec lacks are skipped."""
+    """A whole text that was never trained on: all of it is held out. What the codec cannot say is skipped."""
 
     @property
     def train(self) -> Ints:
@@ -119,37 +121,66 @@ class Unseen(Corpus):
 
     @cached_property
     def ids(self) -> Ints:
-        """The whole text, (N,); -1 where it has characters that the codec does not."""
-        known = set("".join(self.codec.tokens))
-        parts = re.split("([" + re.escape("".join(sorted(set(self.text) - known)) or "\0") + "]+)", self.text)
-        gap = np.array([-1])
-        ids = [gap if i % 2 else self.codec.encode(part) for i, part in enumerate(parts) if part]
-        return np.concatenate(ids) if ids else gap[:0]
+        """The whole text, (N,); -1 where it has something that the codec does not."""
+        small, gap = np.min_scalar_type(-1 - self.codec.vocab_size), np.array([-1])
+        whole = []
+        for part in parts(self.text):
+            ids: list[Ints] = []
+            at = 0
+            for start, end in _joined(self.codec.unknown(part)):
+                ids += [self.codec.encode(part[at:start]), gap]
+                at = end
+            ids.append(self.codec.encode(part[at:]))
+            whole.append(np.concatenate(ids).astype(small))
+        return np.concatenate(whole)
+
+    @cached_property
+    def unknown(self) -> dict[str, int]:
+        """What the codec cannot say, and how often it occurs."""
+        counts: Counter[str] = Counter()
+        for part in parts(self.text):
+            counts.update(part[start:end] for start, end in self.codec.unknown(part))
+        return dict(counts.most_common())
 
     @property
-    def unknown(self) -> dict[str, int]:
-        """The characters that the codec does not have, and how often each occurs."""
-        known = set("".join(self.codec.tokens))
-        return {c: n for c, n in Counter(self.text).most_common() if c not in known}
+    def other_form(self) -> str | None:
+        """How to have more of it known, if it is in another Unicode form than the training text."""
+        return other_form(self.text[: 1 << 20], set("".join(self.codec.tokens))) if self.unknown else None
 
-    def starts(self, length: int) -> Ints:
-        """Where a window of that length begins without a character that is skipped."""
-        broken = np.concatenate([[0], np.cumsum(self.ids < 0)])
-        return np.flatnonzero(broken[length:] == broken[: len(broken) - length])
+    @cached_property
+    def stretches(self) -> tuple[Ints, Ints]:
+        """Where each stretch without a gap begins, and how many tokens it has: (n,) both."""
+        gaps = np.flatnonzero(self.ids < 0)
+        begins = np.concatenate([[0], gaps + 1])
+        return begins, np.concatenate([gaps, [len(self.ids)]]) - begins
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest stretch."""
+        return int(self.stretches[1].max())
 
     def check_length(self, length: int) -> None:
         """Raise ValueError unless there are windows of `length`."""
-        if not 1 <= length <= len(self.ids) or not len(self.starts(length)):
-            what = f"and {len(self.unknown)} characters that the model does not know" if self.unknown else ""
+        if not self.longest:
             raise ValueError(
-                f"length is {length}, but {self.name} has {len(self.ids)} {self.codec.unit}s {what}".rstrip()
-                + ", so that no window fits; use a longer text"
+                f"{self.name} has nothing that the model knows, so that there is nothing to evaluate; use a text "
+                "in the language and alphabet of its own"
+            )
+        if not 1 <= length <= self.longest:
+            between = " between what the model does not know" if self.unknown else ""
+            raise ValueError(
+                f"length is {length}, but {self.name} has at most {self.longest} {self.codec.unit}s in a row{between}; "
+                f"use a length of 1 to {self.longest}"
             )
 
     def examples(self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
-        """Random windows of consecutive tokens, (size, length)."""
-        starts = self.starts(length)
-        return _windows(self.ids, starts[rng.integers(0, len(starts), size)], length)
+        """Random windows without a gap, (size, length), all equally likely."""
+        self.check_length(length)
+        begins, sizes = self.stretches
+        until = np.cumsum(np.maximum(sizes - length + 1, 0))  # windows of all stretches up to each
+        at = rng.integers(0, until[-1], size)
+        which = np.searchsorted(until, at, side="right")
+        return _windows(self.ids, begins[which] + at - np.where(which > 0, until[which - 1], 0), length)
 
 
 def not_in(known: Ints, ids: Ints, codec: Codec) -> dict[str, int]:
@@ -160,16 +191,14 @@ def not_in(known: Ints, ids: Ints, codec: Codec) -> dict[str, int]:
     return {codec.tokens[i]: int(n) for i, n in zip(distinct[new][order], counts[new][order], strict=True)}
 
 
+def _joined(spans: Ints) -> Ints:
+    """Spans with those that touch made one, (n, 2)."""
+    apart = spans[1:, 0] != spans[:-1, 1]
+    first, last = np.r_[True, apart], np.r_[apart, True]
+    return np.stack([spans[first, 0], spans[last, 1]], axis=1) if len(spans) else spans
+
+
 def _windows(ids: Ints, starts: Ints, length: int) -> Batch:
     """Windows from these places on; those of one stretch of four windows are one cluster."""
     x0 = ids[starts[:, None] + np.arange(length)].astype(np.int64)
     return Batch(x0, cluster=starts // (4 * length))
-
-
-def _parts(text: str, size: int = 1 << 20) -> Iterator[str]:
-    """A long text in parts that end with a line, so that whatever is made of one part does not fill the memory."""
-    start = 0
-    while start < len(text) or start == 0:
-        end = text.find("\n", start + size) + 1 or len(text)
-        yield text[start:end]
-        start = end or 1

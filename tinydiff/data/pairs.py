@@ -47,9 +47,17 @@ class Pairs:
 
     def __post_init__(self) -> None:
         if len(self.pairs) < 2:
-            raise ValueError(f"{self.name} has {len(self.pairs)} pairs; expected at least 2, one to be held out")
+            raise ValueError(f"{self.name} has {len(self.pairs)} pair; expected at least 2, one to be held out")
+        self._check_parts()
+
+    def _check_parts(self) -> None:
         if self.codec.eos_id is None:
             raise ValueError("codec has no EOS, which ends an answer; make it with eos=True")
+        if not any(answer for _, answer in self.pairs[self._until :]):
+            raise ValueError(
+                f"{self.name} has only empty answers from pair {self._until + 1} on, which are held out; bits per "
+                "character need some, so shuffle the lines or add more"
+            )
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -66,8 +74,12 @@ class Pairs:
     @property
     def config(self) -> dict[str, Any]:
         """What a checkpoint keeps of it: its name, the digest of the pairs, and the codec."""
-        digest = hashlib.sha256(json.dumps(self.pairs).encode()).hexdigest()
-        return {"name": self.name, "sha256": digest, "pairs": len(self.pairs)} | self.codec.config
+        return {"name": self.name, "sha256": self.digest, "pairs": len(self.pairs)} | self.codec.config
+
+    @property
+    def digest(self) -> str:
+        """Of all pairs."""
+        return digest_of(self.pairs)
 
     @property
     def vocab_size(self) -> int:
@@ -122,10 +134,54 @@ class Pairs:
         for row, (prompt, answer) in enumerate(self.ids[i] for i in at):
             x0[row, : len(prompt)], given[row, : len(prompt)] = prompt, True
             x0[row, len(prompt) : len(prompt) + len(answer)] = answer
-        return Batch(x0, given=given, cluster=at)
+        return Batch(x0, given=given, cluster=self._first[at])
+
+    @cached_property
+    def _first(self) -> Ints:
+        """Where each pair occurs first, (N,): those that say the same are no more to learn from than one."""
+        places: dict[tuple[str, str], int] = {}
+        return np.array([places.setdefault(pair, i) for i, pair in enumerate(self.pairs)])
 
 
-def read_pairs(path: Path, lines: str) -> tuple[tuple[str, str], ...]:
+@dataclass(frozen=True)
+class UnseenPairs(Pairs):
+    """Pairs that were never trained on: all of them are held out.
+
+    Attributes
+    ----------
+    unknown, over : how many more there were that the codec cannot say, or that are too long
+
+    """
+
+    unknown: int = 0
+    over: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.pairs:
+            raise ValueError(
+                f"{self.name} has no pairs that can be evaluated: {self.unknown} have something that the model does "
+                f"not know, {self.over} are too long for it"
+            )
+        self._check_parts()
+
+    @property
+    def _until(self) -> int:
+        return 0
+
+    @staticmethod
+    def of(name: str, pairs: tuple[tuple[str, str], ...], codec: Codec, length: int) -> UnseenPairs:
+        """Those that a model of that codec and length can be asked."""
+        known = [pair for pair in pairs if not any(len(codec.unknown(text)) for text in pair)]
+        short = [pair for pair in known if sum(len(codec.encode(text)) for text in pair) < length]  # and EOS
+        return UnseenPairs(name, tuple(short), codec, len(pairs) - len(known), len(known) - len(short))
+
+
+def digest_of(pairs: tuple[tuple[str, str], ...]) -> str:
+    """SHA-256 of prompts and answers."""
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+
+def read_pairs(path: Path | str, lines: str) -> tuple[tuple[str, str], ...]:
     """Pairs from JSON lines, {"prompt": ..., "answer": ...} each; ValueError naming the first line that is none."""
     pairs = []
     for number, line in enumerate(lines.split("\n"), 1):
@@ -133,7 +189,7 @@ def read_pairs(path: Path, lines: str) -> tuple[tuple[str, str], ...]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"line {number} of {path} is not JSON ({error}); expected {_EXAMPLE}") from None
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("prompt", "answer")):
             raise ValueError(f"line {number} of {path} is {line[:60]!r}; expected {_EXAMPLE}")
@@ -145,7 +201,7 @@ _EXAMPLE = '{"prompt": "Who?", "answer": "Me."}'
 
 
 def pairs_of(
-    path: Path, lines: str, codec: Codec | None = None, *, tokens: str = "characters", vocab: int | None = None
+    path: Path | str, lines: str, codec: Codec | None = None, *, tokens: str = "characters", vocab: int | None = None
 ) -> Pairs:
     """The pairs of a file, with that codec or one made for all of their text."""
     pairs = read_pairs(path, lines)

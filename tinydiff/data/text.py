@@ -19,6 +19,11 @@ MARKS = {
 """Byte order marks; those of UTF-32 first, since that of UTF-16 is how one of them begins."""
 
 
+def absolute(path: Path | str) -> str:
+    """The name of a file from wherever one is; "-", standard input, and pipes keep theirs."""
+    return str(Path(path).resolve() if Path(path).is_file() else path)
+
+
 def read_text(path: Path | str) -> str:
     """The characters of a file, or of standard input for "-"; line ends become line feeds, byte order marks go.
 
@@ -36,20 +41,39 @@ def read_text(path: Path | str) -> str:
     mark = next((mark for mark in MARKS if raw.startswith(mark)), b"")
     encoding, raw = MARKS.get(mark, "utf-8"), raw[len(mark) :]
     if encoding == "utf-8" and b"\x00" in raw:
-        raise ValueError(
-            f"{path} has a zero byte at {raw.index(0)}: it is no text, or UTF-16 without its mark; convert that with "
-            "iconv -f utf-16le -t utf-8"
-        )
+        raise ValueError(f"{path} has a zero byte at {raw.index(0)}: {_with_zeros(raw)}")
     try:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         at = error.start + len(mark)
-        hint = "; convert it, for instance with iconv -f latin1 -t utf-8" if encoding == "utf-8" else ""
-        raise ValueError(f"{path} is not {encoding.upper()}: byte {at} is 0x{raw[error.start]:02x}{hint}") from error
+        hint = (
+            "convert it, for instance with iconv -f latin1 -t utf-8"
+            if encoding == "utf-8"
+            else "it is damaged or cut short; get it again"
+        )
+        raise ValueError(f"{path} is not {encoding.upper()}: byte {at} is 0x{raw[error.start]:02x}; {hint}") from error
     text = text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
     if not text:
         raise ValueError(f"{path} is empty; a corpus needs some text")
     return text
+
+
+def _with_zeros(raw: bytes) -> str:
+    """What bytes with zeros among them may be: UTF-16 without its mark, if they can be read as that.
+
+    In the right one of its two orders characters are of few blocks, their first bytes; in the wrong one those are last.
+    """
+    blocks = {}
+    for encoding in ("utf-16-le", "utf-16-be"):
+        try:
+            text = raw[: 1 << 16].decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if sum(c.isprintable() or c.isspace() for c in text) > 0.95 * len(text):
+            blocks[encoding] = len({ord(c) >> 8 for c in text})
+    if not blocks:
+        return "it is no text; name a file of text"
+    return f"it is UTF-16 without its mark; convert it with iconv -f {min(blocks, key=blocks.__getitem__)} -t utf-8"
 
 
 def with_blanks(codec: Codec, text: str, blank: str) -> tuple[Ints, Bools]:

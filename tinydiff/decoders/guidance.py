@@ -69,14 +69,14 @@ def prompted(model: Model, prompt: Bools, mask_id: int, cfg_scale: float = 0.0) 
     if not prompt.any():
         raise ValueError(f"cfg_scale is {cfg_scale}, but nothing is given to follow; leave it out or give a prompt")
 
-    def guided(
-        x: Any, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None, **options: Any
-    ) -> Tensor:
+    def guided(x: Any, t: Floats | None = None, *, select: Bools | None = None, **options: Any) -> Tensor:
         both = np.concatenate([x, np.where(prompt, mask_id, x)])  # (2 B, L): one call for both answers
+        for name, shared in (("positions", 1), ("mask", 2)):  # of that many dimensions they are those of all sequences
+            if name in options and np.ndim(options[name]) > shared:
+                options[name] = np.concatenate([options[name], options[name]])
         answer = model(
             both,
             None if t is None else np.concatenate([t, t]),
-            causal=causal,
             select=None if select is None else np.concatenate([select, select]),
             **options,
         ).data

@@ -2,7 +2,8 @@
 
 Call them through the module, `kernels.softmax(x)`, so that `kernels.use("numpy" | "native")` takes effect everywhere.
 The environment chooses at import: TINYDIFF_KERNELS=numpy|native (default: native where it was built) and
-TINYDIFF_ISA=baseline|avx2|avx512 (default: the best this CPU has). threads.py says how many threads native kernels use.
+TINYDIFF_ISA=baseline|avx2|avx512|avx512_bf16|amx (default: the best this CPU has). threads.py says how many threads
+native kernels use.
 """
 
 import os
@@ -45,6 +46,7 @@ __all__ = [
     "gelu",
     "gelu_backward",
     "give_back_memory",
+    "has_bfloat16",
     "layer_norm",
     "layer_norm_backward",
     "log_softmax",
@@ -94,6 +96,11 @@ def _missing() -> list[str]:
 def active() -> Literal["numpy", "native"]:
     """Which kernels run now."""
     return _active
+
+
+def has_bfloat16() -> bool:
+    """Whether `matmul` can round to bfloat16: in NumPy on any CPU, natively on one with AVX512_BF16 or AMX."""
+    return native is None or _active == "numpy" or bool(native.has_bfloat16())
 
 
 def give_back_memory() -> None:

@@ -271,6 +271,8 @@ def corpus_of(folder: Path, config: dict[str, Any], corpus: data.Dataset | None 
 
 def _load(folder: Path, config: dict[str, Any], codec: data.Codec | None, name: str) -> data.Dataset:
     try:
+        if name == "-":
+            raise FileNotFoundError("standard input is over")
         return data.load_pairs(name, codec) if "pairs" in config["data"] else data.load(name, codec)
     except FileNotFoundError as error:
         if "tokenizers" in str(error):
@@ -329,11 +331,14 @@ def _incomplete(folder: Path, error: Exception) -> CheckpointError:
 
 
 def load(folder: Path | str) -> tuple[Transformer, Process, data.Codec | None, dict[str, Any]]:
-    """Load a run for sampling and evaluation: averaged weights, process, codec (None without text) and config."""
+    """Load a run for sampling and evaluation: averaged weights, process, codec (None without text) and config.
+
+    Products are of full precision, whatever the run is trained in: so it can be read on any CPU.
+    """
     folder = Path(folder)
     config = checkpoint.read_config(folder)
     try:
-        model = Transformer(**config["model"], rng=np.random.default_rng(0))
+        model = Transformer(**config["model"] | {"precision": "full"}, rng=np.random.default_rng(0))
         process = from_config(config["process"])
         codec = _codec(config)
     except (KeyError, TypeError, ValueError) as error:

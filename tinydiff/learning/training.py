@@ -168,7 +168,9 @@ def evaluate(
 
 
 def _ratio(total: Floats, size: Ints, cluster: Ints) -> tuple[float, float]:
-    """Sum over sum, and its standard error by the spread over clusters: nan if there is but one."""
+    """Sum over sum, and its standard error by the spread over clusters: nan if there is but one. Of nothing, nan."""
+    if not size.sum():
+        return math.nan, math.nan
     ratio = total.sum() / size.sum()
     _, at = np.unique(cluster, return_inverse=True)
     off = np.bincount(at, total - ratio * size)  # of each cluster, 0 in sum

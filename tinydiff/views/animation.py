@@ -1,7 +1,7 @@
 """Vectors from noise to data as moving pictures: an animated GIF, and a small player for notebooks.
 
 Frames are drawn in a few shades of grey, without matplotlib, which keeps them small: a notebook holds all of a
-trajectory in some tens of kilobytes. Needs Pillow, which comes with matplotlib.
+trajectory in some tens of kilobytes. Needs Pillow and a font, which come with matplotlib.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from .trajectory import evenly
 REACH = 3.0  # the part of the plane that is shown: -3 to 3 both ways
 PIXELS = 150  # of a picture of points, each way
 SHADES = 8
+MOMENTS = 40
 LARGEST = 2000  # pixels of a GIF each way
+LEFT, TOP, BOTTOM = 36, 28, 28  # pixels around a picture
 
 
-def shades(frames: Sequence[VectorFrame], patch: int = 0, moments: int = 40) -> Ints:
+def shades(frames: Sequence[VectorFrame], patch: int = 0, moments: int = MOMENTS) -> Ints:
     """What the frames look like, as (n, H, W) shades from 0, black, to SHADES - 1, white.
 
     Parameters
@@ -36,10 +38,15 @@ def shades(frames: Sequence[VectorFrame], patch: int = 0, moments: int = 40) -> 
     moments : at most so many frames, evenly spaced
 
     """
-    states = [frame.state for frame in evenly(frames, moments)]
-    drawn = [grid(pictures(x, patch)) if patch else scatter(x.reshape(len(x), -1)) for x in states]
-    ink = np.clip(np.array(drawn), 0, 1)
-    return np.asarray(np.round((1 - ink) * (SHADES - 1)), np.int64)
+    return np.array([_shades(_drawn(frame.state, patch)) for frame in evenly(frames, moments)])
+
+
+def _drawn(x: Floats, patch: int) -> Floats:
+    return grid(pictures(x, patch)) if patch else scatter(x.reshape(len(x), -1))
+
+
+def _shades(ink: Floats) -> Ints:
+    return np.asarray(np.round((1 - np.clip(ink, 0, 1)) * (SHADES - 1)), np.int64)
 
 
 def grid(tiles: Floats) -> Floats:
@@ -74,19 +81,55 @@ def check_gif(count: int, patch: int, length: int) -> None:
         )
 
 
-def save_gif(path: Path, frames: Sequence[VectorFrame], *, patch: int = 0, seconds: float = 4.0) -> None:
-    """Write an animated GIF of about that length, which rests on its last picture for two seconds more."""
+def save_gif(
+    path: Path, frames: Sequence[VectorFrame], *, patch: int = 0, data: Floats | None = None, seconds: float = 4.0
+) -> None:
+    """Write an animated GIF of about that length, which rests on its last picture for two seconds more.
+
+    Parameters
+    ----------
+    data : (n, L, F), what is true, to be shown beside it
+
+    """
     check_gif(len(frames[-1].state), patch, frames[-1].state.shape[1])
-    drawn = shades(frames, patch)
-    scale = max(1, 360 // drawn.shape[2])
-    stills = [_image(np.kron(still, np.ones((scale, scale), np.int64))) for still in drawn]
+    drawn, chosen = shades(frames, patch), evenly(frames, MOMENTS)
+    beside = [] if data is None else [_panel(_shades(_drawn(data, patch)), "data", not patch)]
+    stills = []
+    for still, frame in zip(drawn, chosen, strict=True):
+        panels = [_panel(still, f"t = {frame.t:.2f}", not patch), *beside]
+        stills.append(_image(np.concatenate(panels, axis=1)))
     gif.write(path, stills, [max(20, round(1000 * seconds / len(stills)))] * (len(stills) - 1))
+
+
+def _panel(drawn: Ints, title: str, plane: bool) -> Ints:
+    """The shades, larger, under a title and in a frame; with the numbers of its axes if it is the plane."""
+    from matplotlib import get_data_path
+    from PIL import ImageDraw, ImageFont
+
+    scale = max(1, 360 // drawn.shape[1])
+    large = np.kron(drawn, np.ones((scale, scale), np.int64))
+    height, width = large.shape
+    image = gif.pillow().new("L", (width + LEFT + 12, height + TOP + (BOTTOM if plane else 12)), SHADES - 1)
+    image.paste(gif.pillow().fromarray(large.astype(np.uint8)), (LEFT, TOP))
+    draw = ImageDraw.Draw(image)
+    draw.fontmode = "1"  # there are too few shades for soft edges
+    font = ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 15)
+    draw.rectangle((LEFT - 1, TOP - 1, LEFT + width, TOP + height), outline=0)
+    draw.text((LEFT, 6), title, 0, font)
+    for tick in (-2, 0, 2) if plane else ():
+        x, y = (round((REACH + sign * tick) / (2 * REACH) * side) for sign, side in ((1, width), (-1, height)))
+        draw.line((LEFT + x, TOP + height, LEFT + x, TOP + height + 4), 0)
+        draw.line((LEFT - 5, TOP + y, LEFT - 1, TOP + y), 0)
+        draw.text((LEFT + x, TOP + height + 6), str(tick), 0, font, anchor="ma")
+        draw.text((LEFT - 8, TOP + y), str(tick), 0, font, anchor="rm")
+    return np.asarray(image, np.int64)
 
 
 def player(frames: Sequence[VectorFrame], *, patch: int = 0, moments: int = 24, width: int = 320) -> str:
     """HTML of a player with a button, a slider and keys: `IPython.display.HTML(player(frames))`.
 
-    One PNG holds all moments below one another; a window as high as one of them moves over it.
+    One PNG holds all moments below one another; it moves behind a window as high as one of them, which shows the last
+    where no scripts run.
     """
     drawn = shades(frames, patch, moments)
     n, height, _ = drawn.shape
@@ -94,10 +137,12 @@ def player(frames: Sequence[VectorFrame], *, patch: int = 0, moments: int = 24, 
     _image(drawn.reshape(n * height, -1)).save(content, "PNG", optimize=True)
     data = base64.b64encode(content.getvalue()).decode()
     shown = round(width * height / drawn.shape[2])
-    view = f"""<div style="width:{width}px;height:{shown}px;border:1px solid #888;image-rendering:pixelated;
-background:url(data:image/png;base64,{data}) 0 -{(n - 1) * shown}px / {width}px {n * shown}px"></div>"""
-    show = '(view, i) => { view.style.backgroundPositionY = -i * data + "px"; }'
-    chosen = evenly(frames, moments)
+    chosen, what = evenly(frames, moments), f"pictures of {patch}-pixel patches" if patch else "points in the plane"
+    alternative = f"{len(chosen[-1].state):,} {what}, from noise to data in {n} moments"
+    view = f"""<div style="width:{width}px;height:{shown}px;border:1px solid #888;overflow:hidden;max-width:100%">
+<img alt="{alternative}" src="data:image/png;base64,{data}" style="display:block;max-width:none;width:{width}px;
+height:{n * shown}px;margin-top:-{(n - 1) * shown}px;image-rendering:pixelated"></div>"""
+    show = '(view, i) => { view.firstElementChild.style.marginTop = -i * data + "px"; }'
     return controls(view, show, shown, [0.12 * i for i in range(n)], [f"t = {frame.t:.2f}" for frame in chosen])
 
 

@@ -7,6 +7,7 @@ Okabe and Ito's, told apart with every kind of colour vision.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ from ..data.vectors import pictures
 from ..learning.files import refuse_existing, write_atomically
 from ..processes.paths import VectorFrame
 from .animation import REACH, grid
-from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, cells, evenly, legend, lines
+from .fonts import characters_of, fonts_for
+from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, cells, drawn, evenly, legend, lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +40,11 @@ def save(path: Path, figure: Figure) -> None:
 
     check_figure(path)
     content = io.BytesIO()
-    with plt.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "tinydiff"}):  # text stays text; same figure, same file
+    with (
+        plt.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "tinydiff"}),  # text stays text; same figure, same file
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # said once, and for all of them
         none = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(path.suffix.lower())
         figure.savefig(content, format=path.suffix[1:], dpi=200, bbox_inches="tight", metadata=none)
     plt.close(figure)
@@ -64,6 +70,7 @@ def strip(trajectory: Trajectory, moments: int = 5, columns: int = 64) -> Figure
     from matplotlib.patches import Rectangle
 
     frames = evenly(trajectory.frames, moments)
+    fonts = fonts_for(characters_of([trajectory]))
     columns = min(columns, trajectory.most_columns)
     rows = trajectory.most_lines(columns)
     width, gap = 64, 0.5  # in characters; in lines
@@ -76,14 +83,17 @@ def strip(trajectory: Trajectory, moments: int = 5, columns: int = 64) -> Figure
     def put(cell: Cell, x: float, y: float) -> float:
         """Draw a cell, and say where the next one begins."""
         across = cell_len(cell.text)
-        fill = {"mask": "#e4e4e4", "remasked": AGAIN}.get(cell.kind, COLOURS[cell.level])
-        fresh = cell.kind == "fresh"
+        fill = {"mask": "#e4e4e4", "remasked": AGAIN, "given": "white"}.get(cell.kind, COLOURS[cell.level])
+        fresh, usual = cell.kind == "fresh", set(cell.text) <= fonts[0].characters
+        if cell.kind == "given":
+            axes.plot([x + 0.1, x + across - 0.1], [y + 0.94, y + 0.94], color="black", lw=0.8)
         edge = {"edgecolor": "black", "linewidth": 0.9, "zorder": 2} if fresh else {"edgecolor": "none"}
         axes.add_patch(Rectangle((x + 0.06, y + 0.06), across - 0.12, 0.88, facecolor=fill, **edge))
         axes.text(
-            x + across / 2, y + 0.52, cell.text.replace("$", r"\$"), ha="center", va="center_baseline", fontsize=7.5,
-            family="DejaVu Sans Mono", weight="bold" if fresh else "normal", zorder=3,
-            color={"mask": "#9a9a9a", "remasked": AGAIN_INK}.get(cell.kind, "black"),
+            x + across / 2, y + 0.52, drawn(cell).replace("$", r"\$"), ha="center", va="center_baseline", fontsize=7.5,
+            family=[font.family for font in fonts[: 1 if usual else None]], zorder=3,
+            weight="bold" if fresh and usual else "normal",  # of which not every font has one
+            color={"mask": "#5f5f5f", "remasked": AGAIN_INK}.get(cell.kind, "black"),
         )  # fmt: skip
         return x + across
 
@@ -96,7 +106,7 @@ def strip(trajectory: Trajectory, moments: int = 5, columns: int = 64) -> Figure
                 x = put(cell, x, y + i)
         y += rows + gap
     x = 0.0
-    for samples, words in legend(trajectory.remasked):
+    for samples, words in legend(trajectory.remasked, trajectory.given):
         for cell in samples:
             x = put(cell, x, y)
         axes.text(x + 0.5, y + 0.5, words, ha="left", va="center", fontsize=8)

@@ -1,6 +1,8 @@
 """Training and sampling in the terminal: live where there is one, plain lines in a pipe or a log.
 
-Colours run from blue (unsure) to yellow (sure) with rising lightness, so they can be told apart without colour vision.
+What was filled in is black on colours that run from blue (unsure) to yellow (sure) with rising lightness, so they can
+be told apart without colour vision. Everything else has the terminal's own colours, or one that is as far from black as
+from white: it is read on dark and on light.
 """
 
 from __future__ import annotations
@@ -23,15 +25,18 @@ from ..data.vectors import pictures
 from ..decoders import Frame
 from ..learning import TrainFrame
 from ..learning.files import printable
+from ..processes.paths import VectorFrame
+from .animation import REACH
 from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, caption, cells, legend, lines, playback, status
 
 PLAIN_EVERY = 10.0  # seconds between lines of training without a terminal
 PLAIN_ROWS, PLAIN_FRAMES = 4, 40  # of sampling: how many sequences, at how many steps
-STYLES = {"mask": "grey42", "remasked": f"{AGAIN_INK} on {AGAIN}"}
+MIDDLE = "#767676"  # a contrast of 4.5 with black and with white
+STYLES = {"mask": MIDDLE, "remasked": f"{AGAIN_INK} on {AGAIN}", "given": "underline"}
 
 
 def state_text(codec: Codec, frame: Frame, row: int, width: int) -> Text:
-    """One sequence in lines of `width`: masks dim, tokens coloured by confidence, fresh ones on that colour.
+    """One sequence in lines of `width`: masks dim, what is given underlined, tokens on the colour of confidence.
 
     Line breaks are shown as a sign, not obeyed: characters keep their place from frame to frame.
     """
@@ -45,7 +50,9 @@ def state_text(codec: Codec, frame: Frame, row: int, width: int) -> Text:
 
 def _style(cell: Cell) -> str:
     colour = COLOURS[cell.level]
-    return STYLES.get(cell.kind, f"bold black on {colour}" if cell.kind == "fresh" else colour)
+    return STYLES.get(
+        cell.kind, f"bold underline #000000 on {colour}" if cell.kind == "fresh" else f"#000000 on {colour}"
+    )
 
 
 def _panel(codec: Codec, frame: Frame, width: int, title: str, subtitle: str = "", height: int | None = None) -> Panel:
@@ -56,13 +63,13 @@ def _panel(codec: Codec, frame: Frame, width: int, title: str, subtitle: str = "
     return Panel(Text("\n\n").join(rows), title=Text(printable(title)), subtitle=subtitle, width=width, padding=(1, 2))
 
 
-def _legend(again: bool) -> Text:
+def _legend(again: bool, given: bool) -> Text:
     """What the colours mean, in one line."""
     text = Text("  ")
-    for samples, words in legend(again):
+    for samples, words in legend(again, given):
         for cell in samples:
-            text.append("\u25a0" if cell.text == " " else cell.text, style=_style(cell))
-        text.append(f" {words}   ", style="grey62")
+            text.append(cell.text, style=_style(cell))
+        text.append(f" {words}   ")
     return text
 
 
@@ -86,7 +93,8 @@ def show_sampling(
             for last in frames:
                 again = again or bool(last.remasked.any())
                 shown = [_panel(codec, last, min(width, console.width), title, height=console.height)]
-                live.update(Group(*shown, _legend(again)) if console.width >= width else shown[0], refresh=True)
+                legend_ = _legend(again, bool(last.given.any()))
+                live.update(Group(*shown, legend_) if console.width >= width else shown[0], refresh=True)
                 time.sleep(delay)
     else:
         more = 0
@@ -114,6 +122,35 @@ def picture_text(vectors: Floats, patch: int) -> str:
     return "\n".join("".join(2 * SHADES[int(shade)] for shade in row) for row in shades) + "\n"
 
 
+def points_text(points: Floats, columns: int = 60) -> str:
+    """Points (n, 2) of the part of the plane that all views show, in lines of Braille: 2 x 4 dots in a character."""
+    rows = columns // 2  # a character is twice as high as wide
+    x, y = np.floor((points * [1, -1] + REACH) / (2 * REACH) * [2 * columns, 4 * rows]).astype(int).T
+    inside = (x >= 0) & (x < 2 * columns) & (y >= 0) & (y < 4 * rows)
+    dots = np.zeros((4 * rows, 2 * columns), np.int64)
+    dots[y[inside], x[inside]] = 1
+    weights = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # which bit each dot is
+    signs = 0x2800 + (dots.reshape(rows, 4, columns, 2) * weights[:, None, :]).sum(axis=(1, 3))
+    return "\n".join("".join(map(chr, row)) for row in signs.tolist())
+
+
+def show_points(console: Console, frames: Iterable[VectorFrame], *, title: str = "", delay: float = 0.0) -> None:
+    """Show points on their way from noise to data, on a terminal that has room for them.
+
+    Parameters
+    ----------
+    delay : seconds that each frame stays at least
+
+    """
+    columns = min(60, console.width - 4, 2 * (console.height - 3))
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        for frame in frames:
+            plane = Text(points_text(frame.state.reshape(len(frame.state), -1), max(columns // 2 * 2, 2)))
+            subtitle = f"t = {frame.t:.2f} · both axes from -{REACH:g} to {REACH:g}"
+            live.update(Panel.fit(plane, title=Text(printable(title)), subtitle=subtitle), refresh=True)
+            time.sleep(delay)
+
+
 def show_race(console: Console, trajectories: Sequence[Trajectory], seconds: float = 6.0, width: int = 44) -> None:
     """Show trajectories side by side on their measured clock, see `playback`; in a pipe, only how each ended.
 
@@ -131,7 +168,8 @@ def show_race(console: Console, trajectories: Sequence[Trajectory], seconds: flo
                 soft_wrap=True,
             )
         return
-    again, start = any(trajectory.remasked for trajectory in trajectories), time.monotonic()
+    again, given = any(t.remasked for t in trajectories), any(t.given for t in trajectories)
+    start = time.monotonic()
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         for moment in moments:
             time.sleep(max(0.0, start + moment.at - time.monotonic()))
@@ -140,7 +178,7 @@ def show_race(console: Console, trajectories: Sequence[Trajectory], seconds: flo
                 for t, i in zip(trajectories, moment.frames, strict=True)
             ]
             clock = Text("  " + caption(trajectories, moment, seconds), style="bold")
-            live.update(Group(Columns(panels, padding=0), clock, _legend(again)), refresh=True)
+            live.update(Group(Columns(panels, padding=0), clock, _legend(again, given)), refresh=True)
 
 
 class _Field(ProgressColumn):
@@ -173,10 +211,10 @@ def show_training(
     loss, speed, held_out = Smooth(0.98), Smooth(0.95), "-"
     progress = Progress(
         TextColumn("[bold]{task.completed:>{task.fields[digits]}.0f}/{task.total:.0f}"),
-        BarColumn(bar_width=None, complete_style="#4fb0c6", finished_style="#fde725"),
-        _Field("loss", "white"),
-        _Field("held_out", "bold #fde725"),
-        _Field("speed", "white"),
+        BarColumn(bar_width=None, complete_style=COLOURS[0], finished_style=COLOURS[0]),
+        _Field("loss", ""),
+        _Field("held_out", "bold"),
+        _Field("speed", ""),
         TimeRemainingColumn(compact=True),
         console=console,
         disable=not console.is_terminal,

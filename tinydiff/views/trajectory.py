@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
-from rich.cells import cell_len
+from rich.cells import cell_len, chop_cells
 
 from ..data import Codec
 from ..decoders import Frame
@@ -22,11 +22,14 @@ from ..decoders import Frame
 MASK, REMASKED = "\u2591", "\u2593"  # light and dark shade
 VISIBLE = {"\n": "\u21b5", "\t": "\u21e5"}
 NEWLINE = VISIBLE["\n"]
-WORD_WIDTH = 4  # columns of the mask of a token that is not a character
+WORD_WIDTH = 4  # columns of the mask of a token that is not a character, a blank among them
 COLOURS = ["#6a8dd9", "#4fb0c6", "#5cc8a0", "#b5d65a", "#fde725"]
 """Confidence 0 .. 1: blue to yellow with rising lightness, to be told apart without colour vision or in grey. Each is
-light enough for black text on it and, on a dark terminal, for text in it."""
-AGAIN, AGAIN_INK = "#f6b08a", "#a63f00"  # masked again: an orange that is no step of the scale
+light enough for black text on it (contrast 5.7 and more)."""
+AGAIN, AGAIN_INK = "#f6b08a", "#7a2e00"  # masked again: an orange that is no step of the scale
+
+
+Kind = Literal["mask", "remasked", "given", "fresh", "kept"]
 
 
 class Cell(NamedTuple):
@@ -35,63 +38,78 @@ class Cell(NamedTuple):
     Attributes
     ----------
     text : of the token, with signs for what cannot be seen, or for MASK
-    kind : "mask"; "remasked", masked again in this step; "fresh", filled in in this step; "kept", there before
+    kind : "mask"; "remasked", masked again in this step; "given", known beforehand; "fresh", filled in in this step;
+        "kept", filled in before
     level : confidence as an index into COLOURS; 0 for masks
 
     """
 
     text: str
-    kind: Literal["mask", "remasked", "fresh", "kept"]
+    kind: Kind
     level: int
 
 
 def cells(codec: Codec, frame: Frame, row: int) -> list[Cell]:
     """The positions of one sequence of a frame, in order."""
-    shown, width = [], 1 if codec.unit == "character" else WORD_WIDTH
+    shown, before = [], "" if codec.unit == "character" else " "  # so that the masks of words can be told apart
+    width = 1 if codec.unit == "character" else WORD_WIDTH - 1
     for i, token in enumerate(frame.state[row].tolist()):
         if token == codec.vocab_size:
             again = bool(frame.remasked[row, i])
-            shown.append(Cell(width * (REMASKED if again else MASK), "remasked" if again else "mask", 0))
+            shown.append(Cell(before + width * (REMASKED if again else MASK), "remasked" if again else "mask", 0))
             continue
         level = min(int(frame.confidence[row, i] * len(COLOURS)), len(COLOURS) - 1)
-        text = "".join(map(visible, codec.tokens[token]))
-        shown.append(Cell(text, "fresh" if frame.committed[row, i] else "kept", level))
+        kind: Kind = "given" if frame.given[row, i] else "fresh" if frame.committed[row, i] else "kept"
+        shown.append(Cell(visible(codec.tokens[token]), kind, level))
     return shown
 
 
-def visible(character: str) -> str:
-    """The character, or a sign for one that would move others about or not be seen; a space stays a space."""
-    if unicodedata.combining(character):
-        return "\u25cc" + character  # on a dotted circle: the letter before it is another cell
-    return VISIBLE.get(character, character if character.isprintable() else "\ufffd")
+def drawn(cell: Cell) -> str:
+    """What to draw in the middle of a cell: the shades of a mask without the blank that keeps them apart in a line."""
+    return cell.text.strip() if cell.kind in ("mask", "remasked") else cell.text
+
+
+def visible(text: str) -> str:
+    """A token with signs for what would move others about or not be seen; a space stays a space.
+
+    A mark that belongs on the letter before it stands on a dotted circle where that letter is another token.
+    """
+    shown = "".join(VISIBLE.get(c, c if c.isprintable() else "\ufffd") for c in text)
+    return "\u25cc" + shown if unicodedata.category(shown[0]) in ("Mn", "Me") else shown
 
 
 def lines(row: Sequence[Cell], width: int) -> list[list[Cell]]:
-    """Cells in lines that take at most `width` columns of a terminal, in which some characters take two."""
+    """Cells in lines that take at most `width` columns of a terminal, in which some characters take two.
+
+    A token that is longer than a line is shown as several cells.
+    """
     broken: list[list[Cell]] = [[]]
     used = 0
     for cell in row:
-        columns = cell_len(cell.text)
-        if used + columns > width and broken[-1]:
-            broken.append([])
-            used = 0
-        broken[-1].append(cell)
-        used += columns
+        for text in chop_cells(cell.text, max(width, 2)) if cell_len(cell.text) > width else [cell.text]:
+            columns = cell_len(text)
+            if used + columns > width and broken[-1]:
+                broken.append([])
+                used = 0
+            broken[-1].append(cell._replace(text=text))
+            used += columns
     return broken
 
 
 LEGEND: tuple[tuple[tuple[Cell, ...], str], ...] = (
     ((Cell(MASK, "mask", 0),), "masked"),
     ((Cell(REMASKED, "remasked", 0),), "masked again"),
+    ((Cell("a", "given", len(COLOURS) - 1),), "given"),
     ((Cell("a", "fresh", len(COLOURS) - 1),), "new"),
-    (tuple(Cell(" ", "kept", level) for level in range(len(COLOURS))), "unsure to sure"),
+    (tuple(Cell(" ", "kept", level) for level in range(len(COLOURS))), "0 to 100 % sure"),
 )
 """What the cells of a view mean."""
 
 
-def legend(again: bool) -> list[tuple[tuple[Cell, ...], str]]:
-    """LEGEND, with what is masked again or without."""
-    return [(samples, words) for samples, words in LEGEND if again or samples[0].kind != "remasked"]
+def legend(again: bool, given: bool) -> list[tuple[tuple[Cell, ...], str]]:
+    """LEGEND, with what is masked again, and what is given, or without."""
+    left_out = {kind for kind, there in (("remasked", again), ("given", given)) if not there}
+    return [(samples, words) for samples, words in LEGEND if samples[0].kind not in left_out]
 
 
 @dataclass(frozen=True)
@@ -140,6 +158,11 @@ class Trajectory:
         """Whether anything was masked again on the way."""
         return any(frame.remasked.any() for frame in self.frames)
 
+    @property
+    def given(self) -> bool:
+        """Whether anything was known beforehand."""
+        return bool(self.frames[0].given.any())
+
 
 def timed(frames: Iterable[Frame]) -> Iterator[tuple[float, Frame]]:
     """Each frame with the seconds that the sampler has worked so far, not counting what is done between frames."""
@@ -185,7 +208,7 @@ def playback(trajectories: Sequence[Trajectory], seconds: float = 6.0, least: fl
 
     Parameters
     ----------
-    least : seconds between moments; where frames come faster, the latest is shown
+    least : seconds between moments; where frames come faster, the latest is shown. The first, of masks, always is
 
     """
     if not trajectories:
@@ -203,8 +226,10 @@ def playback(trajectories: Sequence[Trajectory], seconds: float = 6.0, least: fl
         ]
     kept: list[Moment] = []
     for moment in moments:
-        if kept and moment.at - kept[-1].at < least * (1 - 1e-9):
+        if len(kept) > 1 and moment.at - kept[-1].at < least * (1 - 1e-9):
             kept[-1] = moment._replace(at=kept[-1].at)
+        elif kept and moment.at - kept[-1].at < least * (1 - 1e-9):
+            kept.append(moment._replace(at=kept[-1].at + least))
         else:
             kept.append(moment)
     return kept
