@@ -39,7 +39,7 @@ class Table:
         self.params = {"table": Tensor(logits.reshape(states, -1), requires_grad=True)}
 
     def __call__(
-        self, x: Ints, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None
+        self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None
     ) -> Tensor:
         """Tokens (B, L) to logits (B, L, V), or (n, V) for the positions of `select`."""
         logits = ops.embedding(self.params["table"], self.states(x)).reshape(len(x), self.length, self.vocab_size)
@@ -92,7 +92,7 @@ class Reduced:
         self.free = np.flatnonzero(x == model.vocab_size)
 
     def __call__(
-        self, x: Ints, t: Floats | None = None, *, causal: bool = False, select: Bools | None = None
+        self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None
     ) -> Tensor:
         """Tokens (B, A) of the free positions to logits (B, A, V)."""
         whole = np.tile(self.x, (len(x), 1))

@@ -85,7 +85,7 @@ def _variant(wrong: str) -> Any:
     def crossover(model: Any, length: int, batch: int, costs: Any) -> float:
         d, v, layers = model.d_model, model.vocab_size, model.layers
 
-        def flops(new: int, past: int, selected: int, causal: bool = False) -> float:
+        def flops(new: int, past: int, selected: int, causal: int = 0) -> float:
             rows = batch * new
             pairs = batch * (new * (new + 1) // 2 if causal else new * (new + past))
             if wrong == "no attention":
