@@ -103,9 +103,12 @@ def test_use_isa() -> None:
 @pytest.mark.skipif(native is None or len(native.isas()) == 1, reason="there is one instruction set, or none")
 @pytest.mark.usefixtures("any_isa")
 def test_instruction_sets_are_really_switched(dtype: type) -> None:
-    """Different sets round differently (vectors of other lengths, fused multiply-add): equal bits mean no switch."""
+    """Different sets round differently (vectors of other lengths, fused multiply-add): equal bits mean no switch.
+
+    Those with products in bfloat16 have the vectors of avx512 for all else.
+    """
     results = []
-    for name in native.isas():
+    for name in {"baseline", "avx2", "avx512"} & {*native.isas()}:
         native.use_isa(name)
         results.append(run(native, "softmax", sample_arguments("softmax", dtype)))
     assert all(a != b for a, b in itertools.combinations(results, 2))

@@ -20,7 +20,7 @@ def _check(condition: bool, name: str, array: NDArray[Any], expected: str) -> No
         raise ValueError(f"{name} has shape {array.shape}; expected {expected}")
 
 
-def rounded(x: Floats) -> Floats:
+def _rounded(x: Floats) -> Floats:
     """The nearest bfloat16 of every float32, itself as float32: 8 bits of mantissa, ties to the even one.
 
     What is below the normal range, 1.2e-38, becomes 0, as in the instructions of CPUs.
@@ -35,14 +35,14 @@ def matmul(
 ) -> Floats:
     """Matrix product a @ b + bias + residual: (m, k), (k, n), (n,), (m, n) -> (m, n). Transposed views are fine.
 
-    With `bfloat16`, for float32: a and b are `rounded` first; sums, bias and residual are not.
+    With `bfloat16`, for float32: a and b are rounded to bfloat16 first; sums, bias and residual are not.
     """
     if bfloat16 and a.dtype != np.float32:
         raise TypeError(f"a has dtype {a.dtype}; expected float32 for a product in bfloat16")
     _check(a.ndim == 2, "a", a, "two axes")
     _check(b.ndim == 2 and b.shape[0] == a.shape[1], "b", b, f"({a.shape[1]}, n)")
     if bfloat16:
-        a, b = rounded(a), rounded(b)
+        a, b = _rounded(a), _rounded(b)
     c = a @ b
     if bias is not None:
         _check(bias.shape == c.shape[1:], "bias", bias, f"({c.shape[1]},)")
