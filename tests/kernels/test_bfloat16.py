@@ -109,7 +109,7 @@ def test_every_sum_in_its_order(isa: str, m: int, k: int, n: int, added: str) ->
     for term in (bias, residual):
         start = start if term is None else start + term
     pad = -k % 32
-    left, right = np.pad(reference.rounded(a), ((0, 0), (0, pad))), np.pad(reference.rounded(b), ((0, pad), (0, 0)))
+    left, right = np.pad(reference._rounded(a), ((0, 0), (0, pad))), np.pad(reference._rounded(b), ((0, pad), (0, 0)))
     assert native is not None
     got = native.matmul(a, b, bias, residual, bfloat16=True)
     assert got.dtype == np.float32
@@ -121,7 +121,7 @@ def test_within_the_roundings_of_a_sum(impl: ModuleType, m: int, k: int, n: int)
     """Against float64: k + 2 roundings of the sum of magnitudes, in whatever order."""
     rng = np.random.default_rng(k)
     a, b, bias = (normal(rng, shape, np.float32) for shape in ((m, k), (k, n), (n,)))
-    left, right = (reference.rounded(x).astype(np.float64) for x in (a, b))
+    left, right = (reference._rounded(x).astype(np.float64) for x in (a, b))
     got = impl.matmul(a, b, bias, bfloat16=True)
     bound = (k + 2) * np.finfo(np.float32).eps * (np.abs(left) @ np.abs(right) + np.abs(bias))
     assert (np.abs(got - (left @ right + bias)) <= bound).all()
