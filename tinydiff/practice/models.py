@@ -38,9 +38,7 @@ class Table:
         logits[..., 0] += tilt * (place == vocab_size).sum(axis=1)[:, None]
         self.params = {"table": Tensor(logits.reshape(states, -1), requires_grad=True)}
 
-    def __call__(
-        self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None
-    ) -> Tensor:
+    def __call__(self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None) -> Tensor:
         """Tokens (B, L) to logits (B, L, V), or (n, V) for the positions of `select`."""
         logits = ops.embedding(self.params["table"], self.states(x)).reshape(len(x), self.length, self.vocab_size)
         return logits if select is None else ops.take_rows(logits, select)
@@ -91,9 +89,7 @@ class Reduced:
         self.model, self.x, self.vocab_size = model, x, model.vocab_size
         self.free = np.flatnonzero(x == model.vocab_size)
 
-    def __call__(
-        self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None
-    ) -> Tensor:
+    def __call__(self, x: Ints, t: Floats | None = None, *, causal: int = 0, select: Bools | None = None) -> Tensor:
         """Tokens (B, A) of the free positions to logits (B, A, V)."""
         whole = np.tile(self.x, (len(x), 1))
         whole[:, self.free] = x
