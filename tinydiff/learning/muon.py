@@ -3,7 +3,7 @@
 A gradient of a matrix is mostly a few large directions; a step along it, even with Adam's scale per element, hardly
 moves the others. Muon takes the step with the same singular vectors and every singular value near 1:
 
-    m <- beta m + (1 - beta) g,    u = (1 - beta) g + beta m    (Nesterov's momentum)
+    m <- beta m + g,    u = g + beta m    (Nesterov's momentum)
     p <- p - lr max(1, outputs / inputs)^(1/2) U V^T,           u = U S V^T
 
 `kernels.orthogonalise` finds U V^T, nearly, without a decomposition. Embeddings, the output head, biases and norms are
@@ -76,11 +76,10 @@ class Muon(AdamW):
         for (inputs, outputs), group in alike.items():
             u = np.empty((len(group), inputs, outputs), self.m.dtype)
             for i, (_, g, m) in enumerate(group):
-                fresh = (1 - self.momentum) * g
                 m *= self.momentum
-                m += fresh
+                m += g
                 np.multiply(m, self.momentum, out=u[i])
-                u[i] += fresh
+                u[i] += g
             steps = kernels.orthogonalise(u)
             steps *= lr * math.sqrt(max(1.0, outputs / inputs))
             for (p, _, _), step in zip(group, steps, strict=True):
