@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tinydiff import Run, Transformer, cli, kernels, load, ops
-from tinydiff.kernels.reference import rounded
+from tinydiff.kernels.reference import _rounded as rounded
 from tinydiff.tensor import Tensor, check_grads
 
 if TYPE_CHECKING:

@@ -186,7 +186,7 @@ def test_check_in_a_notebook(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ""
 
 
-def test_check_stops_what_never_ends_and_keeps_what_is_printed() -> None:
+def test_check_stops_what_never_ends_and_keeps_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the notebook's own process."""
 
     def forever(t: float, power: float) -> float:
@@ -199,7 +199,9 @@ def test_check_stops_what_never_ends_and_keeps_what_is_printed() -> None:
     assert verdict.kind == "late"
     assert verdict.printed == "going round"
     assert time.monotonic() - start < 10
+    monkeypatch.setattr("builtins.input", lambda: "7")  # as in a notebook, where somebody would be asked
     assert check("4.3", lambda t, power: input()).kind == "forbidden"
+    assert input() == "7"
     time.sleep(0.6)  # the time limit of an answer that is through must not strike later
 
 
