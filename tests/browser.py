@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PATIENCE = 30_000  # milliseconds, on a machine that has much else to do
 LAPTOP, PHONE = {"width": 1024, "height": 768}, {"width": 390, "height": 844}
 
 
@@ -28,7 +29,7 @@ def _missing(what: str) -> None:
 def launched() -> Iterator[Any]:
     """A headless Chromium."""
     try:
-        from playwright.sync_api import sync_playwright
+        from playwright.sync_api import expect, sync_playwright
     except ImportError:
         _missing("Playwright is missing (pip install 'tinydiff[browser]')")
     with sync_playwright() as playwright:
@@ -38,6 +39,7 @@ def launched() -> Iterator[Any]:
         browser = playwright.chromium.launch(
             executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage", "--force-color-profile=srgb"]
         )
+        expect.set_options(timeout=PATIENCE)
         yield browser
         browser.close()
 
@@ -47,7 +49,7 @@ def opened(browser: Any, address: str, ours: str = "file:", **options: Any) -> I
     """A page that asks for nothing that does not begin with `ours`, and has nothing to complain about."""
     context = browser.new_context(**({"viewport": LAPTOP} | options))
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(PATIENCE)
     wrong: list[str] = []
     page.on("request", lambda request: None if request.url.startswith((ours, "data:")) else wrong.append(request.url))
     page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)

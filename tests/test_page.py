@@ -79,8 +79,7 @@ def filled(tab: Any) -> None:
     """Fill the masks and wait for the end."""
     from playwright.sync_api import expect
 
-    tab.click("#fill")
-    expect(tab.locator("#fill")).to_have_text("Stop")
+    tab.click("#fill")  # from now on it is "Stop"
     expect(tab.locator("#fill")).to_have_text("Fill the masks")
 
 
