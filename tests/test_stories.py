@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tinydiff import data
+from tinydiff.cli import generate
 from tinydiff.data import stories
 from tinydiff.data.stories import FORMS, PARENTS, STORIES, Kind, Lexicon, Stories
 
@@ -241,3 +242,12 @@ def test_forms_that_could_be_mistaken_are_refused() -> None:
         Stories(forms=FORMS | {"keep": (*FORMS["keep"], "{A} gave {B.him} the {O}.")})
     with pytest.raises(ValueError, match="fit the same sentence"):
         replace(STORIES, forms=FORMS | {"end": (*FORMS["end"], "{B} went home with the {J} {O}.")})
+
+
+def test_a_story_with_blanks() -> None:
+    """Each blank is a word, with the space before it; and what a prompt begins with needs no space."""
+    ids, given = data.with_blanks(STORIES.codec, " Mia found an _ drum in the _.", "_")
+    assert given.tolist() == [True] * 3 + [False] + [True] * 3 + [False, True]
+    assert STORIES.codec.decode(ids[given]) == " Mia found an drum in the."
+    assert generate.begun({"data": {"name": "stories"}}, "Mia") == " Mia"
+    assert generate.begun({"data": {"name": "book.txt"}}, "Mia") == "Mia"

@@ -130,7 +130,7 @@ def sample(
     rng = generator(seed)
     known: dict[str, Any] = {}
     if prompt is not None:
-        ids = codec.encode(prompt)
+        ids = codec.encode(begun(config, prompt))
         if len(ids) >= length:
             raise ValueError(f"--prompt has {len(ids)} {codec.unit}s; the text has {length}, so that none are left")
         known = {"x0": np.pad(ids, (0, length - len(ids))), "given": np.arange(length) < len(ids)}
@@ -238,7 +238,7 @@ def infill(
         raise ValueError(f"text has no {blank!r} to fill in; mark blanks with it or choose another with --blank")
     if config["data"]["name"] in data.LAWS and codec.unit == "character":
         text = text.ljust(model.length)  # its texts are padded with spaces
-    x0, given = data.with_blanks(codec, text, blank)
+    x0, given = data.with_blanks(codec, begun(config, text), blank)
     if len(x0) > model.length:
         raise ValueError(f"text has {len(x0)} {codec.unit}s; this model takes at most {model.length}")
     decoder = decoder_of(
@@ -255,6 +255,11 @@ def infill(
     shown = watch(frames, codec, run, delay)
     say(codec.decode(shown.frames[-1].state[0]))
     write_views(strip, html, gif, shown)
+
+
+def begun(config: dict[str, Any], text: str) -> str:
+    """A text as the data of a run begins: stories have a blank before every word, the first one too."""
+    return " " + text if config["data"]["name"] == "stories" and text[:1].isalpha() else text
 
 
 def guided(model: Model, process: Process, run: Path, given: Bools, cfg_scale: float | None) -> Model:

@@ -82,8 +82,9 @@ def with_blanks(codec: Codec, text: str, blank: str) -> tuple[Ints, Bools]:
     Each `blank` is one token to be filled in. Words and pieces have the space before them in them, so a single one
     before a row of blanks belongs to the first.
     """
-    filler = next((token for token in codec.tokens if len(token) == 1), "")
-    codec.encode(text.replace(blank, filler))  # an error for what is unknown names its place in the whole text
+    filler = next((token for token in codec.tokens if len(token) == 1 and token.isalnum()), None)
+    if filler is not None:  # an error for what is unknown names its place in the whole text
+        codec.encode(text.replace(blank, filler))
     ids: list[Ints] = []
     given: list[Bools] = []
     at = 0
