@@ -53,11 +53,10 @@ def measured(corpus: data.Corpus, seconds: float, seed: int) -> dict[str, Any]:
     for _ in train(run):
         pass
     spent = time.process_time() - start
-    with run.ema.applied():
-        held_out = evaluate(run.model, run.process, corpus, windows=3840)
-        *_, last = run.process.sample(
-            run.model, length, decoder=decoders.LowConfidence(choice_temperature=4.0), rng=np.random.default_rng(seed)
-        )
+    model = run.averaged()
+    held_out = evaluate(model, run.process, corpus, windows=3840)
+    decoder = decoders.LowConfidence(choice_temperature=4.0)
+    *_, last = run.process.sample(model, length, decoder=decoder, rng=np.random.default_rng(seed))
     return {
         "tokens": corpus.codec.unit + "s", "vocab": corpus.vocab_size, "characters per token": round(per_token, 2),
         "length": length, "steps": steps, "cpu seconds": round(spent), "bits per character": held_out.mean,
