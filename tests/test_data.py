@@ -216,12 +216,14 @@ def test_what_is_no_text_is_called_what_it_is(tmp_path: Path) -> None:
     """UTF-16 without its mark, a folder, a broken archive."""
     (tmp_path / "le").write_bytes("abc \u4e00\u4e8c\u4e09\n".encode("utf-16-le"))
     (tmp_path / "be").write_bytes("\u4e00\u4e8c\u4e09\u4e00 abc\n".encode("utf-16-be"))
+    (tmp_path / "ascii").write_bytes("the cat sat on the mat, and stayed\n".encode("utf-16-be"))
     (tmp_path / "picture").write_bytes(bytes(range(256)))
     (tmp_path / "half").write_bytes("abc".encode("utf-16") + b"x")
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"abc" * 100)[:-20])
     for path, error, words in (
         ("le", ValueError, r"le has a zero byte at 1: it is UTF-16 .* iconv -f utf-16-le -t utf-8"),
         ("be", ValueError, r"be has a zero byte at 1: it is UTF-16 .* iconv -f utf-16-be -t utf-8"),
+        ("ascii", ValueError, r"ascii has a zero byte at 0: it is UTF-16 .* iconv -f utf-16-be -t utf-8"),
         ("picture", ValueError, "picture has a zero byte at 0: it is no text"),
         ("half", ValueError, "half is not UTF-16-LE: byte 8 is 0x78; it is damaged or cut short"),
         (".", ValueError, "is a folder; name a file of text"),
@@ -274,12 +276,12 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is only there")
-@pytest.mark.parametrize("tokens", ["words", "pieces"])
-def test_one_long_line_is_cut_up(tokens: str) -> None:
+@pytest.mark.parametrize(("tokens", "most"), [("words", 120_000), ("pieces", 250_000)])
+def test_one_long_line_is_cut_up(tokens: str, most: int) -> None:
     """Learning words or pieces of 4 MB without a line break, and making ids of them."""
     pytest.importorskip("tokenizers")
     done = subprocess.run([sys.executable, "-c", MEMORY, tokens], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 250_000
+    assert int(done.stdout) < most
 
 
 def test_what_a_long_text_has_wrong_is_where_it_says() -> None:
@@ -304,6 +306,10 @@ def test_evaluating_a_text_with_unknown_characters(runs: Runs, trained: Path, tm
     within = {text[i : i + 16] for i in (*range(85), *range(100, 185))}
     assert {codec.decode(row) for row in odd.examples(16, 5000, rng).x0} == within
     assert odd.longest == 100
+    assert len(odd.ids) == 201  # a gap is one, however long
+    (tmp_path / "rows.txt").write_text((text[:9] + "#") * 20)  # no window of 16 fits between these
+    done = tinydiff("evaluate", trained, "--text", tmp_path / "rows.txt", "--windows=64")
+    assert done.stdout.endswith("64 windows of 9)\n"), done.stderr
     (tmp_path / "none.txt").write_text("#" * 99)
     none = tinydiff("evaluate", trained, "--text", tmp_path / "none.txt")
     assert none.returncode == 2

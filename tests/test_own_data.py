@@ -128,7 +128,7 @@ def test_other_pairs_are_all_evaluated(tmp_path: Path) -> None:
     file, out = sums(tmp_path / "sums.jsonl"), tmp_path / "run"
     small = ["--d-model=8", "--layers=1", "--heads=2", "--batch=4", "--steps=2"]
     assert tinydiff("train", "--pairs", file, "--out", out, *small).returncode == 0
-    rows = [("2+3=", "5"), ("2+3=", "x"), ("1+1+1+1+1+1+1+1=", "8"), ("4+4=", "8")]
+    rows = [("2+3=", "5"), ("2+3=", "x"), ("1+1+1=", "33"), ("4+4=", "8")]
     other = tmp_path / "other.jsonl"
     other.write_text("\n".join(json.dumps({"prompt": p, "answer": a}) for p, a in rows))
     done = tinydiff("evaluate", out, "--pairs", other, "--windows=64")
@@ -154,6 +154,16 @@ def test_pairs_that_say_the_same_count_once(tmp_path: Path) -> None:
     for held_out in (False, True):
         cluster = pairs.examples(4, 200, np.random.default_rng(0), held_out=held_out).cluster
         assert len(np.unique(cluster)) == 2
+
+
+def test_a_draw_of_empty_answers_has_no_figure() -> None:
+    """Bits of EOS alone, over no characters: not a number, without a warning."""
+    codec = td.data.Characters.of("ab", eos=True)
+    pairs = td.data.Pairs("rare", (("a", "b"),) * 9 + (("b", ""),) * 9_999 + (("a", "b"),), codec)
+    model = td.Transformer(pairs.vocab_size, 4, d_model=8, layers=1, heads=2, rng=np.random.default_rng(0))
+    held_out = td.evaluate(model, td.MaskedDiffusion(pairs.vocab_size), pairs, windows=64)
+    assert np.isnan([held_out.mean, held_out.error]).all()
+    assert held_out.per_token > 0
 
 
 def test_a_run_on_text_has_no_answers(runs: Runs, tmp_path: Path) -> None:

@@ -193,6 +193,20 @@ def test_pages_and_pictures_of_words(tmp_path: Path) -> None:
     assert 3 * MASK in drawn
 
 
+def test_a_word_fills_its_cell(tmp_path: Path) -> None:
+    """In a GIF, to its last letter and no further."""
+    save_gif(tmp_path / "one.gif", way(steps=1, batch=1, text="abcdefgh", codec=data.Words.of("abcdefgh")))
+    with Image.open(tmp_path / "one.gif") as picture:
+        picture.seek(1)
+        colours = [
+            picture.convert("RGB").getpixel((MARGIN + x, MARGIN + 3 * CELL_HEIGHT)) for x in range(9 * CELL_WIDTH)
+        ]
+    white = [i for i, colour in enumerate(colours) if colour == (255, 255, 255)]
+    assert white[0] <= 1
+    assert set(range(3, 8 * CELL_WIDTH - 2)).isdisjoint(white)
+    assert set(range(8 * CELL_WIDTH, 9 * CELL_WIDTH)) <= set(white)
+
+
 def test_fonts_are_found_for_what_is_missing() -> None:
     """DejaVu Sans Mono is enough for most; emoji are in DejaVu Sans; what no font has is named, once."""
     assert [font.family for font in fonts_for(frozenset("a\u25cc" + MASK))] == [FAMILY]
