@@ -17,7 +17,7 @@ inline idx thread_count() { return tinydiff::team_size(); }
 
 // Element operations: below the first, handing out tasks costs more than it saves; small tasks are handed out together
 // until they make up the second.
-constexpr idx worth_sharing = 1 << 15, worth_handing_out = 1 << 14;
+constexpr idx worth_sharing = 1 << 15, worth_handing_out = 1 << 16;
 
 // Runs task(i, thread) for i in [0, tasks), thread in [0, threads); `cost` is a rough count of element operations per
 // task.

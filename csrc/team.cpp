@@ -132,13 +132,9 @@ void run_on_openmp(Job job) {
         asked = threads;
     }
     const int size = threads < had ? threads : had;
-#pragma omp parallel num_threads(size)
-    {
-        const std::ptrdiff_t thread = omp_get_thread_num();
-#pragma omp for schedule(dynamic, 1) nowait
-        for (std::ptrdiff_t i = 0; i < job.tasks; ++i)
-            job.task(job.context, i, thread);
-    }
+#pragma omp parallel for num_threads(size) schedule(dynamic, 1)
+    for (std::ptrdiff_t i = 0; i < job.tasks; ++i)
+        job.task(job.context, i, omp_get_thread_num());
 }
 constexpr Pool first_pool = Pool::openmp;
 bool nested() { return omp_in_parallel() != 0; }
