@@ -327,8 +327,11 @@ def test_import_is_light() -> None:
         (["--lr", 0], "lr is 0.0; it must be positive"),
         (["--lr", -0.1], "lr is -0.1; it must be positive"),
         (["--lr", "nan"], "lr is nan; it must be positive"),
-        (["--muon-lr", 0.02], "muon_lr is 0.02, but the optimiser is 'adamw', which has no such option"),
-        (["--optimiser", "muon", "--muon-lr", 0], "muon_lr is 0.0; it must be positive"),
+        (
+            ["--optimiser", "adamw", "--muon-lr", 0.02],
+            "muon_lr is 0.02, but the optimiser is 'adamw', which has no such option",
+        ),
+        (["--muon-lr", 0], "muon_lr is 0.0; it must be positive"),
         (["--length", 400], "length is 400, but the held-out tenth of"),
         (["--d-model", 9], "d_model is 9 and heads is 2; d_model must be a multiple of heads"),
         (["--layers", 0], "layers is 0; it must be at least 1"),

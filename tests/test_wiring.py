@@ -297,13 +297,34 @@ def test_defaults_of_training_are_those_in_the_help(runs: Runs, tmp_path: Path) 
     ):  # fmt: skip
         assert f"default {config[section][key]:g}" in helped("train", option)
     for option, key in (("--steps", "steps"), ("--length", "length")):
-        assert f"default {cli.train.GENERAL[key]}" in helped("train", option)
+        assert f"default {cli.train.SIZES['S'][key]}" in helped("train", option)
+    assert config["training"]["optimiser"] == "muon"
+    assert "muon for the matrices of the blocks (default)" in helped("train", "--optimiser")
+    assert config["process"]["estimator"] == "count"
+    assert "count (default)" in helped("train", "--estimator")
     assert config["process"]["process"] == "masked"
     assert "masked (default)" in helped("train", "--process")
     assert config["process"]["schedule"] == "linear"
     assert "linear (default)" in helped("train", "--schedule")
     assert "characters (default)" in helped("train", "--tokens")
     assert "alphabet" in config["data"]
+
+
+def test_one_knob_for_all_sizes(runs: Runs, tmp_path: Path) -> None:
+    """--size turns everything at once, what is set beside it stands, and --optimiser brings its own rate."""
+    done = tinydiff(
+        "train", "--text", runs.text, "--out", tmp_path, "--size=XS", "--steps=1", "--heads=4", "--optimiser=adamw",
+        "--estimator=time",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    config, wanted = read_config(tmp_path), cli.train.SIZES["XS"]
+    for name in ("d_model", "layers", "length"):
+        assert config["model"][name] == wanted[name]
+    assert (config["model"]["heads"], config["training"]["batch"]) == (4, wanted["batch"])
+    assert (config["training"]["steps"], config["training"]["lr"]) == (1, cli.train.RATES["adamw"])
+    assert config["training"].get("optimiser", "adamw") == "adamw"
+    assert "estimator" not in config["process"]
+    assert set(wanted) == set(cli.train.SIZES["S"]) == set(cli.train.SIZES["M"]) == set(cli.train.SIZES["L"])
 
 
 @pytest.mark.parametrize("command", ["sample", "infill"])

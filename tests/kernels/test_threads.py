@@ -133,8 +133,9 @@ def test_set_threads(pool: str) -> None:
 
 
 @needs_native
-def test_environment() -> None:
+def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both variables arrive; OpenMP is the default wherever the build has it."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert "team" in POOLS
     assert python(COUNT, OMP_NUM_THREADS="3").stdout.split() == ["3", "openmp" if "openmp" in POOLS else "team"]
     for name in POOLS:

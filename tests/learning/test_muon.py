@@ -58,8 +58,8 @@ def test_step_written_out() -> None:
             if not (name.startswith("block") and p.ndim >= 2):
                 others["bias" if "bias" in name else name].grad += g
                 continue
-            means[name] = m = 0.95 * means[name] + g
-            u = g + 0.95 * m
+            means[name] = m = 0.9 * means[name] + g
+            u = g + 0.9 * m
             parts = [(slice(None), slice(4 * i, 4 * i + 4)) for i in range(3)] if "qkv" in name else [...]
             parts = [(i,) for i in range(2)] if p.ndim == 3 else parts
             for part in parts:
@@ -95,8 +95,8 @@ def test_options_arrive(runs: Runs) -> None:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ([], ("adamw", 0.002, None)),
-        (["--optimiser", "muon"], ("muon", 0.006, None)),
+        (["--optimiser", "adamw"], ("adamw", 0.002, None)),
+        ([], ("muon", 0.01, None)),
         (["--optimiser", "muon", "--lr", "0.001", "--muon-lr", "0.05"], ("muon", 0.001, 0.05)),
     ],
 )

@@ -22,12 +22,18 @@ from .common import RUNS, Seed, console, epilog, figure, given, need_end, report
 app = typer.Typer()
 BESIDE_RESUME = ("--resume", "--steps", "--lr", "--text", "--pairs")
 GENERAL: dict[str, Any] = {
-    "process": "masked", "steps": 3000, "batch": 32, "length": 64, "d_model": 64, "layers": 2,
-    "heads": 4, "lr": 2e-3, "evaluate_every": 250,
+    "process": "masked", "optimiser": "muon", "evaluate_every": 250,
 }  # fmt: skip
-"""Options of `train` for data without a recipe of its own."""
-BESIDE_MUON = {"lr": 6e-3}
-"""Peak rate of AdamW beside Muon: what is not a matrix of a block keeps up with those that are."""
+"""Options of `train` for data without a recipe of its own, size S; benchmarks/README.md has what else was tried."""
+SIZES: dict[str, dict[str, Any]] = {
+    "XS": {"d_model": 32, "layers": 2, "heads": 2, "length": 32, "batch": 32, "steps": 1500},
+    "S": {"d_model": 64, "layers": 2, "heads": 4, "length": 64, "batch": 32, "steps": 3000},
+    "M": {"d_model": 128, "layers": 4, "heads": 4, "length": 128, "batch": 32, "steps": 3000},
+    "L": {"d_model": 192, "layers": 6, "heads": 6, "length": 256, "batch": 16, "steps": 3000},
+}
+"""One knob for width, depth, context and work: on two cores about half a minute, a minute, ten and half an hour."""
+RATES = {"adamw": 2e-3, "muon": 0.01}
+"""Peak rates: beside Muon, what is not a matrix of a block has to keep up with those that are."""
 
 
 @app.command(epilog=epilog("tinydiff demo", "tinydiff demo --seconds 300 --out runs/longer"))
@@ -144,6 +150,14 @@ def train(
             "entropy, sedd); of ddpm linear or cosine.",
         ),
     ] = None,
+    estimator: Annotated[
+        Literal["time", "count"] | None,
+        typer.Option(
+            metavar="NAME",
+            help="What masked draws for each text: how many tokens to mask, count (default), or a time, and then each "
+            "token by itself.",
+        ),
+    ] = None,
     predict: Annotated[
         Literal["eps", "x0", "v"] | None, typer.Option(help="What the network of ddpm predicts; default eps.")
     ] = None,
@@ -159,12 +173,24 @@ def train(
     d_model: Annotated[int | None, typer.Option(help="Width of the network; default 64 for text.")] = None,
     layers: Annotated[int | None, typer.Option(help="Depth of the network; default 2 for text.")] = None,
     heads: Annotated[int | None, typer.Option(help="Attention heads; default 4.")] = None,
+    size: Annotated[
+        Literal["XS", "S", "M", "L"] | None,
+        typer.Option(
+            metavar="SIZE",
+            help="XS, S (default for text), M or L: width, depth, heads, length, batch and steps together; each can "
+            "still be set.",
+        ),
+    ] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate; default 0.002, of muon 0.006 (all but its matrices).")
+        float | None,
+        typer.Option(help="Peak learning rate; default 0.01 beside muon, of all but its matrices; of adamw 0.002."),
     ] = None,
     optimiser: Annotated[
         Literal["adamw", "muon"] | None,
-        typer.Option(metavar="NAME", help="adamw (default), or muon for the matrices of the blocks."),
+        typer.Option(
+            metavar="NAME",
+            help="muon for the matrices of the blocks (default), or adamw for all (default for vectors).",
+        ),
     ] = None,
     muon_lr: Annotated[float | None, typer.Option(help="Peak learning rate of muon's matrices; default 0.02.")] = None,
     precision: Annotated[
@@ -195,17 +221,23 @@ def train(
         corpus = corpus_named(text, data_name, pairs, tokens, vocab)
         chosen_here = {
             "process": process, "steps": steps, "batch": batch, "length": length,
-            "d_model": d_model, "layers": layers, "heads": heads, "lr": lr,
+            "d_model": d_model, "layers": layers, "heads": heads, "optimiser": optimiser, "lr": lr,
         }  # fmt: skip
-        of_muon = BESIDE_MUON if optimiser == "muon" else {}
         chosen_here = {name: value for name, value in chosen_here.items() if value is not None}
-        chosen = GENERAL | corpus.recipe | of_muon | chosen_here
+        recipe, sized = dict(corpus.recipe), dict(SIZES[size] if size else {})
+        if optimiser not in (None, recipe.get("optimiser")):
+            recipe.pop("lr", None)  # it is of the recipe's own optimiser
+        if isinstance(corpus, data.Examples | data.Vectors):
+            sized.pop("length", None)  # whole ones, as long as they are
+        chosen = GENERAL | SIZES["S"] | recipe | sized | chosen_here
         options = learning.Options(
-            steps=chosen["steps"], batch=chosen["batch"], lr=chosen["lr"], seed=seed, warmup=min(100, chosen["steps"]),
-            evaluate_every=min(chosen["evaluate_every"], chosen["steps"]),
-            optimiser=optimiser or "adamw", muon_lr=muon_lr,
+            steps=chosen["steps"], batch=chosen["batch"], lr=chosen.get("lr", RATES[chosen["optimiser"]]), seed=seed,
+            warmup=min(100, chosen["steps"]), evaluate_every=min(chosen["evaluate_every"], chosen["steps"]),
+            optimiser=chosen["optimiser"], muon_lr=muon_lr,
         )  # fmt: skip
-        made = new_process(chosen["process"], corpus, schedule=schedule, predict=predict, pairing=pairing)
+        made = new_process(
+            chosen["process"], corpus, schedule=schedule, predict=predict, pairing=pairing, estimator=estimator
+        )
         corpus.check_length(chosen["length"])
         model = Transformer(
             getattr(corpus, "vocab_size", None), chosen["length"], features=getattr(corpus, "features", None),

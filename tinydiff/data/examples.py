@@ -83,7 +83,7 @@ class Parallel(Examples):
     @property
     def recipe(self) -> dict[str, Any]:
         """Options of `tinydiff train` that suit it: some seconds."""
-        return {"length": self.law.length, "batch": 64, "steps": 1000, "lr": 4e-3}
+        return {"length": self.law.length, "batch": 64, "steps": 1000, "optimiser": "adamw", "lr": 4e-3}
 
     @property
     def description(self) -> str:

@@ -29,7 +29,7 @@ VARIANTS = 24  # of each character in each font
 SEED = 0
 RECIPE = {
     "process": "ddpm", "length": (SIDE // PATCH) ** 2, "steps": 6000, "batch": 64, "d_model": 96, "layers": 4,
-    "heads": 4, "evaluate_every": 2000,
+    "heads": 4, "optimiser": "adamw", "evaluate_every": 2000,
 }  # fmt: skip
 
 

@@ -15,7 +15,10 @@ from .vectors import Vectors
 
 TRAIN, HELD_OUT = 50_000, 5_000
 SEED = 0
-RECIPE = {"process": "ddpm", "length": 2, "steps": 2000, "batch": 256, "layers": 2, "heads": 2, "evaluate_every": 1000}
+RECIPE = {
+    "process": "ddpm", "length": 2, "steps": 2000, "batch": 256, "layers": 2, "heads": 2, "optimiser": "adamw",
+    "evaluate_every": 1000,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

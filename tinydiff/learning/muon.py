@@ -44,7 +44,7 @@ class Muon(AdamW):
         params: dict[str, Tensor],
         *,
         relative_rate: float = 1.0,
-        momentum: float = 0.95,
+        momentum: float = 0.9,
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
         weight_decay: float = 0.01,

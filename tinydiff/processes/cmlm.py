@@ -28,7 +28,7 @@ from ..arrays import Floats, Ints
 from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
-from .discrete import ranks, share, stratified
+from .discrete import share
 from .masked import MaskedDiffusion
 
 
@@ -40,22 +40,12 @@ class CMLM(MaskedDiffusion):
     )  # fmt: skip
 
     def __init__(self, vocab_size: int) -> None:
-        super().__init__(vocab_size)
+        super().__init__(vocab_size, estimator="count")  # N / k over N words: the mean over those that are masked
 
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that build this process again."""
         return {"process": "cmlm", "vocab_size": self.vocab_size}
-
-    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
-        """Cross-entropy of the masked words, its mean over each sentence, averaged: a scalar in nats per word."""
-        model, x0, free = self.unpacked(model, batch)
-        most = free.sum(axis=1)  # N of each sentence
-        k = 1 + np.floor(stratified(len(x0), rng) * most).astype(np.int64)
-        xt = np.where(ranks(free, rng) < k[:, None], self.mask_id, x0)
-        weight = np.broadcast_to((1 / k)[:, None], x0.shape)
-        loss: Tensor = self._weighted_nll(model, x0, xt, k / x0.shape[1], weight).sum() / len(x0)
-        return loss
 
 
 class OnePass(MaskedDiffusion):

@@ -23,7 +23,7 @@ from . import (
 
 VARIANTS: dict[str, tuple[type[AnyProcess], dict[str, Any]]] = {
     "autoregressive": (Autoregressive, {}),
-    "masked": (MaskedDiffusion, {}),
+    "masked": (MaskedDiffusion, {"estimator": "count"}),
     "bert": (Bert, {}),
     "nat": (OnePass, {}),
     "cmlm": (CMLM, {}),
@@ -44,7 +44,7 @@ def new_process(name: str, corpus: data.Dataset, **options: Any) -> Process:
 
     Parameters
     ----------
-    options : `schedule`, `predict`, `pairing`, for processes that have them; None for the default
+    options : `schedule`, `estimator`, `predict`, `pairing`, for processes that have them; None for the default
 
     """
     if name not in VARIANTS:
