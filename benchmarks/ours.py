@@ -20,15 +20,15 @@ def normal(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def model(size: cases.Size) -> Transformer:
+def model(size: cases.Size, precision: str = "full") -> Transformer:
     return Transformer(
         cases.VOCABULARY, size.length, d_model=size.d_model, layers=size.layers, heads=size.heads,
-        positions="learned", rng=RNG,
+        positions="learned", precision=precision, rng=RNG,
     )  # fmt: skip
 
 
-def train_step(size: cases.Size):
-    network, process = model(size), MaskedDiffusion(cases.VOCABULARY)
+def train_step(size: cases.Size, precision: str = "full"):
+    network, process = model(size, precision), MaskedDiffusion(cases.VOCABULARY)
     optimiser = AdamW(network.params, betas=cases.BETAS, weight_decay=cases.WEIGHT_DECAY, clip=cases.CLIP)
     x0 = RNG.integers(0, cases.VOCABULARY, (size.batch, size.length))
 
@@ -116,6 +116,11 @@ def adamw():
 
 CASES = {
     **{f"train step {name}": (lambda size=size: train_step(size)) for name, size in cases.SIZES.items()},
+    **{
+        f"train step {name} bfloat16": (lambda size=size: train_step(size, "bfloat16"))
+        for name, size in cases.SIZES.items()
+        if kernels.active() == "native" and kernels.has_bfloat16()
+    },
     **{f"forward M B{b}": (lambda b=b: forward(b)) for b in cases.SAMPLING_BATCHES},
     **{
         cases.attention_name(shape, backward): (lambda shape=shape, backward=backward: attention(shape, backward))

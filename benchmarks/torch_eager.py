@@ -54,7 +54,7 @@ def compiled(network: nn.Module) -> nn.Module:
     return network
 
 
-def train_step(size: cases.Size):
+def train_step(size: cases.Size, half: bool = False):
     network = Network(size)
     run = compiled(network)
     optimiser = torch.optim.AdamW(
@@ -65,7 +65,8 @@ def train_step(size: cases.Size):
     def step() -> None:
         t = ((torch.arange(size.batch) + torch.rand(1)) / size.batch).clamp_min(1e-3)[:, None]
         masked = torch.rand(x0.shape) < t
-        logits = run(torch.where(masked, MASK, x0))
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = run(torch.where(masked, MASK, x0)).float()
         nll = F.cross_entropy(logits.flatten(0, 1), x0.flatten(), reduction="none").view(x0.shape)
         loss = (nll * masked / t).mean()
         optimiser.zero_grad(set_to_none=True)
@@ -138,6 +139,7 @@ def adamw():
 
 CASES = {
     **{f"train step {name}": (lambda size=size: train_step(size)) for name, size in cases.SIZES.items()},
+    **{f"train step {name} bfloat16": (lambda size=size: train_step(size, True)) for name, size in cases.SIZES.items()},
     **{f"forward M B{b}": (lambda b=b: forward(b)) for b in cases.SAMPLING_BATCHES},
     **{
         cases.attention_name(shape, backward): (lambda shape=shape, backward=backward: attention(shape, backward))
