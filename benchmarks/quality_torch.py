@@ -75,7 +75,7 @@ class Training:
         torch.manual_seed(seed)
         self.entry, self.mode, self.steps, self.done = entry, mode, entry.steps[mode], 0
         self.network = Network(causal=mode == "autoregressive")
-        self.ids = torch.tensor(CORPUS_IDS.train)
+        self.ids = torch.tensor(CORPUS_IDS.train).long()
         parameters = dict(self.network.named_parameters())
         matrices = [p for name, p in parameters.items() if name.startswith("blocks") and p.ndim == 2]
         own = {id(p) for p in matrices} if entry.optimiser == "muon" else set()
@@ -137,7 +137,7 @@ def trained(entry: Entry, mode: Mode, seed: int) -> Iterator[int | tuple[float, 
 
     def model(x: Any, t: Any = None, *, select: Any = None, causal: bool = False, label: Any = None) -> Tensor:
         with torch.no_grad():
-            logits = network(torch.from_numpy(np.asarray(x))).numpy()
+            logits = network(torch.from_numpy(np.asarray(x)).long()).numpy()
         return Tensor(logits if select is None else logits[select])
 
     process = MaskedDiffusion(VOCABULARY) if mode == "masked" else Autoregressive(VOCABULARY)
