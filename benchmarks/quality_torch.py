@@ -141,7 +141,7 @@ def trained(entry: Entry, mode: Mode, seed: int) -> Iterator[int | tuple[float, 
         return Tensor(logits if select is None else logits[select])
 
     process = MaskedDiffusion(VOCABULARY) if mode == "masked" else Autoregressive(VOCABULARY)
-    found = evaluate(model, process, CORPUS_IDS, windows=3840)
+    found = evaluate(model, process, CORPUS_IDS, windows=3840, length=SIZE.length)
     yield found.mean, found.error
 
 

@@ -14,8 +14,8 @@ README = (ROOT / "README.md").read_text("utf-8")
 def test_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
     """The first thing a reader copies must work; only the number of steps is cut, to save time."""
     code = "\n".join(re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
-    assert "steps=3000" in code
-    exec(compile(code.replace("steps=3000", "steps=3, warmup=3, evaluate_every=3"), "README.md", "exec"), {})
+    assert "steps=1500" in code
+    exec(compile(code.replace("steps=1500", "steps=3, warmup=3, evaluate_every=3"), "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "bits per character" in printed
     assert "total probability 1.0000" in printed

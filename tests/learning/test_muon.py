@@ -96,7 +96,7 @@ def test_options_arrive(runs: Runs) -> None:
     ("flags", "expected"),
     [
         (["--optimiser", "adamw"], ("adamw", 0.002, None)),
-        ([], ("muon", 0.01, None)),
+        ([], ("muon", 0.02, None)),
         (["--optimiser", "muon", "--lr", "0.001", "--muon-lr", "0.05"], ("muon", 0.001, 0.05)),
     ],
 )

@@ -32,8 +32,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "L": {"d_model": 192, "layers": 6, "heads": 6, "length": 256, "batch": 16, "steps": 3000},
 }
 """One knob for width, depth, context and work: on two cores about half a minute, a minute, ten and half an hour."""
-RATES = {"adamw": 2e-3, "muon": 0.01}
-"""Peak rates: beside Muon, what is not a matrix of a block has to keep up with those that are."""
+RATES = {"adamw": 2e-3, "muon": 0.02}
+"""Peak rates. What Muon leaves to AdamW takes the same one, or it could not keep up."""
 
 
 @app.command(epilog=epilog("tinydiff demo", "tinydiff demo --seconds 300 --out runs/longer"))
@@ -183,7 +183,7 @@ def train(
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Peak learning rate; default 0.01 beside muon, of all but its matrices; of adamw 0.002."),
+        typer.Option(help="Peak learning rate; default 0.02, of adamw 0.002."),
     ] = None,
     optimiser: Annotated[
         Literal["adamw", "muon"] | None,
