@@ -220,10 +220,11 @@ def _svg(figure: Any, alt: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
 
-    def fewer(path: re.Match[str]) -> str:
-        return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", path[0])
+    def fewer(place: re.Match[str]) -> str:
+        return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", place[0])
 
-    text = re.sub(r'(?<= d=")[^"]*', fewer, text)
+    text = re.sub(r'(?:(?: d| x| y)="|translate\()[^")]*', fewer, text)
+    text = re.sub(r' id="[\w.]+_\d+"', "", text)  # names that nothing refers to
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r"\s+", " ", text).replace("> <", "><")
     opening = f'<svg role="img" aria-label="{escape(alt)}" '
