@@ -29,7 +29,7 @@ from lessons.__main__ import (
 LESSONS = sorted(HERE.glob("*.ipynb"))
 each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=[path.stem for path in LESSONS])
 FORM = ("**Time**", "**You need**", "**Afterwards you can**")
-OLD = ("00", "01", "02", "04", "05", "06", "0_", "appendix")  # not yet in this form
+OLD = ("06",)  # not yet in this form
 
 
 # On Windows zmq and asyncio's event loop do not fit together; zmq works around it and says so.
@@ -232,3 +232,24 @@ def test_exercises_say_what_is_missing_and_what_is_right(capsys: pytest.CaptureF
 def test_running_twice_compares_equal() -> None:
     before = notebook_of("print(1)", "1\n")
     assert not list(differences(before.cells[0], deepcopy(before).cells[0]))
+
+
+def test_every_statement_has_a_section_that_shows_it() -> None:
+    """The table of the README: numbered without gaps, and each section it names is there and has code."""
+    table = (HERE / "README.md").read_text("utf-8").split("## Which cell shows it")[1]
+    rows = re.findall(r"^\| (\d+) \| (.+?) \| (.+?) \|$", table, re.MULTILINE)
+    assert [int(number) for number, _, _ in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) > 60
+    notebooks = {path.name[:2]: nbformat.read(path, as_version=4).cells for path in LESSONS}
+    for number, _, places in rows:
+        for place in places.split(", "):
+            lesson, _, section = place.partition(" §")
+            assert lesson in ("zero", "07", "08") or section, f"row {number} names no section of {lesson}"
+            if not section:
+                continue
+            cells = notebooks[lesson]
+            starts = [i for i, cell in enumerate(cells) if re.search(rf"^## {section} ·", cell.source, re.MULTILINE)]
+            assert starts, f"row {number}: lesson {lesson} has no section {section}"
+            after = cells[starts[0] + 1 :]
+            ends = [i for i, cell in enumerate(after) if re.search(r"^## ", cell.source, re.MULTILINE)]
+            assert any(cell.cell_type == "code" for cell in after[: ends[0]]), f"row {number}: {place} has no code"

@@ -106,21 +106,29 @@ def film(*trajectories: Trajectory, alt: str, moments: int = 6, columns: int = 6
 
     first = trajectories[0]
     texts = [f"step {frame.step}: {first.codec.decode(frame.state[0])}" for frame in evenly(first.frames, moments)]
-    markup, script = player(*trajectories, seconds=seconds).split("<script>")
-    # A viewer that runs no script shows nothing for this: neither a dead button nor a bare text.
+    play(player(*trajectories, seconds=seconds), alt)
+    with plt.rc_context({"figure.constrained_layout.use": False, "font.size": 10}):
+        figure = strip(first, moments, columns)
+    bundle = {"image/png": _png(figure, 1.2, bbox_inches="tight"), "text/plain": f"{alt} {'; '.join(texts)}"}
+    plt.close(figure)
+    _display(bundle, bundle["text/plain"])
+
+
+def play(html: str, alt: str) -> None:
+    """Show a player of `views.html` or `views.animation` where scripts run, and nothing where they do not.
+
+    A notebook that is not trusted, and a viewer of files such as GitHub's, would show a dead button: show a picture
+    before it.
+    """
+    markup, script = html.split("<script>")
     mark = hashlib.sha256(script.encode()).hexdigest()[:12]
     inner = json.dumps(markup + "</div>", ensure_ascii=False).replace("<", "\\u003c")
-    html = (
+    shown = (
         f'<div data-film="{mark}"></div><script>document.querySelectorAll(\'[data-film="{mark}"]\')'
         f".forEach(box => {{ box.removeAttribute('data-film'); box.innerHTML = {inner}; }});\n"
         f"{script.removesuffix('</div>')}"
     )
-    _display({"text/html": html, "text/plain": _checked(alt)}, alt)
-    with plt.rc_context({"figure.constrained_layout.use": False, "font.size": 10}):
-        figure = strip(first, moments, columns)
-    bundle = {"image/png": _png(figure, 1.4, bbox_inches="tight"), "text/plain": f"{alt} {'; '.join(texts)}"}
-    plt.close(figure)
-    _display(bundle, bundle["text/plain"])
+    _display({"text/html": shown, "text/plain": _checked(alt)}, alt)
 
 
 PLACES = ("left to right", "blocks", "masked diffusion", "one pass")
