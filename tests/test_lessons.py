@@ -253,3 +253,22 @@ def test_every_statement_has_a_section_that_shows_it() -> None:
             after = cells[starts[0] + 1 :]
             ends = [i for i, cell in enumerate(after) if re.search(r"^## ", cell.source, re.MULTILINE)]
             assert any(cell.cell_type == "code" for cell in after[: ends[0]]), f"row {number}: {place} has no code"
+
+
+def test_run_stores_and_check_compares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A lesson that is stored agrees with itself; one whose number was changed does not, and is named with the cell."""
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    monkeypatch.setattr("lessons.__main__.HERE", tmp_path)
+    path = tmp_path / "09_tiny.ipynb"
+    nbformat.write(new_notebook(cells=[new_markdown_cell("text"), new_code_cell("print('mean'); print(0.25)")]), path)
+    assert main(["run", "09"]) == 0
+    stored = nbformat.read(path, as_version=4)
+    assert [output.text for output in stored.cells[1].outputs] == ["mean\n0.25\n"]
+    assert main(["check"]) == 0
+    stored.cells[1].outputs[0].text = "mean\n0.26\n"
+    nbformat.write(stored, path)
+    capsys.readouterr()
+    assert main(["check", "09"]) == 1
+    assert "09_tiny.ipynb[1] prints 0.25; committed 0.26" in capsys.readouterr().out
