@@ -13,10 +13,10 @@ export PIP_USER = 0
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT PYTHONHOME
 
 .NOTPARALLEL:
-.PHONY: help demo test lint format lessons sanitize bench clean FORCE
+.PHONY: help demo test lint format lessons lessons-check sanitize bench clean FORCE
 
 help: ## list the targets (what a plain "make" does)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/with-demo ## train a small model for a minute or two and watch masks turn into text
 	@$(BIN)/python -m tinydiff demo
@@ -37,6 +37,9 @@ format: $(VENV)/with-lint ## lay out the code as "make lint" wants it
 
 lessons: $(VENV)/with-lessons ## open the notebooks
 	@$(BIN)/python -m jupyter lab lessons
+
+lessons-check: $(VENV)/with-test ## run all notebooks in full, a quarter of an hour, and compare with what is committed
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/python -m lessons check $(LESSONS)
 
 bench: $(VENV)/with-demo ## measure the speed, side by side with other libraries where they are installed in .venv
 	@$(BIN)/python -m benchmarks $(ARGUMENTS)

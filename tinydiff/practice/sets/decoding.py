@@ -149,7 +149,7 @@ SET = Series(
                 "M^(1 - s) with M = 3, s = 3.",
             ),
             "Identity N2: only the first quota counts, as long as one letter tells the text.",
-            "lessons/05, section 2",
+            "lessons/05, section 3",
         ),
         Question(
             "Bent without dependence",
@@ -171,7 +171,7 @@ SET = Series(
             ),
             ("What happens to an unlikely draw?", "And to a likely one?"),
             "Orders that look at the state only (entropy, margin, most likely token) do not do that.",
-            "lessons/05, sections 2 and 3",
+            "lessons/05, sections 3 and 4",
         ),
         Question(
             "How it bends",
@@ -214,7 +214,7 @@ SET = Series(
                 "p[a] q[b] (Q(q <= p[a]) + P(p < q[b])).",
             ),
             "Where both tokens are likely the bracket is above 1: the law tilts towards likely texts.",
-            "lessons/05, section 2",
+            "lessons/05, section 3",
         ),
         Question(
             "Who goes first",
@@ -236,7 +236,7 @@ SET = Series(
             ),
             ("Entropy of B: log 2. Of A: compute it.", "Margin is the difference of the two largest."),
             "Entropy counts how much is unknown, margin how contested the best is. On sums and Sudokus they part ways.",
-            "lessons/05, section 3",
+            "lessons/05, section 4",
         ),
         Question(
             "The price of one look",
@@ -272,7 +272,7 @@ SET = Series(
             "Identity K4: over a decoding, the sum of these is the KL from the data to the decoder. The "
             "entropy-bounded rule "
             "keeps each below a budget.",
-            "lessons/05, section 2",
+            "lessons/05, section 3",
         ),
         Question(
             "Good at 64, garbled at 8",
@@ -300,7 +300,7 @@ SET = Series(
                 "Which knob changes nothing but the number of looks?",
             ),
             "The dial trades time for quality without training.",
-            "lessons/05, section 4",
+            "lessons/05, section 5",
         ),
         Question(
             "Reading a knee",
@@ -318,7 +318,7 @@ SET = Series(
             "And with how many texts were these measured? At 200 each share has a standard error of 0.03, and the "
             "knee may be "
             "at 4: a knee needs its interval.",
-            "lessons/05, section 4",
+            "lessons/05, section 5",
         ),
         Question(
             "Too good",
@@ -341,7 +341,7 @@ SET = Series(
             ),
             ("How many equally likely texts have an entropy of 0.9?", "And 4.8?"),
             "Low temperature must not pass for quality.",
-            "lessons/05, section 5",
+            "lessons/05, section 6",
         ),
         Question(
             "The largest sigma",
@@ -362,7 +362,7 @@ SET = Series(
                 "alpha_s - (1 - sigma) alpha_t <= 1 - alpha_t, so sigma <= (1 - alpha_s) / alpha_t.",
             ),
             "Up to that the marginals stay those of masked diffusion, so a trained network serves unchanged.",
-            "lessons/05, section 6",
+            "lessons/05, section 8",
         ),
         Question(
             "Masked again, in balance",
@@ -394,7 +394,7 @@ SET = Series(
             ),
             ("Visible after the step: alpha_t (1 - sigma) + (1 - alpha_t) reveal.", "Set that equal to alpha_s."),
             "More steps then mean more chances to mend, even beyond one per token.",
-            "lessons/05, section 6",
+            "lessons/05, section 8",
         ),
     ),
 )

@@ -123,7 +123,7 @@ SET = Series(
                 "log of 0.125 minus the mean of log 0.2 and log 0.05.",
             ),
             "It is 0 only if all orders agree, as they do for conditionals that belong to one law.",
-            "lessons/03, section 6",
+            "lessons/03, section 8",
         ),
         Question(
             "The Beta integral",
@@ -314,7 +314,7 @@ SET = Series(
                 "The NELBO is the mean of minus their logarithms, the NLL minus the logarithm of their mean.",
             ),
             "Masked diffusion is autoregression in all orders at once, with Jensen's gap between.",
-            "lessons/03, sections 5 and 6",
+            "lessons/03, sections 7 and 8",
         ),
         Question(
             "Which is a bound?",
@@ -375,7 +375,7 @@ SET = Series(
                 "E[1/t] = log(1 / eps) / (1 - eps).",
             ),
             "Identity V6. Counting masks has variance 0 here: count, do not draw times.",
-            "lessons/03, section 7",
+            "lessons/03, section 9",
         ),
         Question(
             "One slice",
@@ -397,7 +397,7 @@ SET = Series(
             ),
             ("Write the NELBO as an integral over the masking rate.", "Which rates does generating text go through?"),
             "Identity M10: the integral over all rates is the NELBO.",
-            "lessons/03, section 8",
+            "lessons/03, section 10",
         ),
     ),
 )

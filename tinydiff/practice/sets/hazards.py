@@ -291,7 +291,7 @@ SET = Series(
             ),
             ("Plan with the slow step.", "400 / 25."),
             "And then ask what quality 16 steps have, with its interval: the dial has two axes.",
-            "lesson 08, and lessons/05, section 4",
+            "lesson 08, and lessons/05, section 5",
         ),
         Question(
             "Masked as a whole",

@@ -94,7 +94,7 @@ SET = Series(
             ("p(ab) = p(a) p(b | a).", "Logarithms turn the product into a sum: -log 0.6 - log 0.25."),
             "The chain rule is exact: p(x) = p(x1) p(x2 | x1) ..., with nothing left out, for any law. That is why an "
             "autoregressive model has a likelihood and not only a bound.",
-            "lessons/00, section 9",
+            "lessons/00, section 8",
         ),
         Question(
             "How much faster",
@@ -116,7 +116,7 @@ SET = Series(
             ("Time is calls times milliseconds per call, for each.", "2048 ms against 320 ms."),
             "n / S is the speed-up only if a call on all positions takes as long as one on a single position, which is "
             "nearly so where a call is all overhead, and not at all in a full batch.",
-            "lessons/05, section 7",
+            "lessons/05, section 9",
         ),
         Question(
             "Training at once, sampling in a row",
@@ -168,7 +168,7 @@ SET = Series(
             "(n + 1) / 2: the cache turns a quadratic number of positions into a linear one. Attention still looks "
             "back at "
             "all keys. Diffusion with full attention cannot keep one: every commit changes every key.",
-            "lessons/05, section 7",
+            "lessons/05, section 9",
         ),
         Question(
             "Filling a gap",
@@ -205,7 +205,7 @@ SET = Series(
             "The law is the same in every order; what differs is which conditionals cost one call. A masked model "
             "asks for "
             "the gap directly.",
-            "lessons/03, section 5",
+            "lessons/03, section 7",
         ),
         Question(
             "The likelihood, in code",
@@ -241,7 +241,7 @@ SET = Series(
             ),
             ("Start with -log start[x[0]].", "Then add -log matrix[x[i - 1], x[i]] for i = 1, 2, ..."),
             "Add logarithms, do not multiply probabilities: a product of a thousand of them underflows.",
-            "lessons/00, section 9",
+            "lessons/00, section 8",
         ),
         Question(
             "Between two neighbours",
@@ -334,7 +334,7 @@ SET = Series(
             ("p(x1 | x2) = p(x1) p(x2 | x1) / p(x2).", "p(x2 = b) is the sum over a of first[a] matrix[a, b]."),
             "Both factorisations are exact and need not be equally easy: multiplication one way is factoring the "
             "other.",
-            "lessons/03, section 5",
+            "lessons/03, section 7",
         ),
         Question(
             "A bound is no likelihood",
@@ -359,7 +359,7 @@ SET = Series(
             "Beside an autoregressive model's exact perplexity this number is a handicap: how much of the difference "
             "is gap "
             "and how much model, it does not say.",
-            "lessons/03, sections 6 and 9",
+            "lessons/03, sections 8 and 11",
         ),
     ),
 )

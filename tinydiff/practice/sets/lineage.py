@@ -147,7 +147,7 @@ SET = Series(
             "Identity N7: with stale confidences Mask-Predict evicts its own anchor, and never writes a valid "
             "permutation of "
             "three or more words.",
-            "lesson 06, and lessons/05, section 6",
+            "lesson 06, and lessons/05, section 8",
         ),
         Question(
             "Experts",
@@ -326,7 +326,7 @@ SET = Series(
             "On a GPU calls stay, work shrinks: the crossing moves towards more steps. In a batch of 64 work decides, "
             "and it "
             'moves towards few. The problem "clock" does the counting.',
-            "lessons/05, section 7",
+            "lessons/05, section 9",
         ),
     ),
 )

@@ -111,7 +111,7 @@ SET = Series(
                 "p(a) x 0.5 = p(b) x rate.",
             ),
             "That is all that a reverse process needs: forward rates and ratios p(y) / p(x) of neighbours.",
-            "lessons/04, section 2",
+            "lessons/04, section 3",
         ),
         Question(
             "The loss for ratios",
@@ -147,7 +147,7 @@ SET = Series(
             ),
             "s - r log s + r (log r - 1): positive, and relative, because an error of the factor 2 costs in "
             "proportion to r.",
-            "lessons/04, section 3",
+            "lessons/04, section 4",
         ),
         Question(
             "Why not squares?",
@@ -166,7 +166,7 @@ SET = Series(
             ),
             ("Ratios are positive and range over many powers of ten.", "What keeps s from becoming negative?"),
             "A reverse rate below 0 is no rate.",
-            "lessons/04, section 3",
+            "lessons/04, section 4",
         ),
         Question(
             "What the loss learns",
@@ -186,7 +186,7 @@ SET = Series(
             ),
             ("The mean of the slope 1 - r / s over both is 0.", "So s is the mean of r."),
             "And that mean is the true ratio p_t(y) / p_t(x_t): which is why the unknown one may be replaced.",
-            "lessons/04, section 4",
+            "lessons/04, section 5",
         ),
         Question(
             "Scores of masks",
@@ -210,7 +210,7 @@ SET = Series(
             ),
             ("p_t(y | others) = alpha p(y), and p_t(MASK | others) = 1 - alpha.", "Divide."),
             "A known scale times probabilities: with masks, learning scores and learning a denoiser is the same task.",
-            "lessons/04, section 5",
+            "lessons/04, section 6",
         ),
         Question(
             "The price of not summing to one",
@@ -230,7 +230,7 @@ SET = Series(
             ),
             ("Put s = Z times the truth into the sum over y of s - r log s + r (log r - 1).", "Z - 1 - log Z."),
             "It is 0 at Z = 1 and positive elsewhere: masked diffusion never pays it, because softmax sums to one.",
-            "lessons/04, section 5",
+            "lessons/04, section 6",
         ),
         Question(
             "From scores back to the data",
@@ -261,7 +261,7 @@ SET = Series(
             ),
             ("score / sum(score) is p_t(y | others).", "That is alpha p(y) + (1 - alpha) / V. Solve for p."),
             "Identity S4: there and back is the identity. A score is a noised denoiser, seen as ratios.",
-            "lessons/04, section 6",
+            "lessons/04, section 7",
         ),
         Question(
             "The end that is not quite the end",
@@ -289,7 +289,7 @@ SET = Series(
                 "64 x 0.001 x log 27.",
             ),
             "Small, and in every bound of a schedule that ends above 0.",
-            "lessons/04, section 7",
+            "lessons/04, section 8",
         ),
         Question(
             "Euler and analytic",
@@ -316,7 +316,7 @@ SET = Series(
                 "What happens to a rate times a long step?",
             ),
             "Both approach the exact law as steps grow: what remains is that positions move together.",
-            "lessons/04, section 8",
+            "lessons/04, section 9",
         ),
         Question(
             "Why it need not win",
@@ -337,7 +337,7 @@ SET = Series(
             ),
             ("Which network has price 0?", "What is the difference between the two losses then?"),
             "Identity S3 and lesson 03's table: masked, D3PM absorbing and SEDD absorbing lie within 3 %.",
-            "lessons/03, section 9",
+            "lessons/03, section 11",
         ),
     ),
 )

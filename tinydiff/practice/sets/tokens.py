@@ -355,7 +355,7 @@ SET = Series(
                 "Both equal: 0.25 + 0.09 + 0.04.",
             ),
             "The network is perfect and 62 % of its texts are wrong: what is lost in parallel is the dependence.",
-            "lessons/05, section 2",
+            "lessons/05, section 3",
         ),
         Question(
             "The price of the start",
