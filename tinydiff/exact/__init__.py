@@ -12,6 +12,7 @@ rates, and no other code that they judge.
 - truth.py: models that know the data's law.
 - translation.py: what one look at a source can give; lineage.py: Mask-Predict written out again.
 - preferences.py: what an estimate of the ELBO, and of a margin, does.
+- guarding.py: what a guard on every state does.
 - check.py: `check_elbo`, the exact bound beside the exact likelihood.
 """
 
@@ -19,6 +20,7 @@ from ..processes.discrete import token_probabilities
 from .chain import ancestral_law, chain_nelbo, path_gap, walk
 from .check import ElboCheck, check_elbo
 from .continuous import continuous_law, continuous_nelbo
+from .guarding import Fate, guarded_fate
 from .lineage import mask_predict_law
 from .masked import (
     any_order_log_p,
@@ -49,6 +51,7 @@ __all__ = [
     "BayesDenoiser",
     "Draws",
     "ElboCheck",
+    "Fate",
     "ListedDenoiser",
     "ListedNextWord",
     "all_masks",
@@ -64,6 +67,7 @@ __all__ = [
     "discrete_nelbo",
     "estimate_moments",
     "faithfulness",
+    "guarded_fate",
     "margin_moments",
     "marginals",
     "mask_predict_law",

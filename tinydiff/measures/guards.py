@@ -40,7 +40,7 @@ class Danger:
     """
 
     def __init__(self, law: Listed, forbidden: Callable[[str], bool]) -> None:
-        self.law, self.mask_id = law, law.codec.vocab_size
+        self.law, self.mask_id, self.pattern = law, law.codec.vocab_size, forbidden
         self.forbidden: Bools = np.array([bool(forbidden(text)) for text in law.texts])
         if self.forbidden.all() or not self.forbidden.any():
             which = "every text" if self.forbidden.all() else "no text"
@@ -66,9 +66,8 @@ class Danger:
         return np.divide(fits @ self.forbidden, total, out=np.zeros(len(fits)), where=total > 0)
 
     def found(self, ids: Ints) -> Bools:
-        """Which finished texts, (B, L), are forbidden ones: (B,)."""
-        at = self.law.places(ids)
-        return np.asarray((at >= 0) & self.forbidden[at])
+        """Which finished texts, (B, L), are forbidden ones, whether the law has them or not: (B,)."""
+        return np.array([bool(self.pattern(self.law.codec.decode(row))) for row in ids])
 
 
 @dataclass(frozen=True)

@@ -79,13 +79,13 @@ def random_ar_ness(length: int, k: int = 1) -> tuple[float, float]:
 def right_gain(process: DiscreteDiffusion, model: Model, ids: Ints) -> Floats:
     """What the model gains from the right at each position of (n, L) texts, in nats: (n, L), 0 at the last."""
     both, left = _hidden(process, ids)
-    return _log_p(model, ids, both) - _log_p(model, ids, left)
+    return _log_p(process, model, ids, both) - _log_p(process, model, ids, left)
 
 
 def left_to_right_nll(process: DiscreteDiffusion, model: Model, ids: Ints) -> Floats:
     """-log p of (n, L) texts if they are written one by one from the left, all to the right being masked: (n,) nats."""
     _, left = _hidden(process, ids)
-    return np.asarray(-_log_p(model, ids, left).sum(axis=1))
+    return np.asarray(-_log_p(process, model, ids, left).sum(axis=1))
 
 
 def gain_of_law(law: Law, ids: Ints) -> tuple[float, float]:
@@ -121,15 +121,15 @@ def _hidden(process: DiscreteDiffusion, ids: Ints) -> tuple[Ints, Ints]:
     )
 
 
-def _log_p(model: Model, ids: Ints, states: Ints) -> Floats:
+def _log_p(process: DiscreteDiffusion, model: Model, ids: Ints, states: Ints) -> Floats:
     """Log p of token i of each text in state i, (n, L)."""
     n, length = ids.shape
     flat, found = states.reshape(-1, length), np.empty(n * length)
     place, target = np.tile(np.arange(length), n), ids.reshape(-1)
-    share = np.broadcast_to((states == getattr(model, "vocab_size", states.max())).mean(axis=2), (n, length)).reshape(-1)
+    t = process.schedule.inverse(1 - (flat == process.mask_id).mean(axis=1))
     for start in range(0, len(flat), AT_ONCE):
         part = slice(start, start + AT_ONCE)
-        p = token_probabilities(model, flat[part], share[part])
+        p = token_probabilities(model, flat[part], t[part])
         rows = np.arange(len(p))
         found[part] = np.log(np.maximum(p[rows, place[part], target[part]], 1e-300))
     return found.reshape(n, length)
