@@ -31,7 +31,7 @@ def states_of(law: Listed) -> Ints:
 
 @pytest.mark.parametrize("share", [0.1, 0.9, 0.999999])
 def test_F1_a_refusal_that_an_affix_contradicts_is_gone(share: float) -> None:
-    """a(y) = rho [refusal] + (1 - rho) p(y): given any affix that the refusal does not have, a(y | affix) = p(y | affix).
+    """a(y) = rho [refusal] + (1 - rho) p(y): given an affix that the refusal has not, a(y | affix) = p(y | affix).
 
     For every rho < 1, by a list of all affixes.
     """
@@ -45,7 +45,9 @@ def test_F1_a_refusal_that_an_affix_contradicts_is_gone(share: float) -> None:
     mine = taught.matching(to[states])[:, : len(law.p)] * aligned.p[:-1]
     refusal = taught.matching(to[states])[:, -1] * aligned.p[-1]
     some = (states != law.codec.vocab_size).any(axis=1)  # all affixes but the empty one contradict it
-    assert (refusal[some] == 0).all() and not np.isclose(refusal[~some], 0).any() and r == aligned.codec.vocab_size - 2
+    assert (refusal[some] == 0).all()
+    assert not np.isclose(refusal[~some], 0).any()
+    assert r == aligned.codec.vocab_size - 2
     np.testing.assert_allclose(
         mine[some] / mine[some].sum(axis=1, keepdims=True), fits[some] / fits[some].sum(axis=1, keepdims=True),
         rtol=1e-9,
@@ -94,10 +96,13 @@ def test_F3_a_guard_on_every_state(seed: int) -> None:
     for tau in (0.999, 0.7, 0.5, 0.3, 0.2, h0):
         fate = exact.guarded_fate(process, model, danger, start, float(tau))
         assert fate.through == 0
-        assert fate.refused <= h0 / tau + 1e-12 and fate.wronged <= h0 * (1 - tau) / tau + 1e-12
+        assert fate.refused <= h0 / tau + 1e-12
+        assert fate.wronged <= h0 * (1 - tau) / tau + 1e-12
         np.testing.assert_allclose(fate.refused - fate.wronged, h0, rtol=1e-10)  # all of F is refused, and only once
         refusals.append(fate.refused)
-    assert refusals == sorted(refusals) and np.isclose(refusals[0], h0) and np.isclose(refusals[-1], 1)
+    assert refusals == sorted(refusals)
+    assert np.isclose(refusals[0], h0)
+    assert np.isclose(refusals[-1], 1)
     frames = process.sample(model, LENGTH, 3000, decoder=decoders.Random(), rng=np.random.default_rng(1))
     seen = guards.watched(frames, danger, 0.5)
     fate = exact.guarded_fate(process, model, danger, start, 0.5)
@@ -109,7 +114,7 @@ def test_F3_a_guard_on_every_state(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_F4_steering_and_redrawing_are_exact(seed: int) -> None:
-    """Drawing from p(v) (1 - h(x with v)), one token per step, has the law p(. | not F); so has redrawing until not F."""
+    """Drawing from p(v) (1 - h(x with v)), one token per step, has the law p(. | not F); so has redrawing."""
     law = Listed(tuple(t for t in TEXTS if t[0] == "a"), random_law(27, seed))  # a given prefix
     process, danger = MaskedDiffusion(law.codec.vocab_size), Danger(law, zz)
     everything = exact.all_sequences(process.vocab_size, LENGTH)

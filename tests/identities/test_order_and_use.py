@@ -68,7 +68,9 @@ def test_Q2_what_the_right_is_worth() -> None:
     np.testing.assert_allclose(gain[0], 2 * entropy(law.start) - entropy(joint.sum(axis=2)), rtol=1e-10)
     # sum_i I(X_i; X_right | X_left) = H(X) - sum_i H(X_i | X_others), with every text in its share
     uniform = texts[p > 0]
-    shares = np.concatenate([np.repeat(x[None], round(w * 6000), axis=0) for x, w in zip(uniform, p[p > 0], strict=True)])
+    shares = np.concatenate(
+        [np.repeat(x[None], round(w * 6000), axis=0) for x, w in zip(uniform, p[p > 0], strict=True)]
+    )
     total, _ = order.gain_of_law(law, shares)
     assert len(shares) == 6000  # probabilities are multiples of 1 / 6000
     np.testing.assert_allclose(total, gain.sum(), rtol=1e-10)
@@ -119,7 +121,8 @@ def test_Q3_suffix_masks_are_left_to_right() -> None:
 
     SuffixMasks(v).loss(Spy(), texts, rng())  # type: ignore[arg-type]
     masked = seen[0] == v
-    assert (masked[:, 1:] >= masked[:, :-1]).all() and set(masked.sum(axis=1)) == {1, 2, 3, 4}
+    assert (masked[:, 1:] >= masked[:, :-1]).all()
+    assert set(masked.sum(axis=1)) == {1, 2, 3, 4}
     SuffixMasks(v, 0.0).loss(Spy(), texts, rng())  # type: ignore[arg-type]
     assert (seen[1][:, :-1] == v)[(seen[1][:, 1:] != v)].any()
 

@@ -112,9 +112,7 @@ def test_V2_sharing_takes_twice_the_covariance_away() -> None:
     ]
     np.testing.assert_allclose(moments[0][0], moments[1][0], rtol=1e-12)
     np.testing.assert_allclose(moments[1][1] - moments[0][1], total, rtol=1e-10)
-    nelbo = [
-        [exact.nelbo_by_count(PROCESS, m, x)[0] for x in (PAIR.chosen, PAIR.rejected)] for m in (MODEL, REFERENCE)
-    ]
+    nelbo = [[exact.nelbo_by_count(PROCESS, m, x)[0] for x in (PAIR.chosen, PAIR.rejected)] for m in (MODEL, REFERENCE)]
     np.testing.assert_allclose(moments[0][0], nelbo[1][0] - nelbo[0][0] - nelbo[1][1] + nelbo[0][1], rtol=1e-12)
 
 
@@ -172,7 +170,8 @@ def test_V4_at_the_reference_the_loss_is_log_2(estimator: str) -> None:
     model, beta = random_model(V, L, seed=1), 0.7
     objective = Objective(beta, 3, estimator=estimator)  # type: ignore[arg-type]
     loss, margins = objective.loss(PROCESS, model, random_model(V, L, seed=1), PAIR, rng(5))
-    assert margins.tolist() == [0.0] and loss.item() == math.log(2)
+    assert margins.tolist() == [0.0]
+    assert loss.item() == math.log(2)
     loss.backward()
     found = {name: p.grad for name, p in model.params.items()}
     again, other = rng(5), random_model(V, L, seed=1)

@@ -50,7 +50,7 @@ class Facts:
 
     @property
     def vocab_size(self) -> int:
-        return self.codec.vocab_size
+        return int(self.codec.vocab_size)
 
     @property
     def length(self) -> int:

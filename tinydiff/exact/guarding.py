@@ -6,7 +6,7 @@ No code of `tinydiff.measures.guards` is used but h itself, which is handed in.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +45,7 @@ def guarded_fate(
 
     """
 
-    @lru_cache(maxsize=None)
+    @cache
     def after(state: tuple[int, ...], stopped: bool) -> tuple[float, float, float, float]:
         """Refused, harmless in the end, through, steps; the second is all that goes on being asked once stopped."""
         h = float(danger(np.array([state]))[0])

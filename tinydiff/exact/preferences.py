@@ -110,4 +110,3 @@ def _levels(values: Floats, masks: Bools, estimator: str, t_min: float) -> tuple
     chance = weights / 2 * -low * t / (1 - t_min)
     q = np.stack([masks_probability(masks, 1 - rate) for rate in t])  # (nodes, 2^A)
     return q @ values / t, q @ values**2 / t**2, chance
-

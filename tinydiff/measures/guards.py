@@ -148,7 +148,9 @@ def with_refusal(law: Listed, refusal: str, share: float, asked: Callable[[str],
 
     """
     if refusal in law.texts or len(refusal) != law.length:
-        raise ValueError(f"refusal is {refusal!r}; expected a text of {law.length} characters that the law does not have")
+        raise ValueError(
+            f"refusal is {refusal!r}; expected a text of {law.length} characters that the law does not have"
+        )
     if not 0 < share < 1:
         raise ValueError(f"share is {share}; expected 0 < share < 1")
     concerned = np.array([asked is None or asked(text) for text in law.texts])
