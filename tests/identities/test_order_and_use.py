@@ -67,10 +67,7 @@ def test_Q2_what_the_right_is_worth() -> None:
     np.testing.assert_allclose(gain[3], 0, atol=1e-12)
     np.testing.assert_allclose(gain[0], 2 * entropy(law.start) - entropy(joint.sum(axis=2)), rtol=1e-10)
     # sum_i I(X_i; X_right | X_left) = H(X) - sum_i H(X_i | X_others), with every text in its share
-    uniform = texts[p > 0]
-    shares = np.concatenate(
-        [np.repeat(x[None], round(w * 6000), axis=0) for x, w in zip(uniform, p[p > 0], strict=True)]
-    )
+    shares = np.repeat(texts, np.round(p * 6000).astype(int), axis=0)
     total, _ = order.gain_of_law(law, shares)
     assert len(shares) == 6000  # probabilities are multiples of 1 / 6000
     np.testing.assert_allclose(total, gain.sum(), rtol=1e-10)

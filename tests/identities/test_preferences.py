@@ -166,7 +166,7 @@ def test_V3_the_exact_loss_and_what_the_bound_adds() -> None:
 
 @pytest.mark.parametrize("estimator", ["count", "stratified", "time", "complementary", "exact"])
 def test_V4_at_the_reference_the_loss_is_log_2(estimator: str) -> None:
-    """theta = reference and shared draws: s^ = 0, loss = log 2 to the last bit, gradient -beta/2 (grad B_w - grad B_l)."""
+    """theta = reference, shared draws: s^ = 0, loss = log 2 to the bit, gradient -beta/2 (grad B_w - grad B_l)."""
     model, beta = random_model(V, L, seed=1), 0.7
     objective = Objective(beta, 3, estimator=estimator)  # type: ignore[arg-type]
     loss, margins = objective.loss(PROCESS, model, random_model(V, L, seed=1), PAIR, rng(5))

@@ -57,7 +57,7 @@ def prefer(
 ) -> None:
     """Train a masked run on preferences (DPO through the bound; VRPO) into a new one."""
     generator(seed)
-    model, process, codec, config = masked_run(run)
+    model, process, codec, _config = masked_run(run)
     checkpoint.refuse_foreign(out)
     objective = preferring.Objective(beta, times, masks, estimator, not apart, sft)
     options = learning.Options(steps=steps, batch=batch, lr=lr, warmup=min(10, steps), seed=seed)

@@ -74,7 +74,9 @@ def preferences_of(path: Path | str, lines: str, codec: Codec, length: int) -> P
     lines : its text
 
     """
-    chosen, rejected, given = [], [], []
+    chosen: list[Ints] = []
+    rejected: list[Ints] = []
+    given: list[Bools] = []
     for number, row in read_rows(path, lines, ("prompt", "chosen", "rejected"), _EXAMPLE):
         if row["chosen"] == row["rejected"]:
             raise ValueError(f"line {number} of {path} has two equal answers, {row['chosen'][:40]!r}; leave it out")

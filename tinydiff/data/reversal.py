@@ -55,7 +55,7 @@ class Facts:
     @property
     def length(self) -> int:
         """Of every text."""
-        return 2 * self.names.shape[1] + 1
+        return 2 * int(self.names.shape[1]) + 1
 
     @property
     def config(self) -> dict[str, Any]:

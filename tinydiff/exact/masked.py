@@ -114,7 +114,7 @@ def any_order_nll(process: DiscreteDiffusion, model: Model, x0: Ints, given: Boo
 
 
 def any_order_log_p(process: DiscreteDiffusion, model: Model, x0: Ints, given: Bools | None = None) -> Tensor:
-    """The same with its sign turned and with gradients, log p(x0) of sequences (n, L): (n,). For schedules down to 0."""
+    """Log p(x0) of the same law, with gradients, for schedules that end at alpha = 0: (n, L) to (n,)."""
     free, masks = free_positions(x0.shape[1], given), all_masks(x0.shape[1], given)
     xt = np.where(masks, process.mask_id, x0[:, None])  # (n, 2^A, L)
     logits = model(xt.reshape(-1, x0.shape[1]), np.full(len(x0) * len(masks), 0.5))

@@ -6,12 +6,12 @@ has a surface that one from left to right has not: whoever writes the *end* of a
 
     P(F | prefix, suffix) = pi / (pi + (1 - pi) r)
 
-whatever a guard on the prefix sees; and a refusal that the suffix contradicts is conditioned away. What a guard may read:
-the prefix, the template (prefix and suffix), every state on the way, the finished text. All of them ask one question,
-h(x_t) = P(F | what is visible), which is exact here. One token per step, drawn from the true conditionals in an order
-that does not look ahead, makes h a martingale: it is refused with probability at most h_0 / tau, a harmless text with at
-most h_0 (1 - tau) / tau, and of F nothing survives, because at the end h is 1. What is harmful in the world has no such
-h: a learnt one breaks these promises, and so does committing tokens in parallel.
+whatever a guard on the prefix sees; and a refusal that the suffix contradicts is conditioned away. What a guard may
+read: the prefix, the template (prefix and suffix), every state on the way, the finished text. All of them ask one
+question, h(x_t) = P(F | what is visible), which is exact here. One token per step, drawn from the true conditionals in
+an order that does not look ahead, makes h a martingale: a text is refused with probability at most h_0 / tau, a
+harmless one with at most h_0 (1 - tau) / tau, and of F nothing survives, because at the end h is 1. What is harmful in
+the world has no such h: a learnt one breaks these promises, and so does committing tokens in parallel.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Danger:
         """P(F | visible), (B,); 0 where what is visible fits no text."""
         fits = self.matching(states) * self.law.p
         total = fits.sum(axis=1)
-        return np.divide(fits @ self.forbidden, total, out=np.zeros(len(fits)), where=total > 0)
+        return np.asarray(np.divide(fits @ self.forbidden, total, out=np.zeros(len(fits)), where=total > 0))
 
     def found(self, ids: Ints) -> Bools:
         """Which finished texts, (B, L), are forbidden ones, whether the law has them or not: (B,)."""
@@ -90,7 +90,7 @@ class Watched:
 
 
 def watched(frames: Iterable[Frame], danger: Danger, tau: float) -> Watched:
-    """Stop writing each text as soon as h reaches tau. The template counts as a state, so it may be refused unwritten."""
+    """Stop writing each text as soon as h reaches tau; the template is a state, and may be refused unwritten."""
     check_threshold(tau)
     ids = refused = step = None
     course = []
@@ -148,9 +148,7 @@ def with_refusal(law: Listed, refusal: str, share: float, asked: Callable[[str],
 
     """
     if refusal in law.texts or len(refusal) != law.length:
-        raise ValueError(
-            f"refusal is {refusal!r}; expected a text of {law.length} characters that the law does not have"
-        )
+        raise ValueError(f"refusal is {refusal!r}; expected {law.length} characters, and no text of the law")
     if not 0 < share < 1:
         raise ValueError(f"share is {share}; expected 0 < share < 1")
     concerned = np.array([asked is None or asked(text) for text in law.texts])
