@@ -143,8 +143,8 @@ def masked_run(run: Path) -> tuple[Any, MaskedDiffusion, data.Codec, dict[str, A
     model, process, codec, config = learning.load(run)
     if not isinstance(process, MaskedDiffusion) or isinstance(process, Bert | OnePass) or codec is None:
         raise ValueError(
-            f"{run} is a run of {config['process']['process']}; only masked diffusion has a bound over all masks, train "
-            "one with --process masked"
+            f"{run} is a run of {config['process']['process']}; only masked diffusion has a bound over all masks, "
+            "train one with --process masked"
         )
     return model, process, codec, config
 

@@ -5,8 +5,8 @@ An estimate is the mean over n_t noise levels of the mean over n_y sets of masks
     v(S) = weight sum_{i in S} log p(x0^i | what S leaves visible)
 
 so its variance is Var_t / n_t + E_t[Var_y] / (n_t n_y) (LLaDA 1.5, Zhu et al. 2025, lemma 5), where Var_t is that
-of the mean at a level and Var_y that of the masks there. With the masks shared between a model and its reference v is the
-difference of theirs, and without the variances add.
+of the mean at a level and Var_y that of the masks there. With the masks shared between a model and its reference v is
+the difference of theirs, and without the variances add.
 """
 
 from __future__ import annotations
