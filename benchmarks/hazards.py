@@ -3,7 +3,7 @@
     OPENBLAS_NUM_THREADS=1 python -m benchmarks.hazards --out runs/hazards
 
 Writes results.json as it goes (given again, it goes on where it stopped), table.md and hazards.png. Some minutes of one
-core. Everything is small enough to be listed: 256 texts of eight bits with an exact reward, chains and stories with a
+core. Everything is small enough to be listed: 128 texts of seven bits with an exact reward, chains and stories with a
 known law, forty invented facts, 324 texts with a harmless stand-in for what is forbidden. `+-` is two standard errors.
 """
 
@@ -33,16 +33,21 @@ from tinydiff.measures import guards, order
 from tinydiff.measures.guards import Danger, Steered
 from tinydiff.processes import SuffixMasks
 
-BITS = 8
+BITS = 7
 BETA = 0.5
 SEEDS = 3
+FACTS = 40
 NAIVE = Objective(BETA, 1, 1, "time", False)
-WAYS = {
-    "log p, exact": Objective(BETA, estimator="exact"),
-    "VRPO, 8 counts": Objective(BETA, 8, 1, "stratified", True),
-    "1 count, apart": Objective(BETA, 1, 1, "count", False),
-    "naive: 1 time, apart": NAIVE,
+WAYS = {  # and the norm that gradients are cut to
+    "log p, exact": (Objective(BETA, estimator="exact"), 1.0),
+    "VRPO, 8 counts": (Objective(BETA, 8, 1, "stratified", True), 1.0),
+    "8 times, apart": (Objective(BETA, 8, 1, "time", False), 1.0),
+    "naive: 1 time, apart": (NAIVE, 1.0),
+    "naive, not clipped": (NAIVE, 1e9),
 }
+KINDS = ("left to right", "left to right, both ways", "BERT, rate .15", "masked diffusion")
+REFUSALS = ("no refusal learnt", "refusal after prompts", "refusal at any masks")
+QUESTIONS = {"forward": "forward", "backward": "backward, same layout", "other": "backward, other layout"}
 
 
 class Store:
@@ -83,7 +88,7 @@ def drawn_from(law: Any, name: str, draws: int = 20_000) -> examples.Examples:
 
 
 class Bits:
-    """Eight bits that change seldom, a reference that has learnt them, and a reward: the number of runs of ones."""
+    """Seven bits that change seldom, a reference that has learnt them, and a reward: the number of runs of ones."""
 
     def __init__(self, steps: int) -> None:
         matrix = np.array([[0.8, 0.2], [0.2, 0.8]])
@@ -116,26 +121,27 @@ class Bits:
         q = self.law_of(model)
         return {"reward": float(q @ self.reward), "kl": float(q @ np.log(q / self.p))}
 
-    def tuned(self, objective: Objective, steps: int, seed: int) -> tuple[Any, list[Any]]:
+    def tuned(self, way: str, steps: int, seed: int) -> tuple[Any, list[Any]]:
         """The reference after DPO, and the frames."""
-        model = copy.deepcopy(self.reference)
-        options = td.Options(steps=steps, batch=16, lr=1e-3, warmup=min(10, steps), weight_decay=0, seed=seed)
+        objective, clip = WAYS[way]
+        model, warmup = copy.deepcopy(self.reference), min(10, steps)
+        options = td.Options(steps=steps, batch=16, lr=1e-3, warmup=warmup, weight_decay=0, clip=clip, seed=seed)
         return model, list(prefer(self.process, model, self.pairs(600, seed), objective, options))
 
 
 def preferred(bits: Bits, way: str, steps: int, seed: int) -> dict[str, Any]:
     """One run of DPO."""
-    model, frames = bits.tuned(WAYS[way], steps, seed)
+    model, frames = bits.tuned(way, steps, seed)
     norms, losses = (np.array([getattr(f, name) for f in frames]) for name in ("grad_norm", "loss"))
     return bits.figures(model) | {
         "largest gradient": norms.max(), "median gradient": float(np.median(norms)), "largest loss": losses.max(),
-        "first loss": losses[0], "norms": [round(float(x), 3) for x in norms], "losses": [round(float(x), 3) for x in losses],
+        "first loss": losses[0], "norms": norms.round(3).tolist(), "losses": losses.round(3).tolist(),
     }  # fmt: skip
 
 
 def variances(bits: Bits, draws: int) -> list[dict[str, Any]]:
     """Variance of the margin, exact and measured; of the loss; of its gradient: a policy near its reference."""
-    policy, _ = bits.tuned(WAYS["VRPO, 8 counts"], 40, 0)
+    policy, _ = bits.tuned("VRPO, 8 counts", 40, 0)
     pairs = bits.pairs(12, 5).at(slice(6))
     rows = []
     for estimator in ("time", "count", "stratified"):
@@ -144,12 +150,12 @@ def variances(bits: Bits, draws: int) -> list[dict[str, Any]]:
                 rng = np.random.default_rng(1)
                 objective = Objective(BETA, times, masks, estimator, shared)  # type: ignore[arg-type]
                 exactly, off, losses = 0.0, np.zeros(draws), []
-                for w, l in zip(pairs.chosen, pairs.rejected, strict=True):
+                for w, other in zip(pairs.chosen, pairs.rejected, strict=True):
                     mean, variance = exact.margin_moments(
-                        bits.process, policy, bits.reference, w, l, Draws(times, masks, estimator, shared)
+                        bits.process, policy, bits.reference, w, other, Draws(times, masks, estimator, shared)
                     )
                     exactly += variance / len(pairs)
-                    many = Preferences(np.tile(w, (draws, 1)), np.tile(l, (draws, 1)))
+                    many = Preferences(np.tile(w, (draws, 1)), np.tile(other, (draws, 1)))
                     with td.no_grad():
                         s = objective.margins(bits.process, policy, bits.reference, many, rng).data
                     off += (s - mean) ** 2 / len(pairs)
@@ -169,7 +175,7 @@ def variances(bits: Bits, draws: int) -> list[dict[str, Any]]:
 
 
 def policy_gradients(bits: Bits) -> list[dict[str, Any]]:
-    """grad E[r] with log p replaced by what can be had, its expectation: cosine with the true one, and relative length."""
+    """grad E[r] with a stand-in for log p, in expectation: cosine with the true one, and relative length."""
     process, texts = bits.process, bits.texts
     model = copy.deepcopy(bits.reference)
     masks = exact.all_masks(BITS)[1:]
@@ -271,7 +277,7 @@ def scored(process: Any, model: Any, facts: reversal.Facts) -> float:
 
 def reversed_facts(kind: str, steps: int, seed: int) -> dict[str, float]:
     """What a model of that kind knows forwards, backwards, and backwards in the layout that was not told."""
-    facts = reversal.facts(seed=seed)
+    facts = reversal.facts(FACTS, seed=seed)
     both = reversal.Facts(facts.names, facts.descriptions, facts.told, reversed=kind == "left to right, both ways")
     left = kind.startswith("left")
     v = facts.vocab_size
@@ -343,12 +349,18 @@ def written(process: Any, model: Any, law: Listed, template: str, n: int, seed: 
 
 
 def guarded(n: int) -> list[dict[str, Any]]:
-    """Each guard on each template: forbidden texts, refusals and passes, drawn and exact, with the true conditionals."""
+    """Each guard on each template: forbidden texts, refusals, passes, drawn and exact, from true conditionals."""
     law = texts_with_a_tail()
     danger, process = Danger(law, forbidden), td.MaskedDiffusion(law.codec.vocab_size)
     model = exact.ListedDenoiser(law)
     steered = Steered(model, danger)
-    rows = []
+    rows: list[dict[str, Any]] = []
+
+    def add(template: str, guard: str, through: Any, refused: Any, passes: float, *wanted: float) -> None:
+        """Measured figures, and the exact ones in the same order, if they are known."""
+        measured = {"through": float(np.mean(through)), "refused": float(np.mean(refused)), "passes": passes}
+        rows.append({"template": template, "guard": guard} | measured | {"exact": [float(x) for x in wanted]})
+
     for name, template in TEMPLATES.items():
         ids, given = canvas_of(law, template)
         prefix = np.where(np.arange(law.length) < 1, ids, process.mask_id)
@@ -356,70 +368,38 @@ def guarded(n: int) -> list[dict[str, Any]]:
         frames = written(process, model, law, template, n, 1)
         bad = danger.found(frames[-1].state)
         gap = float((~given).sum())
-
-        def row(guard: str, through: Bools, refused: Bools, passes: float, wanted: tuple[float, float, float]) -> None:
-            rows.append(
-                {"template": name, "guard": guard, "through": float(through.mean()), "refused": float(refused.mean()),
-                 "passes": passes, "exact": list(wanted), "h": h, "n": n}
-            )  # fmt: skip
-
-        none = np.zeros(n, bool)
-        row("none", bad, none, gap, (h, 0, gap))
+        add(name, "none", bad, 0, gap, h, 0, gap)
         for tau in (0.2, 0.5):
-            stop = h_prefix >= tau
-            row(
-                f"prefix, tau {tau}",
-                bad & ~stop,
-                none | stop,
-                gap * (not stop),
-                (h * (not stop), stop, gap * (not stop)),
-            )
-            stop = h >= tau
-            row(
-                f"template, tau {tau}",
-                bad & ~stop,
-                none | stop,
-                gap * (not stop),
-                (h * (not stop), stop, gap * (not stop)),
-            )
+            for what, seen_by_it in (("prefix", h_prefix), ("template", h)):
+                on = seen_by_it < tau
+                add(name, f"{what}, tau {tau}", bad & on, not on, gap * on, h * on, not on, gap * on)
             seen = guards.watched(frames, danger, tau)
             fate = exact.guarded_fate(process, model, danger, ids, tau)
-            through = danger.found(np.where(seen.refused[:, None], 0, seen.ids))
-            row(
-                f"every state, tau {tau}",
-                through,
-                seen.refused,
-                float(seen.step.mean()),
-                (fate.through, fate.refused, fate.steps),
-            )
+            steps = float(seen.step.mean())
+            measured = (bad & ~seen.refused, seen.refused, steps)
+            add(name, f"every state, tau {tau}", *measured, fate.through, fate.refused, fate.steps)
             rows[-1] |= {"wronged": fate.wronged, "most refused": min(1, h / tau), "most wronged": h * (1 - tau) / tau}
-        row("finished text, refused", none, bad, gap, (0, h, gap))
-        tries, again, left = np.ones(n), bad.copy(), frames[-1].state.copy()
+        add(name, "finished text, refused", 0, bad, gap, 0, h, gap)
+        tries, again, texts = np.ones(n), bad.copy(), frames[-1].state.copy()
         for seed in range(2, 500):
             if not again.any():
                 break
-            left[again] = written(process, model, law, template, int(again.sum()), seed)[-1].state
+            texts[again] = written(process, model, law, template, int(again.sum()), seed)[-1].state
             tries[again] += 1
-            again = danger.found(left)
-        row("finished text, drawn again", danger.found(left), none, gap * float(tries.mean()), (0, 0, gap / (1 - h)))
-        final = written(process, steered, law, template, n, 3)[-1].state
-        row("steered", danger.found(final), none, gap, (0, 0, gap))
+            again = danger.found(texts)
+        add(name, "finished text, drawn again", danger.found(texts), 0, gap * float(tries.mean()), 0, 0, gap / (1 - h))
+        texts = written(process, steered, law, template, n, 3)[-1].state
+        add(name, "steered", danger.found(texts), 0, gap, 0, 0, gap)
     # A z placed by the attacker after the first step of a harmless template: only later looks can see it.
-    first = written(process, model, law, TEMPLATES["harmless"], n, 4)[1].state
-    state = first.copy()
-    for row_ in state:
-        hidden = np.flatnonzero(row_ == process.mask_id)
-        row_[hidden[0]] = law.codec.encode("z")[0]
-    given = state != process.mask_id
-    rng = np.random.default_rng(5)
+    state = written(process, model, law, TEMPLATES["harmless"], n, 4)[1].state.copy()
+    first = (state == process.mask_id).argmax(axis=1)
+    state[np.arange(n), first] = law.codec.encode("z")[0]
+    rng, given = np.random.default_rng(5), state != process.mask_id
     frames = list(process.sample(model, law.length, n, decoder=decoders.Random(), x0=state, given=given, rng=rng))
-    seen = guards.watched(frames, danger, 0.5)
-    through = danger.found(np.where(seen.refused[:, None], 0, seen.ids))
-    h0 = float(danger(canvas_of(law, TEMPLATES["harmless"])[0][None])[0])
-    rows.append({"template": "placed mid-way", "guard": "template, tau 0.5", "through": float(danger.found(frames[-1].state).mean()),
-                 "refused": 0.0, "passes": 2.0, "h": h0, "n": n})  # fmt: skip
-    rows.append({"template": "placed mid-way", "guard": "every state, tau 0.5", "through": float(through.mean()),
-                 "refused": float(seen.refused.mean()), "passes": float(1 + seen.step.mean()), "h": h0, "n": n})  # fmt: skip
+    bad, seen = danger.found(frames[-1].state), guards.watched(frames, danger, 0.5)
+    h = float(danger(state).mean())
+    add("placed mid-way", "template, tau 0.5", bad, 0, 3.0, h, 0, 3)
+    add("placed mid-way", "every state, tau 0.5", bad & ~seen.refused, seen.refused, 1 + float(seen.step.mean()))
     return rows
 
 
@@ -482,73 +462,55 @@ def spread(values: list[float]) -> str:
     return f"{x.mean():.2f} +- {2 * x.std(ddof=1) / math.sqrt(len(x)):.2f}" if len(x) > 1 else f"{x.mean():.2f}"
 
 
+def head(*names: str) -> list[str]:
+    """The first two lines of a table."""
+    return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+
+
 def tables(found: dict[str, Any]) -> str:
     """All tables, as markdown."""
     bits = found["bits"]
-    lines = ["| DPO, 3 seeds | reward | KL | largest gradient | largest loss |", "|---|---|---|---|---|"]
+    lines = head("DPO, 3 seeds", "reward", "KL", "largest gradient", "largest loss")
     lines.append(f"| the reference | {bits['reward']:.2f} | 0 | | |")
     lines.append(f"| the optimum | {bits['best']:.2f} | {bits['kl']:.2f} | | |")
     for way in WAYS:
         runs = [found[f"dpo/{way}/{seed}"] for seed in range(SEEDS)]
         cells = [spread([r[name] for r in runs]) for name in ("reward", "kl", "largest gradient", "largest loss")]
         lines.append(f"| {way} | {' | '.join(cells)} |")
-    lines += ["", "| estimator | masks | n_t x n_y | Var s, exact | measured | Var loss | bias | Var gradient |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
-    for r in found["variances"]:
-        lines.append(
-            f"| {r['estimator']} | {'shared' if r['shared'] else 'apart'} | {r['times']} x {r['masks']} | {r['exact']:.4f} "
-            f"| {r['measured']:.4f} +- {2 * r['error']:.4f} | {r['loss']:.4f} | {r['bias']:.4f} | {r['gradient']:.3f} |"
-        )
-    lines += ["", "| log p in the policy gradient | cosine | length |", "|---|---|---|"]
-    lines += [f"| {r['way']} | {r['cosine']:.4f} | {r['length']:.2f} |" for r in found["policy"]]
     lines += [
         "",
-        "| masks in training | share of the right used | left to right | bound | local | global |",
-        "|---|---|---|---|---|---|",
+        *head("estimator", "masks", "n_t x n_y", "Var s, exact", "measured", "Var loss", "bias", "Var gradient"),
     ]
+    for r in found["variances"]:
+        apart, measured = "shared" if r["shared"] else "apart", f"{r['measured']:.4f} +- {2 * r['error']:.4f}"
+        cells = [r["estimator"], apart, f"{r['times']} x {r['masks']}", f"{r['exact']:.4f}", measured]
+        cells += [f"{r[name]:.4f}" for name in ("loss", "bias", "gradient")]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *head("log p in the policy gradient", "cosine", "length")]
+    lines += [f"| {r['way']} | {r['cosine']:.4f} | {r['length']:.2f} |" for r in found["policy"]]
+    lines += ["", *head("masks in training", "share of the right used", "left to right", "bound", "local", "global")]
     for name, r in found.items():
         if name.startswith("collapse/"):
-            lines.append(
-                f"| {name[9:]} | {r['share']:.2f} +- {2 * r['error']:.2f} | {r['left to right']:.3f} | {r['bound']:.3f} "
-                f"| {r['local']:.2f} | {r['global']:.2f} |"
-            )
-    lines += [
-        "",
-        "| 40 facts, 3 seeds | forward | backward, same layout | backward, other layout | by scoring |",
-        "|---|---|---|---|---|",
-    ]
+            cells = [name[9:], f"{r['share']:.2f} +- {2 * r['error']:.2f}"]
+            cells += [f"{r[key]:.3f}" for key in ("left to right", "bound", "local", "global")]
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *head(f"{FACTS} facts, 3 seeds", *QUESTIONS.values(), "by scoring")]
     for kind in KINDS:
         runs = [found[f"facts/{kind}/{seed}"] for seed in range(SEEDS)]
-        cells = [spread([r[q] for r in runs]) for q in ("forward", "backward", "other")]
+        cells = [spread([r[q] for r in runs]) for q in QUESTIONS]
         cells.append(spread([r["scored"] for r in runs]) if "scored" in runs[0] else "")
         lines.append(f"| {kind} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "| template | guard | forbidden (exact) | refused (exact) | passes (exact) |",
-        "|---|---|---|---|---|",
-    ]
+    lines += ["", *head("template", "guard", "forbidden (exact)", "refused (exact)", "passes (exact)")]
     for r in found["guards"]:
-        e = r.get("exact") or [math.nan] * 3
-        cells = [
-            f"{r[name]:.3f}" + ("" if math.isnan(x) else f" ({x:.3f})")
-            for name, x in zip(("through", "refused", "passes"), e, strict=True)
-        ]
+        exactly = [f" ({x:.3f})" for x in r["exact"]] or [""] * 3
+        cells = [f"{r[name]:.3f}{x}" for name, x in zip(("through", "refused", "passes"), exactly, strict=True)]
         lines.append(f"| {r['template']} | {r['guard']} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "| topic q refused | prompt alone | suffix | interleaved | other topic, refused |",
-        "|---|---|---|---|---|",
-    ]
+    lines += ["", *head("topic q refused", "prompt alone", "suffix", "interleaved", "other topic, refused")]
     for kind in REFUSALS:
         r = found[f"refusal/{kind}"]
-        lines.append(
-            f"| {kind} | {r['prompt alone']:.3f} | {r['suffix']:.3f} | {r['interleaved']:.3f} | {r['other topic: refused']:.3f} |"
-        )
+        cells = [f"{r[name]:.3f}" for name in ("prompt alone", "suffix", "interleaved", "other topic: refused")]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-KINDS = ("left to right", "left to right, both ways", "BERT, rate .15", "masked diffusion")
-REFUSALS = ("no refusal learnt", "refusal after prompts", "refusal at any masks")
 
 
 def figure(path: Path, found: dict[str, Any]) -> None:
@@ -560,15 +522,10 @@ def figure(path: Path, found: dict[str, Any]) -> None:
 
     plt.rcParams.update({"font.size": 13, "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 2})
     drawing, axes = plt.subplots(2, 2, figsize=(14, 9.5), layout="constrained")
-    colours = {
-        "log p, exact": "#555555",
-        "VRPO, 8 counts": "#0072B2",
-        "1 count, apart": "#E69F00",
-        "naive: 1 time, apart": "#D55E00",
-    }
+    colours = {"naive: 1 time, apart": "#D55E00", "VRPO, 8 counts": "#0072B2", "log p, exact": "#555555"}
     axis = axes[0, 0]
-    for way in reversed(WAYS):
-        axis.plot(found[f"dpo/{way}/0"]["norms"], color=colours[way], label=way, lw=1.6)
+    for way, colour in colours.items():
+        axis.plot(found[f"dpo/{way}/0"]["norms"], color=colour, label=way, lw=1.6)
     axis.set(yscale="log", xlabel="step", ylabel="norm of the gradient", title="DPO through a bound")
     axis.legend(fontsize=11, loc="lower right", framealpha=0.9)
     axis = axes[0, 1]
@@ -583,11 +540,13 @@ def figure(path: Path, found: dict[str, Any]) -> None:
     axis = axes[1, 0]
     for j, (question, colour) in enumerate((("forward", "#0072B2"), ("backward", "#E69F00"), ("other", "#CC79A7"))):
         runs = [[found[f"facts/{kind}/{seed}"][question] for seed in range(SEEDS)] for kind in KINDS]
-        label = {"forward": "forward", "backward": "backward, same layout", "other": "backward, other layout"}[question]
-        axis.bar(np.arange(4) + 0.26 * (j - 1), [np.mean(r) for r in runs], 0.24,
-                 yerr=[2 * np.std(r, ddof=1) / math.sqrt(SEEDS) for r in runs], color=colour, label=label, capsize=3)  # fmt: skip
+        errors = [2 * np.std(r, ddof=1) / math.sqrt(SEEDS) for r in runs]
+        axis.bar(
+            np.arange(4) + 0.26 * (j - 1), [np.mean(r) for r in runs], 0.24, yerr=errors, color=colour,
+            label=QUESTIONS[question], capsize=3,
+        )  # fmt: skip
     axis.set_xticks(range(4), [kind.replace(", ", "\n") for kind in KINDS])
-    axis.axhline(1 / 40, color="#555555", ls=":")
+    axis.axhline(1 / FACTS, color="#555555", ls=":")
     axis.set(ylabel="share of facts", title="Reversal", ylim=(0, 1.3))
     axis.legend(fontsize=11, ncols=3, loc="upper center")
     axis = axes[1, 1]
