@@ -67,8 +67,8 @@ def prefer(
     until = min(int(0.9 * len(asked)), len(asked) - 1)
     shown, held_out = asked.at(slice(until)), asked.at(slice(until, None))
     other = copy.deepcopy(model) if reference is None else reference_of(reference, run, codec)
-    console.print(f"{len(shown)} pairs to train on, {len(held_out)} held out.", highlight=False)
     frames = preferring.prefer(process, model, shown, objective, options, reference=other)
+    console.print(f"{len(shown)} pairs to train on, {len(held_out)} held out.", highlight=False)
     largest = 0.0
     for frame in frames:
         largest = max(largest, frame.grad_norm)
