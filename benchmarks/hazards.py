@@ -68,7 +68,7 @@ class Store:
 
 def trained(corpus: Any, process: Any, steps: int, seed: int = 0, **size: Any) -> Any:
     """A small network on a corpus, with averaged weights."""
-    size = {"d_model": 32, "layers": 1, "heads": 2, "positions": "learned"} | size
+    size = {"d_model": 32, "layers": 1, "heads": 2} | size
     length = corpus.length if hasattr(corpus, "length") else corpus.law.length
     model = td.Transformer(corpus.vocab_size, length, **size, rng=np.random.default_rng(seed))
     warmup = min(50, steps)
@@ -390,15 +390,15 @@ def guarded(n: int) -> list[dict[str, Any]]:
         add(name, "finished text, drawn again", danger.found(texts), 0, gap * float(tries.mean()), 0, 0, gap / (1 - h))
         texts = written(process, steered, law, template, n, 3)[-1].state
         add(name, "steered", danger.found(texts), 0, gap, 0, 0, gap)
-    # A z placed by the attacker after the first step of a harmless template: only later looks can see it.
-    state = written(process, model, law, TEMPLATES["harmless"], n, 4)[1].state.copy()
+    # A z placed by the attacker after the first step, behind a prefix alone: only later looks can see it.
+    state = written(process, model, law, "p?????", n, 4)[1].state.copy()
     first = (state == process.mask_id).argmax(axis=1)
     state[np.arange(n), first] = law.codec.encode("z")[0]
     rng, given = np.random.default_rng(5), state != process.mask_id
     frames = list(process.sample(model, law.length, n, decoder=decoders.Random(), x0=state, given=given, rng=rng))
     bad, seen = danger.found(frames[-1].state), guards.watched(frames, danger, 0.5)
     h = float(danger(state).mean())
-    add("placed mid-way", "template, tau 0.5", bad, 0, 3.0, h, 0, 3)
+    add("placed mid-way", "template, tau 0.5", bad, 0, 4.0, h, 0, 4)
     add("placed mid-way", "every state, tau 0.5", bad & ~seen.refused, seen.refused, 1 + float(seen.step.mean()))
     return rows
 
