@@ -124,6 +124,11 @@ def test_V3_the_exact_loss_and_what_the_bound_adds() -> None:
     model, beta = random_model(V, L, seed=1), 0.3
     objective = Objective(beta, estimator="exact")
 
+    every, given = exact.all_sequences(V, L), np.arange(L) == 1
+    for known in (None, given):
+        log_p = exact.any_order_log_p(PROCESS, model, every, known).data
+        np.testing.assert_allclose(log_p, -exact.any_order_nll(PROCESS, model, every, known), rtol=1e-12)
+
     def nll(m: object, x0: Ints) -> float:
         return float(exact.any_order_nll(PROCESS, m, x0)[0])  # type: ignore[arg-type]
 
