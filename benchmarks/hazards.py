@@ -71,8 +71,10 @@ def trained(corpus: Any, process: Any, steps: int, seed: int = 0, **size: Any) -
     size = {"d_model": 32, "layers": 1, "heads": 2} | size
     length = corpus.length if hasattr(corpus, "length") else corpus.law.length
     model = td.Transformer(corpus.vocab_size, length, **size, rng=np.random.default_rng(seed))
-    warmup = min(50, steps)
-    options = td.Options(steps=steps, batch=64, lr=4e-3, warmup=warmup, evaluate_every=steps, ema=0.99, seed=seed)
+    chosen: dict[str, Any] = {"optimiser": "muon", "lr": 6e-3} if size["layers"] > 1 else {"lr": 4e-3}
+    options = td.Options(
+        steps=steps, batch=64, warmup=min(50, steps), evaluate_every=steps, ema=0.99, seed=seed, **chosen
+    )  # fmt: skip
     run = td.Run(corpus, process, model, options)
     *_, _ = td.train(run)
     return run.averaged()
