@@ -551,7 +551,10 @@ def figure(path: Path, found: dict[str, Any]) -> None:
     axis.set_yticks(place, list(rows))
     axis.invert_yaxis()
     axis.axvline(1, color="#555555", ls=":")
-    axis.set(xlabel="share of the right that is used", title="Suffix masks unlearn the right")
+    for i, r in enumerate(rows.values()):
+        if r["share"] < -0.3:
+            axis.text(0.02, i, f"{r['share']:.1f}: confused by it", va="center", fontsize=11)
+    axis.set(xlabel="share of the right that is used", title="Suffix masks unlearn the right", xlim=(-0.3, 1.15))
     axis = axes[1, 0]
     for j, (question, colour) in enumerate((("forward", "#0072B2"), ("backward", "#E69F00"), ("other", "#CC79A7"))):
         runs = [[found[f"facts/{kind}/{seed}"][question] for seed in range(SEEDS)] for kind in KINDS]
