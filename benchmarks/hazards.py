@@ -613,10 +613,10 @@ def main() -> None:
     ):
         store.get(f"collapse/chain, {label}", lambda s=suffixes: collapse("chain", s, some(1000), some(200)))
     for suffixes, label in ((0.0, "random"), (1.0, "suffixes")):
-        store.get(f"collapse/stories, {label}", lambda s=suffixes: collapse("stories", s, some(1500), some(40)))
+        store.get(f"collapse/stories, {label}", lambda s=suffixes: collapse("stories", s, some(1000), some(40)))
     for seed in range(SEEDS):
         for kind in KINDS:
-            store.get(f"facts/{kind}/{seed}", lambda kind=kind, seed=seed: reversed_facts(kind, some(800), seed))
+            store.get(f"facts/{kind}/{seed}", lambda kind=kind, seed=seed: reversed_facts(kind, some(500), seed))
     store.get("guards", lambda: guarded(some(2000)))
     for kind in REFUSALS:
         store.get(f"refusal/{kind}", lambda kind=kind: refusing(kind, some(800), some(2000)))
