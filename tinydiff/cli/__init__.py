@@ -6,6 +6,7 @@
 - `translate`: translate
 - `page`: page, serve; `serve`: what is served
 - `measure`: evaluate, sweep, race
+- `hazards`: prefer, ablate
 - `practice`: practice and its own commands
 - `info`: info
 
@@ -33,7 +34,7 @@ from typer.core import TyperGroup
 from .. import __version__, _start
 from ..learning.files import CheckpointError
 from ..learning.interrupts import STOPS
-from . import generate, info, measure, page, practice, train, translate
+from . import generate, hazards, info, measure, page, practice, train, translate
 from .common import CLOSED, console, say, tame
 
 
@@ -84,7 +85,7 @@ def whole(
     """Diffusion and non-autoregressive language models from scratch."""
 
 
-for commands in (train.app, generate.app, translate.app, page.app, measure.app):  # the order of the help
+for commands in (train.app, generate.app, translate.app, page.app, measure.app, hazards.app):  # the order of the help
     app.add_typer(commands)
 app.add_typer(practice.app, name="practice")
 app.add_typer(info.app)

@@ -24,6 +24,7 @@ from .examples import Examples, Parallel
 from .laws import LAWS
 from .pairs import Pairs, UnseenPairs, digest_of, pairs_of, read_pairs
 from .phrasebook import TRANSLATIONS
+from .preferences import Preferences, preferences_of
 from .text import absolute, read_text, with_blanks
 from .translation import Translations
 from .vectors import Vectors
@@ -43,6 +44,7 @@ __all__ = [
     "Pairs",
     "Parallel",
     "Pieces",
+    "Preferences",
     "Translations",
     "Unseen",
     "UnseenPairs",
@@ -58,6 +60,7 @@ __all__ = [
     "load_pairs",
     "new_codec",
     "phrasebook",
+    "preferences_of",
     "read_pairs",
     "read_text",
     "toys",

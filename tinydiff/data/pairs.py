@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -183,18 +184,30 @@ def digest_of(pairs: tuple[tuple[str, str], ...]) -> str:
 
 def read_pairs(path: Path | str, lines: str) -> tuple[tuple[str, str], ...]:
     """Pairs from JSON lines, {"prompt": ..., "answer": ...} each; ValueError naming the first line that is none."""
-    pairs = []
+    rows = read_rows(path, lines, ("prompt", "answer"), _EXAMPLE)
+    return tuple((row["prompt"], row["answer"]) for _, row in rows)
+
+
+def read_rows(
+    path: Path | str, lines: str, keys: tuple[str, ...], example: str
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Number and content of each JSON line, an object with text under all keys; ValueError for the first that is none.
+
+    Parameters
+    ----------
+    path, example : what to call the file, and what a line should look like, for messages
+
+    """
     for number, line in enumerate(lines.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"line {number} of {path} is not JSON ({error}); expected {_EXAMPLE}") from None
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("prompt", "answer")):
-            raise ValueError(f"line {number} of {path} is {line[:60]!r}; expected {_EXAMPLE}")
-        pairs.append((row["prompt"], row["answer"]))
-    return tuple(pairs)
+            raise ValueError(f"line {number} of {path} is not JSON ({error}); expected {example}") from None
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in keys):
+            raise ValueError(f"line {number} of {path} is {line[:60]!r}; expected {example}")
+        yield number, row
 
 
 _EXAMPLE = '{"prompt": "Who?", "answer": "Me."}'

@@ -11,6 +11,8 @@ rates, and no other code that they judge.
 - unmasking.py: decoders that commit several positions at once.
 - truth.py: models that know the data's law.
 - translation.py: what one look at a source can give; lineage.py: Mask-Predict written out again.
+- preferences.py: what an estimate of the ELBO, and of a margin, does.
+- guarding.py: what a guard on every state does.
 - check.py: `check_elbo`, the exact bound beside the exact likelihood.
 """
 
@@ -18,8 +20,10 @@ from ..processes.discrete import token_probabilities
 from .chain import ancestral_law, chain_nelbo, path_gap, walk
 from .check import ElboCheck, check_elbo
 from .continuous import continuous_law, continuous_nelbo
+from .guarding import Fate, guarded_fate
 from .lineage import mask_predict_law
 from .masked import (
+    any_order_log_p,
     any_order_nll,
     discrete_nelbo,
     masked_cross_entropy,
@@ -28,6 +32,7 @@ from .masked import (
     nelbo_by_count,
     true_probabilities,
 )
+from .preferences import Draws, estimate_moments, margin_moments, spread
 from .states import MOST_STATES, all_masks, all_sequences, product_law, state_index
 from .translation import (
     complexity,
@@ -44,12 +49,15 @@ from .unmasking import replayed, total_variation, unmask_law
 __all__ = [
     "MOST_STATES",
     "BayesDenoiser",
+    "Draws",
     "ElboCheck",
+    "Fate",
     "ListedDenoiser",
     "ListedNextWord",
     "all_masks",
     "all_sequences",
     "ancestral_law",
+    "any_order_log_p",
     "any_order_nll",
     "chain_nelbo",
     "check_elbo",
@@ -57,7 +65,10 @@ __all__ = [
     "continuous_law",
     "continuous_nelbo",
     "discrete_nelbo",
+    "estimate_moments",
     "faithfulness",
+    "guarded_fate",
+    "margin_moments",
     "marginals",
     "mask_predict_law",
     "masked_cross_entropy",
@@ -67,6 +78,7 @@ __all__ = [
     "path_gap",
     "product_law",
     "replayed",
+    "spread",
     "state_index",
     "target_entropy",
     "token_probabilities",

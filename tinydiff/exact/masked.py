@@ -12,8 +12,10 @@ import math
 
 import numpy as np
 
+from .. import ops
 from ..arrays import Bools, Floats, Ints
 from ..processes.discrete import DiscreteDiffusion, token_probabilities
+from ..tensor import Tensor
 from ..transformer import Model
 from .states import all_masks, free_positions
 
@@ -109,3 +111,21 @@ def any_order_nll(process: DiscreteDiffusion, model: Model, x0: Ints, given: Boo
     at_once = np.where(masks, 1, p[:, -1:])[..., free].prod(axis=-1)  # (n, 2^A): what the first look says of the rest
     jump = masks_probability(masks[:, free], float(process.schedule.alpha(1.0)))
     return np.asarray(-np.log((jump * at_once * f).sum(axis=1)))
+
+
+def any_order_log_p(process: DiscreteDiffusion, model: Model, x0: Ints, given: Bools | None = None) -> Tensor:
+    """Log p(x0) of the same law, with gradients, for schedules that end at alpha = 0: (n, L) to (n,)."""
+    free, masks = free_positions(x0.shape[1], given), all_masks(x0.shape[1], given)
+    xt = np.where(masks, process.mask_id, x0[:, None])  # (n, 2^A, L)
+    logits = model(xt.reshape(-1, x0.shape[1]), np.full(len(x0) * len(masks), 0.5))
+    target = np.broadcast_to(x0[:, None], xt.shape).reshape(-1)
+    p = (-ops.cross_entropy(logits.reshape(-1, logits.shape[-1]), target)).exp().reshape(*xt.shape)
+    count = masks.sum(axis=1)
+    f, place = Tensor(np.ones((len(x0), 1), p.dtype)), np.zeros(len(masks), np.int64)  # place of each state in f
+    for k in range(1, len(free) + 1):
+        states = np.flatnonzero(count == k)
+        hidden = np.stack([np.flatnonzero(masks[state, free]) for state in states])  # (m, k)
+        after = states[:, None] - (1 << (len(free) - 1 - hidden))
+        f = (p[:, states[:, None], free[hidden]] * f[:, place[after]]).mean(axis=2)
+        place[states] = np.arange(len(states))
+    return f[:, 0].log()

@@ -92,7 +92,7 @@ class Run:
             _check_answer(model, corpus)
         self.corpus, self.process, self.model, self.folder = corpus, process, model, folder
         self.options = options or Options()
-        self.optimiser = _optimiser(model, self.options)
+        self.optimiser = new_optimiser(model, self.options)
         self.ema = EMA(self.optimiser.flat, self.options.ema)
         self.rng = np.random.default_rng(self.options.seed)
         self.step = 0
@@ -237,7 +237,8 @@ class Run:
         return run
 
 
-def _optimiser(model: Trainable, options: Options) -> AdamW:
+def new_optimiser(model: Trainable, options: Options) -> AdamW:
+    """The optimiser that the options name, of a model's parameters."""
     if options.optimiser == "adamw":
         return AdamW(model.params, weight_decay=options.weight_decay, clip=options.clip)
     return Muon(model.params, relative_rate=options.relative_rate, weight_decay=options.weight_decay, clip=options.clip)
@@ -348,3 +349,26 @@ def load(folder: Path | str) -> tuple[Transformer, Process, data.Codec | None, d
     for name, p in model.params.items():
         p.data = tensors[f"ema/{name}"].astype(model.dtype, copy=False)
     return model, process, codec, config
+
+
+def branch(source: Path | str, folder: Path | str, model: Transformer) -> None:
+    """Write a run like the one in `source` with the weights of `model`: its data, its process, its step.
+
+    The optimiser starts afresh, as its moments belong to other weights.
+    """
+    source, folder = Path(source), Path(folder)
+    config = checkpoint.read_config(source)
+    _, shapes, progress = checkpoint.state_header(source)
+    arrays, _, _ = checkpoint.read_state(source, shapes)
+    for name, array in arrays.items():
+        group, _, parameter = name.partition("/")
+        if group in ("model", "ema"):
+            arrays[name] = model.params[parameter].data.astype(array.dtype)
+        else:
+            arrays[name] = np.zeros_like(array)
+    checkpoint.refuse_foreign(folder)
+    checkpoint.make_folder(folder)
+    with locked(folder):
+        checkpoint.refuse_foreign(folder)
+        checkpoint.write_config(folder, config)
+        checkpoint.write_state(folder, arrays, progress)

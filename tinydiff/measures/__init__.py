@@ -4,9 +4,11 @@
 - texts.py: validity, likelihood, entropy and variety of texts.
 - translations.py: the same given a source; repeats, BLEU and chrF.
 - dial.py: quality against steps, and the knee; dial_report.py: its table and figure.
+- order.py: which order a model writes in, and what it gains from the right.
+- guards.py: forbidden texts, and who sees them when.
 - clock.py: left to right against diffusion, measured and predicted from counted work.
 """
 
-from . import clock, dial, texts, translations, vectors
+from . import clock, dial, guards, order, texts, translations, vectors
 
-__all__ = ["clock", "dial", "texts", "translations", "vectors"]
+__all__ = ["clock", "dial", "guards", "order", "texts", "translations", "vectors"]

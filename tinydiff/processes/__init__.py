@@ -19,6 +19,7 @@ from .gaussian import GaussianDiffusion
 from .masked import MaskedDiffusion
 from .refinement import Refinement
 from .score_entropy import ScoreEntropy
+from .suffix import SuffixMasks
 
 __all__ = [
     "CMLM",
@@ -34,6 +35,7 @@ __all__ = [
     "Process",
     "Refinement",
     "ScoreEntropy",
+    "SuffixMasks",
     "from_config",
 ]
 
@@ -96,6 +98,7 @@ PROCESSES: dict[str, type[AnyProcess]] = {
     "cmlm": CMLM,
     "nat": OnePass,
     "refinement": Refinement,
+    "suffix": SuffixMasks,
     "ddpm": GaussianDiffusion,
     "flow": FlowMatching,
 }

@@ -186,7 +186,7 @@ class DiscreteDiffusion:
         allowed : (L, V) or (B, L, V), True for the tokens that a position may hold
 
         """
-        self._suits(model)
+        self.check_suits(model)
         chosen = decoders.suited(decoder, self.decoded_by, type(self).__name__)
         canvas = decoders.Canvas.of(length, batch, self.mask_id, x0=x0, given=given, allowed=allowed)
         return chosen(self, decoders.constrained(model, canvas.allowed), canvas, rng)
@@ -198,7 +198,7 @@ class DiscreteDiffusion:
         free = np.ones(x0.shape, bool) if batch.given is None else ~batch.given
         return decoders.conditioned(model, batch.label), x0, free
 
-    def _suits(self, model: Model) -> None:
+    def check_suits(self, model: Model) -> None:
         """A model of another vocabulary would take a token for MASK, or MASK for a token, and say nothing."""
         theirs = getattr(model, "vocab_size", self.vocab_size)
         if theirs != self.vocab_size:
@@ -209,7 +209,7 @@ class DiscreteDiffusion:
 
     def _checked(self, x0: Ints, model: Model | None = None) -> Ints:
         if model is not None:
-            self._suits(model)
+            self.check_suits(model)
         x0 = np.asarray(x0)
         if x0.ndim != 2 or x0.dtype.kind not in "iu":
             raise ValueError(f"x0 has shape {x0.shape} and dtype {x0.dtype}; expected (B, L) token ids")

@@ -233,7 +233,8 @@ PROBLEM = Series(
             "Var(a - b) = Var a + Var b - 2 Cov(a, b). Shared masks make the covariance nearly as large as the "
             "variances, "
             "because the two networks are close; and n counts with one mask each beat one count with n masks, because "
-            "Var = V_t / n_t + V_y / (n_t n_y).",
+            "Var = V_t / n_t + V_y / (n_t n_y). The library's is `learning.preferences.Objective`, and "
+            "`exact.margin_moments` lists what it does.",
             "lesson 08",
         ),
     ),
