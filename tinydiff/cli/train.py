@@ -117,6 +117,7 @@ def train(
             "masked",
             "autoregressive",
             "bert",
+            "cart",
             "nat",
             "cmlm",
             "refinement",
@@ -131,7 +132,7 @@ def train(
         | None,
         typer.Option(
             metavar="PROCESS",
-            help="What to learn: for text masked (default), autoregressive, bert, d3pm_absorbing, d3pm_uniform, "
+            help="What to learn: for text masked (default), autoregressive, bert, cart, d3pm_absorbing, d3pm_uniform, "
             "d3pm_nearest, sedd_absorbing or sedd_uniform; for translations also nat, cmlm or refinement; for vectors "
             "ddpm (default) or flow.",
         ),

@@ -98,7 +98,10 @@ def _train(run: Run) -> Generator[TrainFrame, None, None]:
             with stops_wait() as stops:
                 start = time.perf_counter()
                 run.optimiser.flat.check_bound(model.params)
-                batch = corpus.examples(model.length, options.batch, run.rng)
+                length = model.length
+                if options.random_lengths and run.rng.random() < options.random_lengths:
+                    length = int(run.rng.integers(1, model.length, endpoint=True))
+                batch = corpus.examples(length, options.batch, run.rng)
                 try:
                     loss = run.process.loss(model, batch, run.rng)
                     loss.backward()
@@ -110,7 +113,7 @@ def _train(run: Run) -> Generator[TrainFrame, None, None]:
                 norm = run.optimiser.step(lr)
                 run.step += 1
                 run.ema.update(run.step)
-                speed = len(batch.x0) * model.length / (time.perf_counter() - start)
+                speed = len(batch.x0) * length / (time.perf_counter() - start)
                 last = run.step == options.steps
                 held_out = None
                 if run.step % options.evaluate_every == 0 or last:

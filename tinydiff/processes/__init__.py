@@ -12,6 +12,7 @@ from ..tensor import Tensor
 from ..transformer import Model
 from .autoregressive import Autoregressive
 from .bert import Bert
+from .cart import CART
 from .cmlm import CMLM, OnePass
 from .d3pm import D3PM
 from .flow import FlowMatching
@@ -21,6 +22,7 @@ from .refinement import Refinement
 from .score_entropy import ScoreEntropy
 
 __all__ = [
+    "CART",
     "CMLM",
     "D3PM",
     "PROCESSES",
@@ -83,8 +85,8 @@ class Process(Protocol):
 
 
 AnyProcess: TypeAlias = (
-    MaskedDiffusion | Autoregressive | D3PM | ScoreEntropy | Bert | CMLM | OnePass | Refinement | GaussianDiffusion
-    | FlowMatching
+    MaskedDiffusion | Autoregressive | D3PM | ScoreEntropy | Bert | CART | CMLM | OnePass | Refinement
+    | GaussianDiffusion | FlowMatching
 )  # fmt: skip
 
 PROCESSES: dict[str, type[AnyProcess]] = {
@@ -93,6 +95,7 @@ PROCESSES: dict[str, type[AnyProcess]] = {
     "d3pm": D3PM,
     "score_entropy": ScoreEntropy,
     "bert": Bert,
+    "cart": CART,
     "cmlm": CMLM,
     "nat": OnePass,
     "refinement": Refinement,
