@@ -22,8 +22,9 @@ class Options:
     batch : sequences per step
     lr : peak learning rate, reached after `warmup` steps, then a cosine down to a tenth
     restart : the step at which that began: 0, or where the run was extended, see `Run.extend`
-    random_lengths : share of the batches that are cut to a length drawn uniformly, so that a model learns what a text is
-        like that ends before the canvas does (LLaDA, Nie et al. 2025, section 2.2: 0.01). Of windows of a text only
+    random_lengths : share of the batches whose length is drawn uniformly, up to the model's, so that it learns what a
+        text is like that ends sooner (LLaDA, Nie et al. 2025, section 2.2: 0.01). Windows of text begin at 1, pairs at
+        what the longest takes
     optimiser : "adamw", or "muon" for the matrices of the blocks and AdamW for all else
     muon_lr : peak learning rate of Muon's matrices, `lr` being that of the rest; default 0.02
     weight_decay, clip, ema : see `tinydiff.learning.optim`

@@ -92,11 +92,11 @@ class Run:
             _check_answer(model, corpus)
         self.corpus, self.process, self.model, self.folder = corpus, process, model, folder
         self.options = options or Options()
-        cut = isinstance(corpus, data.Corpus) and not isinstance(corpus, data.Examples)
+        cut = isinstance(corpus, data.Corpus | data.Pairs) and not isinstance(corpus, data.Examples)
         if self.options.random_lengths and not cut:
             raise ValueError(
-                f"random_lengths is {self.options.random_lengths}, but {corpus.name} has no windows that could be cut "
-                "anywhere; leave it out"
+                f"random_lengths is {self.options.random_lengths}, but {corpus.name} has texts of one length only: "
+                "leave it out"
             )
         chosen = getattr(model, "experts", 0) and getattr(model, "routing", "token")
         if isinstance(process, Autoregressive) and chosen == "expert":
@@ -285,7 +285,9 @@ def _load(folder: Path, config: dict[str, Any], codec: data.Codec | None, name: 
     try:
         if name == "-":
             raise FileNotFoundError("standard input is over")
-        return data.load_pairs(name, codec) if "pairs" in config["data"] else data.load(name, codec)
+        if "pairs" in config["data"]:
+            return data.load_pairs(name, codec, rainbow=config["data"].get("rainbow", 0))
+        return data.load(name, codec)
     except FileNotFoundError as error:
         if "tokenizers" in str(error):
             raise
