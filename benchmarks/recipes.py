@@ -19,6 +19,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def autoregressive(corpus: Any, seed: int, steps: int) -> td.Transformer:
 
 
 def arm(corpus: Any, left: td.Transformer, name: str, seed: int, steps: int) -> list[dict[str, float]]:
-    """Bits per character at some steps, in any order and left to right, from the same windows and masks in every arm."""
+    """Bits per character at some steps, in any order and left to right; windows and masks are those of every arm."""
     v = corpus.vocab_size
     process: Any = td.CART(v) if name.endswith("CART") else td.MaskedDiffusion(v)
     model: Any = network(v, LENGTH, 10 + seed)
@@ -161,9 +162,9 @@ def arm(corpus: Any, left: td.Transformer, name: str, seed: int, steps: int) -> 
         mean = run.averaged()
         if isinstance(mean, Shifted):
             mean.mask, mean.causal = None, 0
-        row = {"step": step, "bits": evaluate(mean, td.MaskedDiffusion(v), corpus, windows=512).mean}
+        row = {"step": step, "bits": evaluate(mean, td.MaskedDiffusion(v), corpus, windows=384).mean}
         if isinstance(mean, Shifted):
-            row["left"] = evaluate(mean.network, td.Autoregressive(v), corpus, windows=256, length=LENGTH).mean
+            row["left"] = evaluate(mean.network, td.Autoregressive(v), corpus, windows=192, length=LENGTH).mean
         rows.append(row)
 
     look(0)
@@ -193,7 +194,7 @@ def dream(seed: int, steps: int, before: int) -> dict[str, Any]:
 
 def reached(rows: list[dict[str, float]], bits: float) -> float:
     """The step at which a curve first is as low, between two looks along a line; nan if it never is."""
-    for a, b in zip(rows, rows[1:], strict=False):
+    for a, b in pairwise(rows):
         if b["bits"] <= bits:
             return a["step"] + (b["step"] - a["step"]) * (a["bits"] - bits) / (a["bits"] - b["bits"])
     return float("nan")
@@ -202,7 +203,8 @@ def reached(rows: list[dict[str, float]], bits: float) -> float:
 # --- experts ----------------------------------------------------------------------------------------------------------
 
 MIXTURES: dict[str, dict[str, Any]] = {
-    "dense": {}, "4 experts, tokens choose 1": {"experts": 4}, "4 experts, tokens choose 2": {"experts": 4, "active": 2},
+    "dense": {}, "4 experts, tokens choose 1": {"experts": 4},
+    "4 experts, tokens choose 2": {"experts": 4, "active": 2},
     "4 experts choose tokens": {"experts": 4, "routing": "expert"},
 }  # fmt: skip
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -215,7 +217,7 @@ def mixture(name: str, seed: int, steps: int) -> dict[str, Any]:
     model = network(corpus.vocab_size, LENGTH, seed, **how)
     count = sum(p.data.size for p in model.params.values())
     model = trained(corpus, process, model, steps, seed=seed, batch=32)
-    held = evaluate(model, process, corpus, windows=1024)
+    held = evaluate(model, process, corpus, windows=768)
     found: dict[str, Any] = {"steps": steps, "parameters": count, "bits": held.mean}
     if how:
         rng, x0 = np.random.default_rng(0), corpus.examples(LENGTH, 64, np.random.default_rng(1), held_out=True).x0
@@ -310,16 +312,16 @@ def table(results: dict[str, Any]) -> str:
         steps, before = seeds[0]["steps"], seeds[0]["before"]
         lines += ["", f"Bits per character after {steps} steps, {len(seeds)} seeds, and steps to scratch's last bits "
                   f"({before} autoregressive steps before)", "",
-                  "| arm | bits at once | bits | steps to scratch's | times fewer | with the steps before | left to right, "
-                  "before and after |", "|---" * 7 + "|"]  # fmt: skip
+                  "| arm | bits at once | bits | steps to scratch's | times fewer | with the steps before "
+                  "| left to right, before and after |", "|---" * 7 + "|"]  # fmt: skip
         for name in ARMS:
             last = [s["arms"][name][-1]["bits"] for s in seeds]
             first = [s["arms"][name][0]["bits"] for s in seeds]
             need = [reached(s["arms"][name], s["arms"]["scratch"][-1]["bits"]) for s in seeds]
             left = [[s["arms"][name][i].get("left", np.nan) for s in seeds] for i in (0, -1)]
             lines.append(
-                f"| {name} | {mean_error(first)} | {mean_error(last)} | {np.mean(need):.0f} | {steps / np.mean(need):.1f} "
-                f"| {steps / (np.mean(need) + (0 if name == 'scratch' else before)):.2f} "
+                f"| {name} | {mean_error(first)} | {mean_error(last)} | {np.mean(need):.0f} "
+                f"| {steps / np.mean(need):.1f} | {steps / (np.mean(need) + (0 if name == 'scratch' else before)):.2f} "
                 f"| {np.mean(left[0]):.3f}, {np.mean(left[1]):.3f} |"
             )
     if any(key.startswith("experts/") for key in results):
@@ -360,7 +362,9 @@ def figure(path: Path, results: dict[str, Any]) -> None:
                 values = np.array([[row[what] for row in s["arms"][name]] for s in seeds])
                 error = values.std(axis=0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else None
                 axis.errorbar(steps, values.mean(axis=0), error, color=colour, marker=mark, ms=8, label=name, capsize=3)
-    axes[0, 0].set(title="From an autoregressive run", xlabel="steps of diffusion", ylabel="bits per character, any order")
+    axes[0, 0].set(
+        title="From an autoregressive run", xlabel="steps of diffusion", ylabel="bits per character, any order"
+    )
     axes[0, 0].set_ylim(top=5.5)
     axes[0, 0].legend(fontsize=12)
     axes[0, 1].set(title="What it forgets", xlabel="steps of diffusion", ylabel="bits per character, left to right")

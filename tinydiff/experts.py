@@ -4,15 +4,15 @@
 
 Two ways to choose (h = x W_r are the router's logits, (T, E)):
 
-- "token": each token takes its k best experts, with the gates g = softmax(h) as they are, so that the router learns even
-  with k = 1 (Switch, Fedus et al. 2021; LLaDA-MoE, Zhu et al. 2025). Experts may be busy or idle: two terms in the
+- "token": each token takes its k best experts, with the gates g = softmax(h) as they are, so that the router learns
+  even with k = 1 (Switch, Fedus et al. 2021; LLaDA-MoE, Zhu et al. 2025). Experts may be busy or idle: two terms in the
   gradient keep the load even and the logits small.
 - "expert": each expert takes its c = L k / E best tokens of every sequence, and a token mixes those that took it, with
-  the softmax over these (Zhou et al. 2022; for diffusion Zhang et al. 2026). Every expert has the same load. A token that
-  nobody takes goes by on the residual stream.
+  the softmax over these (Zhou et al. 2022; for diffusion Zhang et al. 2026). Every expert has the same load. A token
+  that nobody takes goes by on the residual stream.
 
-An expert that chooses among the tokens of a sequence sees all of them. A denoiser may: p(x_0^i | x_t) can be any function
-of x_t. A model that goes left to right may not: what comes later would decide who works on what comes now.
+An expert that chooses among the tokens of a sequence sees all of them. A denoiser may: p(x_0^i | x_t) can be any
+function of x_t. A model that goes left to right may not: what comes later would decide who works on what comes now.
 
 No token is ever dropped for lack of room, and the work is that of the tokens taken: rows are sorted by expert, and each
 expert multiplies its own. Not here: shared experts, capacities that follow the time.
@@ -77,7 +77,8 @@ def load_balance(logits: Tensor, chosen: Bools) -> Tensor:
     """
     load = chosen.mean(axis=0)  # (E,)
     share = ops.softmax(logits).sum(axis=0) / len(logits.data)  # (E,)
-    return (share * (len(load) * load).astype(logits.dtype)).sum()
+    balance: Tensor = (share * (len(load) * load).astype(logits.dtype)).sum()
+    return balance
 
 
 def z_loss(logits: Tensor) -> Tensor:

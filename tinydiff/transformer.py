@@ -224,7 +224,9 @@ class Transformer:
 
         """
         if cache is not None and self.experts and self.routing == "expert":
-            raise ValueError("cache is there, but experts that choose tokens would choose others as more come; use none")
+            raise ValueError(
+                "cache is there, but experts that choose tokens would choose others as more come; use none"
+            )
         past = 0 if cache is None else cache.length
         h = self._embed(x)  # (B, L, d)
         stop = past + h.shape[1]

@@ -66,7 +66,7 @@ def test_X1_the_mixture_is_its_sum_and_has_its_gradients(routing: Routing) -> No
 
 
 def test_X1_balance_and_z_are_in_the_gradient_and_not_in_the_loss() -> None:
-    """`steadied` is the identity; its gradient is that of L_bal and z-loss, each by check_grads, added to the loss's."""
+    """`steadied` is the identity; its gradient is that of L_bal and z-loss, each by check_grads, beside the loss's."""
     *_, logits = parts()
     chosen = experts.chosen_by_token(logits.data, 2)
     check_grads(lambda h: experts.load_balance(h, chosen), logits.data)
@@ -79,7 +79,9 @@ def test_X1_balance_and_z_are_in_the_gradient_and_not_in_the_loss() -> None:
     even = np.tile(np.eye(E, dtype=bool), (3, 1)) | np.tile(np.roll(np.eye(E, dtype=bool), 1, 0), (3, 1))
     np.testing.assert_allclose(experts.load_balance(Tensor(np.zeros(even.shape)), even).item(), 2)  # k
     two = np.log(np.array([[0.51, 0.49], [0.51, 0.49], [1e-300, 1]]))  # under k = 1: no bound from below
-    np.testing.assert_allclose(experts.load_balance(Tensor(two), experts.chosen_by_token(two, 1)).item(), 0.8933, atol=1e-4)
+    np.testing.assert_allclose(
+        experts.load_balance(Tensor(two), experts.chosen_by_token(two, 1)).item(), 0.8933, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("routing", ["token", "expert"])

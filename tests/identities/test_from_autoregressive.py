@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.identities.conftest import random_model
-from tinydiff import CART, Autoregressive, D3PM, MaskedDiffusion, Options, Run, data, exact, train
+from tinydiff import CART, D3PM, Autoregressive, MaskedDiffusion, Options, Run, data, exact, train
 from tinydiff.learning.from_autoregressive import Shifted, annealed, in_blocks, shifted_from
 
 V, L = 3, 4
@@ -15,7 +15,7 @@ def shifted(seed: int = 0) -> Shifted:
 
 
 def test_R1_the_shifted_reading_is_the_autoregressive_model() -> None:
-    """p(x^i | x_t) = p_AR(x^i | x^{<i}) wherever the left is visible, whatever is masked to the right (Gong et al. 2025).
+    """p(x^i | x_t) = p_AR(x^i | x^{<i}) wherever the left is visible, whatever is hidden after it (Gong et al. 2025).
 
     Read without the shift, the same weights say something else.
     """

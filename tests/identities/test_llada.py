@@ -15,7 +15,7 @@ V = 3
 
 
 def guided_law(law: np.ndarray, prompt: int, w: float, order: tuple[int, ...]) -> np.ndarray:
-    """What guided conditionals, one position after the other, make of two free tokens behind a prompt of one: (V, V)."""
+    """What guided conditionals, one position after the other, make of two tokens behind a prompt of one: (V, V)."""
     model = exact.BayesDenoiser(law, V, 3)
     given = np.array([[True, False, False]])
     joint = np.ones((V, V))
@@ -46,7 +46,7 @@ def test_L1_guidance_sharpens_the_evidence(w: float) -> None:
 
 
 def test_L1_of_two_tokens_it_has_no_law_but_the_decoders() -> None:
-    """Guided conditionals are not those of p(a) (p(c|a) / p(c))^(1+w) / Z, and depend on the order; for w = 0 they are."""
+    """Guided conditionals are not those of p(a) (p(c|a) / p(c))^(1+w) / Z, and order matters; for w = 0 they are."""
     law, w = random_law(V**3, seed=3), 1.5
     joint = law.reshape(V, V, V)
     of_answer = joint.sum(axis=0)
@@ -66,9 +66,7 @@ def test_L2_a_masked_tail_is_an_absent_one() -> None:
     """
     whole, cut = 4, 2
     law = random_law(V**whole)
-    long, short = (
-        exact.BayesDenoiser(p, V, n) for p, n in ((law, whole), (law.reshape(V**cut, -1).sum(axis=1), cut))
-    )
+    long, short = (exact.BayesDenoiser(p, V, n) for p, n in ((law, whole), (law.reshape(V**cut, -1).sum(axis=1), cut)))
     states = exact.all_sequences(V + 1, cut)
     tail = np.concatenate([states, np.full((len(states), whole - cut), V)], axis=1)
     with np.errstate(invalid="ignore"):
@@ -82,7 +80,7 @@ EOS = "."
 
 
 def endings(letters: int, canvas: int, longest: int, colours: int = 0) -> Listed:
-    """Texts of 1 .. `longest` letters, every length as likely and every letter, ended and filled up by EOS or colours."""
+    """Texts of 1 .. `longest` letters, all lengths and letters as likely, ended and filled up by EOS or colours."""
     alphabet, filling = "abcdefghijklmnopqrst"[:letters], "0123456789"[:colours] or EOS
     texts, p = [], []
     for n in range(1, longest + 1):
@@ -137,7 +135,7 @@ def test_L3_drawn_by_a_rule_of_the_state_lengths_have_their_law(rule: str) -> No
 def test_L4_the_number_of_masks_is_uniform_whatever_the_draws() -> None:
     """k of exactly k masked answer tokens is uniform on 1 .. A for 1, 2, 3, 5 and 16 draws, and the estimate unbiased.
 
-    Counts of the masks that the model sees, chi-squared at the 1e-4 level; the mean of (A / k) CE against enumeration at
+    Counts of the masks that the model sees, chi-squared at the 1e-4 level; the mean of (A / k) CE, by enumeration, at
     4.5 standard errors (Nie et al. 2025, algorithm 3). Equally spaced rounded counts, as published code has them, are
     not uniform: of A = 2 and 16 draws 7/16 and 9/16.
     """

@@ -94,7 +94,8 @@ def ask(
         str | None, typer.Option(help=f"Say how likely this answer is, in {DRAWS} draws, in place of writing one.")
     ] = None,
     canvas: Annotated[
-        int | None, typer.Option(help="Tokens that the answer and its end may take; default all that the model has left.")
+        int | None,
+        typer.Option(help="Tokens that the answer and its end may take; default all that the model has left."),
     ] = None,
     eos: Annotated[
         Literal["free", "never", "last"],
@@ -143,7 +144,7 @@ def scored(
     said = codec.encode(answer)
     if len(said) >= room:
         raise ValueError(
-            f"--answer has {len(said)} {codec.unit}s and its end one more, and there is room for {room}: make it shorter"
+            f"--answer has {len(said)} {codec.unit}s and its end one more, and there is room for {room}: shorten it"
         )
     corpus = data.Pairs(str(config["data"]["name"]), (("", ""), ("", answer)), codec, config["data"].get("rainbow", 0))
     x0 = np.concatenate([ids, said, [codec.eos_id], np.resize(corpus.filling, room - len(said) - 1)])
@@ -156,4 +157,3 @@ def refuse_fixed_length(run: Path, config: dict[str, Any]) -> None:
     """ValueError for a run on data that has no characters to add to."""
     if config["data"]["name"] in data.TRANSLATIONS:
         raise ValueError(f"{run} translates words of a list; fine-tune a run on text")
-

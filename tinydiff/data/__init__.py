@@ -169,8 +169,8 @@ def load(
 
     Parameters
     ----------
-    name : one of `CORPORA`, `LAWS`, `TRANSLATIONS`, `INSTRUCTIONS` or `VECTORS`, or a path, see `read_text`; a file that is called
-        like one of those is meant by ./NAME
+    name : one of `CORPORA`, `LAWS`, `TRANSLATIONS`, `INSTRUCTIONS` or `VECTORS`, or a path, see `read_text`; a
+        file that is called like one of those is meant by ./NAME
     codec : to use; by default one for the text itself
     tokens : what that is to have, "characters", "words" or "pieces"
     vocab : how many tokens, of words or pieces

@@ -9,8 +9,8 @@ The prompt is never masked nor scored. EOS counts like any token (LLaDA, Nie et 
 learns where its answer ends, and a decoder that fills the canvas says so.
 
 On a long canvas nearly all of that is EOS, and a decoder that begins with what it is surest of begins with EOS at the
-end, which makes EOS before it sure. A rainbow fills up with a cycle of K other tokens after the one EOS (Kim et al. 2026),
-of which none is that common:
+end, which makes EOS before it sure. A rainbow fills up with a cycle of K other tokens after the one EOS (Kim et al.
+2026), of which none is that common:
 
     W h o ?   M e . ¶ ① ② ③ ① ②
 """
@@ -30,7 +30,6 @@ from ..arrays import Ints
 from .batch import Batch
 from .codec import Codec, new_codec
 from .corpus import HELD_OUT, not_in
-
 
 RAINBOW = "①②③④⑤⑥⑦⑧⑨"
 """What a rainbow of up to nine colours is made of."""
@@ -203,9 +202,7 @@ class UnseenPairs(Pairs):
         return 0
 
     @staticmethod
-    def of(
-        name: str, pairs: tuple[tuple[str, str], ...], codec: Codec, length: int, rainbow: int = 0
-    ) -> UnseenPairs:
+    def of(name: str, pairs: tuple[tuple[str, str], ...], codec: Codec, length: int, rainbow: int = 0) -> UnseenPairs:
         """Those that a model of that codec and length can be asked."""
         known = [pair for pair in pairs if not any(len(codec.unknown(text)) for text in pair)]
         short = [pair for pair in known if sum(len(codec.encode(text)) for text in pair) < length]  # and EOS

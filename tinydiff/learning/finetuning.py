@@ -5,7 +5,7 @@ Nothing changes in the process: the prompt is given, the answer and the EOS that
     L = E_t E_{x_t} [ 1/t  sum over masked i of the answer of -log p_theta(x_0^i | prompt, x_t) ] / A,
 
 A the tokens of the answer with all its EOS. What changes is the vocabulary: a run on text has no EOS, and questions may
-have characters that the text had not. They get rows in the embedding and columns in the head, in front of those of MASK,
+have characters that the text had not. They get rows in the embedding, before that of MASK, and columns in the head,
 drawn as at the start.
 """
 
@@ -31,8 +31,8 @@ def codec_for(codec: Codec, texts: str, rainbow: int = 0) -> Codec:
     if not isinstance(codec, Characters):
         if codec.eos_id is None:
             raise ValueError(
-                f"the run is on {codec.unit}s without an end of a text, and only characters can be added to: train it on "
-                "characters, or on pairs"
+                f"the run is on {codec.unit}s without an end of a text, and only characters can be added to: train it "
+                "on characters, or on pairs"
             )
         return codec
     new = "".join(sorted({*texts, *signs} - {*codec.alphabet}))

@@ -87,7 +87,9 @@ def shifted_from(network: Transformer, process: Process, vocab_size: int, length
 
     """
     if not isinstance(process, Autoregressive):
-        raise ValueError(f"process is {type(process).__name__}; expected Autoregressive, whose answers are one place late")
+        raise ValueError(
+            f"process is {type(process).__name__}; expected Autoregressive, whose answers are one place late"
+        )
     if network.vocab_size != vocab_size:
         raise ValueError(
             f"network has {network.vocab_size} tokens and the data {vocab_size}; expected the same alphabet for both"

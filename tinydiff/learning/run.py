@@ -101,8 +101,8 @@ class Run:
         chosen = getattr(model, "experts", 0) and getattr(model, "routing", "token")
         if isinstance(process, Autoregressive) and chosen == "expert":
             raise ValueError(
-                "routing is 'expert', but the process is autoregressive: experts that choose among all tokens let later "
-                "ones say who works on earlier ones, and what comes out is no likelihood; use routing='token'"
+                "routing is 'expert', but the process is autoregressive: experts that choose among all tokens let "
+                "later ones say who works on earlier ones, and what comes out is no likelihood; use routing='token'"
             )
         self.optimiser = _optimiser(model, self.options)
         self.ema = EMA(self.optimiser.flat, self.options.ema)

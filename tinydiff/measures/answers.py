@@ -56,8 +56,8 @@ def answers(
         if room < 1 or length + room > most:
             over = next(prompt for prompt, ids in zip(prompts, asked, strict=True) if len(ids) == length)
             raise ValueError(
-                f"prompt {over!r} has {length} {codec.unit}s, which leaves {max(most - length, 0)} of the {most} that the "
-                f"model takes" + ("" if canvas is None else f", and canvas is {canvas}") + "; ask something shorter"
+                f"prompt {over!r} has {length} {codec.unit}s, which leaves {max(most - length, 0)} of the {most} that "
+                f"the model takes" + ("" if canvas is None else f", and canvas is {canvas}") + "; ask something shorter"
             )
         of_length = [i for i, ids in enumerate(asked) if len(ids) == length]
         for start in range(0, len(of_length), AT_ONCE):
@@ -118,9 +118,9 @@ def exact_match(written: Sequence[str], right: Sequence[str]) -> tuple[float, fl
 def nats(process: Process, model: Model, x0: Ints, given: Any, draws: int, rng: np.random.Generator) -> Floats:
     """That many unbiased estimates of an upper bound of -log p(answer | prompt), of (L,) ids: (draws,) nats.
 
-    Masked diffusion masks exactly k of the A tokens of the answer, EOS and all, and weighs by A / k (LLaDA, algorithm 3).
-    k is uniform on 1 .. A for any number of draws: rounding equally spaced k is not (four draws on an answer of two would
-    see k = 1, 2 in other shares). Their mean is the estimate, the same value each for a model left to right.
+    Masked diffusion masks exactly k of the A tokens of the answer, EOS and all, and weighs by A / k (LLaDA, algorithm
+    3). k is uniform on 1 .. A for any number of draws, which equally spaced and rounded counts are not. Their mean is
+    the estimate; left to right each is the likelihood itself.
     """
     if draws < 1:
         raise ValueError(f"draws is {draws}; it must be at least 1")

@@ -5,8 +5,8 @@ how near it is to what is visible, in place of the weight w(t) that all masks of
 
     w_i = 1/2 sum over visible j of p (1 - p)^(|i - j| - 1)
 
-The best denoiser is the same wherever this is positive. But the loss is no bound: where all is MASK every weight is 0, so
-that the first step of writing from nothing is never trained. `bound` stays that of masked diffusion.
+The best denoiser is the same wherever this is positive. But the loss is no bound: where all is MASK every weight is 0,
+so that the first step of writing from nothing is never trained. `bound` stays that of masked diffusion.
 """
 
 from __future__ import annotations
