@@ -8,7 +8,7 @@ FLOORS = [
     {"_start", "arrays", "kernels", "schedules"},
     {"data"},
     {"tensor", "ops"},
-    {"transformer"},
+    {"transformer", "experts"},
     {"decoders"},
     {"processes"},
     {"learning", "exact"},

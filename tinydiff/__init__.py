@@ -16,6 +16,7 @@ from .learning import Options, Run, evaluate, load, train
 from .learning.muon import Muon
 from .learning.optim import EMA, AdamW
 from .processes import (
+    CART,
     CMLM,
     D3PM,
     Autoregressive,
@@ -33,6 +34,7 @@ from .transformer import Transformer
 __version__ = "0.1.0"
 
 __all__ = [
+    "CART",
     "CMLM",
     "D3PM",
     "EMA",

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import DTypeLike
 
+from . import experts as mixtures
 from . import kernels, ops
 from .arrays import Bools, Floats, Ints
 from .tensor import Tensor
@@ -61,6 +62,9 @@ class Transformer:
     time : whether the network is told the time t
     classes : number of classes that it can be told, next to "no class"
     rng : initial weights; uniform in +-1/sqrt(inputs) for matrices, normal for embeddings
+    experts : feed-forward networks per block, 0 for a single one without a router, see `tinydiff.experts`
+    active : how many of them work for a token, each 1 / active of the usual width: so the work is that of no experts
+    routing : "token": each token takes its best experts; "expert": each expert takes its best tokens of a sequence
     precision : "bfloat16" rounds what is multiplied by a matrix, forward and backward: faster on CPUs with AMX. Weights
         stay float32
 
@@ -78,6 +82,9 @@ class Transformer:
         positions: Literal["both", "rotary", "learned"] = "both",
         time: bool = False,
         classes: int = 0,
+        experts: int = 0,
+        active: int = 1,
+        routing: mixtures.Routing = "token",
         rng: np.random.Generator,
         dtype: DTypeLike = np.float32,
         precision: ops.Precision = "full",
@@ -98,6 +105,14 @@ class Transformer:
             raise ValueError(f"d_model is {d_model}; it must be even to carry the time")
         if classes < 0:
             raise ValueError(f"classes is {classes}; it must be 0 or more")
+        if experts < 0:
+            raise ValueError(f"experts is {experts}; it must be 0, for none, or more")
+        if not 1 <= active <= max(experts, 1):
+            raise ValueError(f"active is {active}, of {experts} experts; expected 1 <= active <= {max(experts, 1)}")
+        if 4 * d_model % active:
+            raise ValueError(f"active is {active}, which does not divide the width 4 d_model = {4 * d_model}")
+        if routing not in ("token", "expert"):
+            raise ValueError(f"routing is {routing!r}; expected 'token' or 'expert'")
         if precision not in ("full", "bfloat16"):
             raise ValueError(f"precision is {precision!r}; expected 'full' or 'bfloat16'")
         if precision == "bfloat16":
@@ -111,6 +126,7 @@ class Transformer:
         self.vocab_size, self.length, self.d_model, self.layers, self.heads = vocab_size, length, d_model, layers, heads
         self.features, self.positions, self.time, self.dtype = features, positions, time, np.dtype(dtype)
         self.classes, self.precision = classes, precision
+        self.experts, self.active, self.routing = experts, active, routing
         self.depth = d_model // heads
 
         self.params: dict[str, Tensor] = {}
@@ -145,8 +161,15 @@ class Transformer:
             linear(f"block{i}.qkv", d_model, 3 * d_model)
             linear(f"block{i}.out", d_model, d_model)
             norm(f"block{i}.norm2")
-            linear(f"block{i}.up", d_model, 4 * d_model)
-            linear(f"block{i}.down", 4 * d_model, d_model)
+            if experts:
+                width = 4 * d_model // active
+                linear(f"block{i}.router", d_model, experts)
+                for name, inputs, outputs in (("up", d_model, width), ("down", width, d_model)):
+                    bound = 1 / math.sqrt(inputs)
+                    parameter(f"block{i}.experts.{name}", rng.uniform(-bound, bound, (experts, inputs, outputs)))
+            else:
+                linear(f"block{i}.up", d_model, 4 * d_model)
+                linear(f"block{i}.down", 4 * d_model, d_model)
         norm("norm")
         linear("head", d_model, vocab_size or features or 0)
 
@@ -158,6 +181,8 @@ class Transformer:
         """The arguments that build a network of this shape, for checkpoints."""
         names = ("vocab_size", "length", "d_model", "layers", "heads", "features", "positions", "time", "classes")
         config = {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
+        if self.experts:
+            config |= {"experts": self.experts, "active": self.active, "routing": self.routing}
         return config if self.precision == "full" else config | {"precision": self.precision}
 
     def new_cache(self, batch: int) -> Cache:
@@ -175,6 +200,7 @@ class Transformer:
         cache: Cache | None = None,
         label: Ints | None = None,
         positions: Ints | None = None,
+        routes: list[Bools] | None = None,
     ) -> Tensor:
         """Logits (or predicted vectors) for every position.
 
@@ -190,12 +216,17 @@ class Transformer:
         label : (B,) classes, `classes` itself for "no class"; None for "no class" everywhere
         positions : (L,) or (B, L), where each token stands, in [0, length); several may stand in one place, and then x
             may be longer than the model. None: one after the other
+        routes : a list to which every block appends which experts work for which token, (B, L, E)
 
         Returns
         -------
         (B, L, V) logits, or (n, V) for the n positions of `select`, in order; F in place of V for vectors
 
         """
+        if cache is not None and self.experts and self.routing == "expert":
+            raise ValueError(
+                "cache is there, but experts that choose tokens would choose others as more come; use none"
+            )
         past = 0 if cache is None else cache.length
         h = self._embed(x)  # (B, L, d)
         stop = past + h.shape[1]
@@ -225,8 +256,11 @@ class Transformer:
             else:
                 attended = self._cached_attention(qkv.data, cache.keys_values[i], past)
             h = self._linear(f"block{i}.out", attended, h)
-            up = ops.gelu(self._linear(f"block{i}.up", self._norm(f"block{i}.norm2", h)))
-            h = self._linear(f"block{i}.down", up, h)
+            if self.experts:
+                h = h + self._mixture(f"block{i}", self._norm(f"block{i}.norm2", h), routes)
+            else:
+                up = ops.gelu(self._linear(f"block{i}.up", self._norm(f"block{i}.norm2", h)))
+                h = self._linear(f"block{i}.down", up, h)
         if cache is not None:
             cache.length = stop
         if select is not None:
@@ -279,6 +313,22 @@ class Transformer:
             qkv[:, :, 0], keys_values[:, :stop, 0], keys_values[:, :stop, 1], causal=True
         )  # (B, L, H, D)
         return Tensor(out.reshape(*out.shape[:2], self.d_model))
+
+    def _mixture(self, block: str, x: Tensor, routes: list[Bools] | None) -> Tensor:
+        """What the experts make of (B, L, d)."""
+        rows = x.reshape(-1, self.d_model)  # (T, d)
+        logits = self._linear(f"{block}.router", rows)  # (T, E)
+        if self.routing == "token":
+            chosen = mixtures.chosen_by_token(logits.data, self.active)
+        else:
+            by_sequence = logits.data.reshape(*x.shape[:2], self.experts)
+            chosen = mixtures.chosen_by_expert(by_sequence, self.active).reshape(logits.shape)
+        if routes is not None:
+            routes.append(chosen.reshape(*x.shape[:2], self.experts))
+        logits = mixtures.steadied(logits, chosen, mixtures.BALANCE if self.routing == "token" else 0.0)
+        up, down = self.params[f"{block}.experts.up"], self.params[f"{block}.experts.down"]
+        gate = mixtures.gates(logits, chosen, self.routing)
+        return mixtures.mixture(rows, up, down, gate, chosen, self.precision == "bfloat16").reshape(*x.shape)
 
     def _linear(self, name: str, x: Tensor, residual: Tensor | None = None) -> Tensor:
         weight, bias = self.params[f"{name}.weight"], self.params[f"{name}.bias"]

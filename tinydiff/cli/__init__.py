@@ -3,6 +3,7 @@
 - `common`: the console and the options that several commands have
 - `train`: demo, train
 - `generate`: sample, infill; `watch`: what is seen of them
+- `answer`: finetune, ask
 - `translate`: translate
 - `page`: page, serve; `serve`: what is served
 - `measure`: evaluate, sweep, race
@@ -34,7 +35,7 @@ from typer.core import TyperGroup
 from .. import __version__, _start
 from ..learning.files import CheckpointError
 from ..learning.interrupts import STOPS
-from . import generate, hazards, info, measure, page, practice, train, translate
+from . import answer, generate, hazards, info, measure, page, practice, train, translate
 from .common import CLOSED, console, say, tame
 
 
@@ -85,7 +86,10 @@ def whole(
     """Diffusion and non-autoregressive language models from scratch."""
 
 
-for commands in (train.app, generate.app, translate.app, page.app, measure.app, hazards.app):  # the order of the help
+# the order of the help
+for commands in (
+    train.app, generate.app, answer.app, translate.app, page.app, measure.app, hazards.app
+):  # fmt: skip
     app.add_typer(commands)
 app.add_typer(practice.app, name="practice")
 app.add_typer(info.app)

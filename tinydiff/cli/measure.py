@@ -102,10 +102,11 @@ def corpus_there(
         return learning.corpus_of(run, config)
     if pairs is not None:
         need_end(codec, run, pairs)
+        rainbow = config["data"].get("rainbow", 0)
         name, asked = data.absolute(pairs), data.read_pairs(pairs, data.read_text(pairs))
         if data.digest_of(asked) == config["data"]["sha256"]:
-            return data.Pairs(name, asked, codec)
-        return data.UnseenPairs.of(name, asked, codec, length)
+            return data.Pairs(name, asked, codec, rainbow)
+        return data.UnseenPairs.of(name, asked, codec, length, rainbow)
     assert text is not None
     own = data.Corpus(data.absolute(text), data.read_text(text), codec)
     return own if own.config["sha256"] == config["data"]["sha256"] else data.Unseen(own.name, own.text, codec)

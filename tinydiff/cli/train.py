@@ -95,7 +95,7 @@ def train(
         str | None,
         typer.Option(
             "--data",
-            help=f"A corpus ({', '.join([*data.CORPORA, *data.LAWS])}), translations "
+            help=f"A corpus ({', '.join([*data.CORPORA, *data.LAWS, *data.INSTRUCTIONS])}), translations "
             f"({', '.join(data.TRANSLATIONS)}) or vectors ({', '.join(data.VECTORS)}).",
         ),
     ] = None,
@@ -110,6 +110,9 @@ def train(
         int | None,
         typer.Option(help="How many tokens: words, default all there are, the rest spelled; pieces, default 1024."),
     ] = None,
+    rainbow: Annotated[
+        int, typer.Option(help="--pairs: how many tokens take turns behind an answer; default 0: its EOS fills up.")
+    ] = 0,
     resume: Annotated[
         Path | None,
         typer.Option(
@@ -123,6 +126,7 @@ def train(
             "masked",
             "autoregressive",
             "bert",
+            "cart",
             "nat",
             "cmlm",
             "refinement",
@@ -137,7 +141,7 @@ def train(
         | None,
         typer.Option(
             metavar="PROCESS",
-            help="What to learn: for text masked (default), autoregressive, bert, d3pm_absorbing, d3pm_uniform, "
+            help="What to learn: for text masked (default), autoregressive, bert, cart, d3pm_absorbing, d3pm_uniform, "
             "d3pm_nearest, sedd_absorbing or sedd_uniform; for translations also nat, cmlm or refinement; for vectors "
             "ddpm (default) or flow.",
         ),
@@ -193,6 +197,15 @@ def train(
         ),
     ] = None,
     muon_lr: Annotated[float | None, typer.Option(help="Peak learning rate of muon's matrices; default 0.02.")] = None,
+    random_lengths: Annotated[
+        float, typer.Option(help="Share of the batches that are cut to a random length; LLaDA's is 0.01.")
+    ] = 0.0,
+    experts: Annotated[int, typer.Option(help="Feed-forward networks per block, of which a router chooses.")] = 0,
+    active: Annotated[int | None, typer.Option(help="--experts: how many work for a token; default 1.")] = None,
+    routing: Annotated[
+        Literal["token", "expert"] | None,
+        typer.Option(help="--experts: tokens choose experts (default), or experts choose tokens of a text."),
+    ] = None,
     precision: Annotated[
         Literal["full", "bfloat16"] | None,
         typer.Option(metavar="NAME", help="Of matrix products: full (default), or bfloat16 on CPUs with AMX."),
@@ -218,7 +231,10 @@ def train(
     else:
         if out is None:
             raise ValueError("--out is missing: the folder to write the run to, for instance --out runs/mine")
-        corpus = corpus_named(text, data_name, pairs, tokens, vocab)
+        if not experts and (active is not None or routing is not None):
+            what = f"--active is {active}" if active is not None else f"--routing is {routing}"
+            raise ValueError(f"{what}, but there are no experts: add --experts, or leave it out")
+        corpus = corpus_named(text, data_name, pairs, tokens, vocab, rainbow)
         chosen_here = {
             "process": process, "steps": steps, "batch": batch, "length": length,
             "d_model": d_model, "layers": layers, "heads": heads, "optimiser": optimiser, "lr": lr,
@@ -233,7 +249,7 @@ def train(
         options = learning.Options(
             steps=chosen["steps"], batch=chosen["batch"], lr=chosen.get("lr", RATES[chosen["optimiser"]]), seed=seed,
             warmup=min(100, chosen["steps"]), evaluate_every=min(chosen["evaluate_every"], chosen["steps"]),
-            optimiser=chosen["optimiser"], muon_lr=muon_lr,
+            optimiser=chosen["optimiser"], muon_lr=muon_lr, random_lengths=random_lengths,
         )  # fmt: skip
         made = new_process(
             chosen["process"], corpus, schedule=schedule, predict=predict, pairing=pairing, estimator=estimator
@@ -244,14 +260,19 @@ def train(
             classes=getattr(corpus, "classes", 0), time=made.needs_time,
             positions="learned" if isinstance(corpus, data.Examples | data.Vectors) else "both",  # of a whole, a window
             d_model=chosen["d_model"], layers=chosen["layers"], heads=chosen["heads"], rng=np.random.default_rng(seed),
-            precision=precision or "full",
+            experts=experts, active=active or 1, routing=routing or "token", precision=precision or "full",
         )  # fmt: skip
         run = learning.Run(corpus, made, model, options, out)
     follow(run)
 
 
 def corpus_named(
-    text: Path | None, name: str | None, pairs: Path | None, tokens: data.Tokens | None, vocab: int | None
+    text: Path | None,
+    name: str | None,
+    pairs: Path | None,
+    tokens: data.Tokens | None,
+    vocab: int | None,
+    rainbow: int = 0,
 ) -> data.Corpus | data.Vectors | data.Pairs:
     """What to train on, by the options that say so."""
     options = {"--text": text, "--data": name, "--pairs": pairs}
@@ -259,8 +280,15 @@ def corpus_named(
     if len(chosen) > 1:
         raise ValueError(f"{' and '.join(chosen)} are both given; a run has one corpus")
     cut: data.Tokens = tokens or "characters"
+    if name in data.INSTRUCTIONS:
+        name, pairs = None, Path(name)
     if pairs is not None:
-        return data.load_pairs(pairs, tokens=cut, vocab=vocab)
+        if str(pairs) in data.INSTRUCTIONS and (tokens is not None or vocab is not None):
+            what = f"--tokens is {tokens}" if tokens is not None else f"--vocab is {vocab}"
+            raise ValueError(f"{what}, but {pairs} has its own: leave it out")
+        return data.load_pairs(str(pairs), tokens=cut, vocab=vocab, rainbow=rainbow)
+    if rainbow:
+        raise ValueError(f"--rainbow is {rainbow}, but nothing here has an answer: add --pairs, or leave it out")
     if text is not None:
         return data.load(data.absolute(text), tokens=cut, vocab=vocab)  # it may be called like a corpus
     name = name or "python_docs"
@@ -275,12 +303,12 @@ def moved(run: Path, text: Path | None, pairs: Path | None) -> data.Dataset | No
         return None
     if text is not None and pairs is not None:
         raise ValueError("--text and --pairs are both given; a run has one corpus")
-    *_, codec, _ = learning.load(run)
+    *_, codec, config = learning.load(run)
     if codec is None:
         raise ValueError(f"{'--text' if text else '--pairs'} is given, but {run} is not a run on text: leave it out")
     if pairs is not None:
         need_end(codec, run, pairs)
-        return data.load_pairs(pairs, codec)
+        return data.load_pairs(pairs, codec, rainbow=config["data"].get("rainbow", 0))
     assert text is not None
     return data.Corpus(data.absolute(text), data.read_text(text), codec)
 

@@ -3,7 +3,7 @@
 `python_docs` is the language reference that CPython carries in `pydoc_data.topics`; `python_source` is the source of
 the standard library's top-level modules. Both differ a little between Python versions. `sums`, `agreement` and `chain`
 are texts whose law is known, see laws.py; `phrasebook`, `orders`, `dates` and `numbers` are translations whose law is
-known, see phrasebook.py.
+known, see phrasebook.py; `instructions` are prompts with exact answers, see instructions.py.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, Literal, Protocol, TypeAlias, overload
 import numpy as np
 
 from ..arrays import Floats, Ints
-from . import examples, glyphs, laws, phrasebook, toys, translation
+from . import examples, glyphs, instructions, laws, phrasebook, toys, translation
 from .batch import Batch
 from .codec import TOKENS, Characters, Codec, Pieces, Words, codec_of, new_codec
 from .corpus import Corpus, Unseen
 from .examples import Examples, Parallel
 from .laws import LAWS
-from .pairs import Pairs, UnseenPairs, digest_of, pairs_of, read_pairs
+from .pairs import RAINBOW, Pairs, UnseenPairs, digest_of, pairs_of, read_pairs
 from .phrasebook import TRANSLATIONS
 from .preferences import Preferences, preferences_of
 from .text import absolute, read_text, with_blanks
@@ -31,7 +31,9 @@ from .vectors import Vectors
 
 __all__ = [
     "CORPORA",
+    "INSTRUCTIONS",
     "LAWS",
+    "RAINBOW",
     "TOKENS",
     "TRANSLATIONS",
     "VECTORS",
@@ -55,6 +57,7 @@ __all__ = [
     "digest_of",
     "embeddings",
     "glyphs",
+    "instructions",
     "laws",
     "load",
     "load_pairs",
@@ -126,6 +129,7 @@ def python_source() -> str:
 Tokens: TypeAlias = Literal["characters", "words", "pieces"]
 
 CORPORA = {"python_docs": python_docs, "python_source": python_source}
+INSTRUCTIONS = (instructions.NAME,)
 VECTORS = {name: partial(toys.load, name) for name in toys.TOYS} | {"glyphs": glyphs.load}
 
 
@@ -148,33 +152,39 @@ def load(name: Literal["phrasebook", "orders", "dates", "numbers"], codec: Codec
 
 
 @overload
-def load(name: str, codec: Codec, *, tokens: Tokens = ..., vocab: int | None = ...) -> Corpus: ...
+def load(name: Literal["instructions"], codec: Codec | None = None) -> Pairs: ...
+
+
+@overload
+def load(name: str, codec: Codec, *, tokens: Tokens = ..., vocab: int | None = ...) -> Corpus | Pairs: ...
 
 
 @overload
 def load(
     name: str, codec: Codec | None = None, *, tokens: Tokens = ..., vocab: int | None = ...
-) -> Corpus | Vectors: ...
+) -> Corpus | Vectors | Pairs: ...
 
 
 def load(
     name: str, codec: Codec | None = None, *, tokens: Tokens = "characters", vocab: int | None = None
-) -> Corpus | Vectors:
+) -> Corpus | Vectors | Pairs:
     """Load a corpus or a set of vectors by name, or a file of text by path.
 
     Parameters
     ----------
-    name : one of `CORPORA`, `LAWS`, `TRANSLATIONS` or `VECTORS`, or a path, see `read_text`; a file that is called
-        like one of those is meant by ./NAME
+    name : one of `CORPORA`, `LAWS`, `TRANSLATIONS`, `INSTRUCTIONS` or `VECTORS`, or a path, see `read_text`; a
+        file that is called like one of those is meant by ./NAME
     codec : to use; by default one for the text itself
     tokens : what that is to have, "characters", "words" or "pieces"
     vocab : how many tokens, of words or pieces
 
     """
-    if name in VECTORS or name in LAWS or name in TRANSLATIONS:
+    if name in VECTORS or name in LAWS or name in TRANSLATIONS or name in INSTRUCTIONS:
         if tokens != "characters" or vocab is not None:
             what = f"tokens is {tokens!r}" if tokens != "characters" else f"vocab is {vocab}"
             raise ValueError(f"{what}, but {name} has its own; leave it out")
+        if name in INSTRUCTIONS:
+            return instructions.load(codec)
         return VECTORS[name]() if name in VECTORS and codec is None else examples.load(name, codec)
     if name in CORPORA:
         text = CORPORA[name]()
@@ -182,17 +192,33 @@ def load(
         text, name = read_text(Path(name)), absolute(name)
     else:
         raise FileNotFoundError(
-            f"no file and no corpus is called {name!r}; corpora: {', '.join([*CORPORA, *LAWS, *TRANSLATIONS])}; "
+            f"no file and no corpus is called {name!r}; corpora: "
+            f"{', '.join([*CORPORA, *LAWS, *TRANSLATIONS, *INSTRUCTIONS])}; "
             f"vectors: {', '.join(VECTORS)}"
         )
     return Corpus(name, text, codec or new_codec(text, tokens, vocab))
 
 
 def load_pairs(
-    path: Path | str, codec: Codec | None = None, *, tokens: Tokens = "characters", vocab: int | None = None
+    path: Path | str,
+    codec: Codec | None = None,
+    *,
+    tokens: Tokens = "characters",
+    vocab: int | None = None,
+    rainbow: int = 0,
 ) -> Pairs:
-    """Load prompts and answers from a file of JSON lines, each {"prompt": ..., "answer": ...}; options as of `load`."""
-    return pairs_of(absolute(path), read_text(path), codec, tokens=tokens, vocab=vocab)
+    """Load prompts and answers from a file of JSON lines, each {"prompt": ..., "answer": ...}.
+
+    Parameters
+    ----------
+    path : of the file; "instructions" is the corpus of that name
+    codec, tokens, vocab : as of `load`
+    rainbow : how many tokens take turns after the end of an answer, see `Pairs`
+
+    """
+    if str(path) in INSTRUCTIONS:
+        return instructions.load(codec, rainbow)
+    return pairs_of(absolute(path), read_text(path), codec, tokens=tokens, vocab=vocab, rainbow=rainbow)
 
 
 def embeddings(ids: Ints, vocab_size: int, dimensions: int | None = None) -> Floats:

@@ -7,6 +7,12 @@ A canvas holds the prompt, the answer and the end of the text, EOS, as often as 
 
 The prompt is never masked nor scored. EOS counts like any token (LLaDA, Nie et al. 2025, section 2.3): so the model
 learns where its answer ends, and a decoder that fills the canvas says so.
+
+On a long canvas nearly all of that is EOS, and a decoder that begins with what it is surest of begins with EOS at the
+end, which makes EOS before it sure. A rainbow fills up with a cycle of K other tokens after the one EOS (Kim et al.
+2026), of which none is that common:
+
+    W h o ?   M e . ¶ ① ② ③ ① ②
 """
 
 from __future__ import annotations
@@ -26,6 +32,9 @@ from .batch import Batch
 from .codec import Codec, new_codec
 from .corpus import HELD_OUT, not_in
 
+RAINBOW = "①②③④⑤⑥⑦⑧⑨"
+"""What a rainbow of up to nine colours is made of."""
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -36,12 +45,14 @@ class Pairs:
     name : the path of their file
     pairs : (prompt, answer)
     codec : between text and ids, with EOS
+    rainbow : how many tokens, the first of RAINBOW, take turns after EOS; 0: EOS itself fills up
 
     """
 
     name: str
     pairs: tuple[tuple[str, str], ...]
     codec: Codec
+    rainbow: int = 0
 
     unit = "bits per character"
     short_unit = "bits/char"
@@ -54,6 +65,12 @@ class Pairs:
     def _check_parts(self) -> None:
         if self.codec.eos_id is None:
             raise ValueError("codec has no EOS, which ends an answer; make it with eos=True")
+        check_rainbow(self.rainbow)
+        if len(self.codec.unknown(RAINBOW[: self.rainbow])):
+            raise ValueError(
+                f"rainbow is {self.rainbow}, but the codec does not know {RAINBOW[: self.rainbow]}: make it for a text "
+                "that has them"
+            )
         if not any(answer for _, answer in self.pairs[self._until :]):
             raise ValueError(
                 f"{self.name} has only empty answers from pair {self._until + 1} on, which are held out; bits per "
@@ -75,7 +92,8 @@ class Pairs:
     @property
     def config(self) -> dict[str, Any]:
         """What a checkpoint keeps of it: its name, the digest of the pairs, and the codec."""
-        return {"name": self.name, "sha256": self.digest, "pairs": len(self.pairs)} | self.codec.config
+        filled = {"rainbow": self.rainbow} if self.rainbow else {}
+        return {"name": self.name, "sha256": self.digest, "pairs": len(self.pairs)} | filled | self.codec.config
 
     @property
     def digest(self) -> str:
@@ -85,6 +103,20 @@ class Pairs:
     @property
     def vocab_size(self) -> int:
         return self.codec.vocab_size
+
+    @cached_property
+    def filling(self) -> Ints:
+        """The tokens that take turns after the first EOS, (K,)."""
+        if not self.rainbow:
+            return np.array([self.codec.eos_id])
+        return np.concatenate([self.codec.encode(sign) for sign in RAINBOW[: self.rainbow]])
+
+    @cached_property
+    def token_lengths(self) -> Ints:
+        """Characters of text that each token stands for, (V,): none for what ends a text and fills up."""
+        lengths = self.codec.lengths.copy()
+        lengths[self.filling] = 0
+        return lengths
 
     @cached_property
     def ids(self) -> list[tuple[Ints, Ints]]:
@@ -130,11 +162,12 @@ class Pairs:
         """Random pairs on canvases (size, length), their prompts given."""
         self.check_length(length)
         at = rng.integers(self._until, len(self.ids), size) if held_out else rng.integers(0, self._until, size)
-        x0 = np.full((size, length), self.codec.eos_id)
-        given = np.zeros(x0.shape, bool)
+        x0, given = np.empty((size, length), np.int64), np.zeros((size, length), bool)
         for row, (prompt, answer) in enumerate(self.ids[i] for i in at):
+            end = len(prompt) + len(answer)
             x0[row, : len(prompt)], given[row, : len(prompt)] = prompt, True
-            x0[row, len(prompt) : len(prompt) + len(answer)] = answer
+            x0[row, len(prompt) : end] = answer
+            x0[row, end:] = np.resize(self.filling, length - end)
         return Batch(x0, given=given, cluster=self._first[at])
 
     @cached_property
@@ -170,11 +203,11 @@ class UnseenPairs(Pairs):
         return 0
 
     @staticmethod
-    def of(name: str, pairs: tuple[tuple[str, str], ...], codec: Codec, length: int) -> UnseenPairs:
+    def of(name: str, pairs: tuple[tuple[str, str], ...], codec: Codec, length: int, rainbow: int = 0) -> UnseenPairs:
         """Those that a model of that codec and length can be asked."""
         known = [pair for pair in pairs if not any(len(codec.unknown(text)) for text in pair)]
         short = [pair for pair in known if sum(len(codec.encode(text)) for text in pair) < length]  # and EOS
-        return UnseenPairs(name, tuple(short), codec, len(pairs) - len(known), len(known) - len(short))
+        return UnseenPairs(name, tuple(short), codec, rainbow, len(pairs) - len(known), len(known) - len(short))
 
 
 def digest_of(pairs: tuple[tuple[str, str], ...]) -> str:
@@ -213,13 +246,27 @@ def read_rows(
 _EXAMPLE = '{"prompt": "Who?", "answer": "Me."}'
 
 
+def check_rainbow(rainbow: int) -> None:
+    """ValueError for more colours than there are."""
+    if not 0 <= rainbow <= len(RAINBOW):
+        raise ValueError(f"rainbow is {rainbow}; expected 0, for EOS alone, to {len(RAINBOW)}")
+
+
 def pairs_of(
-    path: Path | str, lines: str, codec: Codec | None = None, *, tokens: str = "characters", vocab: int | None = None
+    path: Path | str,
+    lines: str,
+    codec: Codec | None = None,
+    *,
+    tokens: str = "characters",
+    vocab: int | None = None,
+    rainbow: int = 0,
 ) -> Pairs:
     """The pairs of a file, with that codec or one made for all of their text."""
+    check_rainbow(rainbow)
     pairs = read_pairs(path, lines)
     if codec is None and pairs:
-        codec = new_codec("\n".join(text for pair in pairs for text in pair), tokens, vocab, eos=True)
+        text = "\n".join([*(text for pair in pairs for text in pair), *RAINBOW[:rainbow]])
+        codec = new_codec(text, tokens, vocab, eos=True)
     if codec is None:
         raise ValueError(f"{path} has no pairs; expected lines of {_EXAMPLE}")
-    return Pairs(str(path), pairs, codec)
+    return Pairs(str(path), pairs, codec, rainbow)

@@ -218,11 +218,21 @@ class Ranked(InBlocks):
 
 @dataclass(frozen=True)
 class LowConfidence(Ranked):
-    """The likeliest of the tokens just drawn (MaskGIT, Chang et al. 2022; LLaDA, Nie et al. 2025). Bends the law."""
+    """The likeliest of the tokens just drawn (MaskGIT, Chang et al. 2022; LLaDA, Nie et al. 2025). Bends the law.
+
+    Attributes
+    ----------
+    last : a token that is committed only where nothing else was drawn, EOS for instance: surest of what ends a text, a
+        decoder would end it before it has begun (LLaDA's evaluation, `confidence_eos_eot_inf`); None for no such token
+
+    """
+
+    last: int | None = None
 
     def rank(self, p: Floats, tokens: Ints) -> Floats:
-        """Log probability of the drawn token."""
-        return np.asarray(np.log(np.maximum(p[np.arange(len(p)), tokens], TINY)))
+        """Log probability of the drawn token, those of `last` behind all others."""
+        sure = np.log(np.maximum(p[np.arange(len(p)), tokens], TINY))
+        return np.asarray(sure if self.last is None else np.where(tokens == self.last, sure - 1e6, sure))
 
 
 @dataclass(frozen=True)

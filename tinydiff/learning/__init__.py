@@ -6,6 +6,7 @@
 - optim.py: AdamW, clipping, moving average, learning rate.
 - muon.py: orthogonalised momentum for the matrices, AdamW for the rest.
 - checkpoint.py: a run's files; config.py: what its config may say; files.py: files that are whole or not there.
+- finetuning.py: a run on text learns to answer. from_autoregressive.py: an autoregressive one to denoise.
 - distillation.py: a teacher's targets in place of the data's.
 - lock.py: one training in a folder at a time. interrupts.py: Ctrl-C and its like wait for the end of a step.
 """

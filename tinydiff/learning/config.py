@@ -19,7 +19,7 @@ from .options import MOST, Options
 SECTIONS = ("process", "model", "data", "training")
 LIMITS = {
     "vocab_size": 1 << 21, "length": 1 << 20, "d_model": 1 << 16, "layers": 1 << 12, "heads": 1 << 16,
-    "features": 1 << 20, "classes": 1 << 21, "T": 1 << 24,
+    "features": 1 << 20, "classes": 1 << 21, "T": 1 << 24, "experts": 1 << 16,
 }  # fmt: skip
 """Beyond all that fits into a laptop."""
 
@@ -118,7 +118,8 @@ def check_sizes(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     there = {"layers": len(blocks)}
     outputs = "features" if config.get("features") else "vocab_size"
     for key, name, more in (
-        ("d_model", "norm.weight", 0), (outputs, "head.bias", 0), ("length", "position", 0), ("classes", "class", 1)
+        ("d_model", "norm.weight", 0), (outputs, "head.bias", 0), ("length", "position", 0), ("classes", "class", 1),
+        ("experts", "block0.router.bias", 0),
     ):  # fmt: skip
         if sizes.get(name):
             there[key] = sizes[name][0] - more

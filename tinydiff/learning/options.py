@@ -22,6 +22,9 @@ class Options:
     batch : sequences per step
     lr : peak learning rate, reached after `warmup` steps, then a cosine down to a tenth
     restart : the step at which that began: 0, or where the run was extended, see `Run.extend`
+    random_lengths : share of the batches whose length is drawn uniformly, up to the model's, so that it learns what a
+        text is like that ends sooner (LLaDA, Nie et al. 2025, section 2.2: 0.01). Windows of text begin at 1, pairs at
+        what the longest takes
     optimiser : "adamw", or "muon" for the matrices of the blocks and AdamW for all else
     muon_lr : peak learning rate of Muon's matrices, `lr` being that of the rest; default 0.02
     weight_decay, clip, ema : see `tinydiff.learning.optim`
@@ -46,6 +49,7 @@ class Options:
     log_every: int = 10
     save_every: float = 20.0
     restart: int = 0
+    random_lengths: float = 0.0
     optimiser: Literal["adamw", "muon"] = "adamw"
     muon_lr: float | None = None
 
@@ -83,6 +87,8 @@ class Options:
                 )
             if not (math.isfinite(self.muon_lr) and self.muon_lr > 0):
                 raise ValueError(f"muon_lr is {self.muon_lr}; it must be positive")
+        if not 0 <= self.random_lengths <= 1:
+            raise ValueError(f"random_lengths is {self.random_lengths}; expected a share, 0 <= random_lengths <= 1")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; expected 0 <= ema < 1")
 

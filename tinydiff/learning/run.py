@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import data
 from ..arrays import Floats
-from ..processes import Process, from_config
+from ..processes import Autoregressive, Process, from_config
 from ..tensor import Tensor, no_grad
 from ..transformer import Model, Transformer
 from . import checkpoint
@@ -92,6 +92,18 @@ class Run:
             _check_answer(model, corpus)
         self.corpus, self.process, self.model, self.folder = corpus, process, model, folder
         self.options = options or Options()
+        cut = isinstance(corpus, data.Corpus | data.Pairs) and not isinstance(corpus, data.Examples)
+        if self.options.random_lengths and not cut:
+            raise ValueError(
+                f"random_lengths is {self.options.random_lengths}, but {corpus.name} has texts of one length only: "
+                "leave it out"
+            )
+        chosen = getattr(model, "experts", 0) and getattr(model, "routing", "token")
+        if isinstance(process, Autoregressive) and chosen == "expert":
+            raise ValueError(
+                "routing is 'expert', but the process is autoregressive: experts that choose among all tokens let "
+                "later ones say who works on earlier ones, and what comes out is no likelihood; use routing='token'"
+            )
         self.optimiser = new_optimiser(model, self.options)
         self.ema = EMA(self.optimiser.flat, self.options.ema)
         self.rng = np.random.default_rng(self.options.seed)
@@ -274,7 +286,9 @@ def _load(folder: Path, config: dict[str, Any], codec: data.Codec | None, name: 
     try:
         if name == "-":
             raise FileNotFoundError("standard input is over")
-        return data.load_pairs(name, codec) if "pairs" in config["data"] else data.load(name, codec)
+        if "pairs" in config["data"]:
+            return data.load_pairs(name, codec, rainbow=config["data"].get("rainbow", 0))
+        return data.load(name, codec)
     except FileNotFoundError as error:
         if "tokenizers" in str(error):
             raise

@@ -98,7 +98,11 @@ def _train(run: Run) -> Generator[TrainFrame, None, None]:
             with stops_wait() as stops:
                 start = time.perf_counter()
                 run.optimiser.flat.check_bound(model.params)
-                batch = corpus.examples(model.length, options.batch, run.rng)
+                length = model.length
+                if options.random_lengths and run.rng.random() < options.random_lengths:
+                    least = getattr(corpus, "longest", 1)  # pairs must fit
+                    length = int(run.rng.integers(least, model.length, endpoint=True))
+                batch = corpus.examples(length, options.batch, run.rng)
                 try:
                     loss = run.process.loss(model, batch, run.rng)
                     loss.backward()
@@ -110,7 +114,7 @@ def _train(run: Run) -> Generator[TrainFrame, None, None]:
                 norm = run.optimiser.step(lr)
                 run.step += 1
                 run.ema.update(run.step)
-                speed = len(batch.x0) * model.length / (time.perf_counter() - start)
+                speed = len(batch.x0) * length / (time.perf_counter() - start)
                 last = run.step == options.steps
                 held_out = None
                 if run.step % options.evaluate_every == 0 or last:
@@ -152,6 +156,7 @@ def evaluate(
         raise ValueError("length is missing, and the model has none of its own")
     corpus.check_length(length)
     rng, codec = np.random.default_rng(EVALUATION_SEED), getattr(corpus, "codec", None)
+    lengths = getattr(corpus, "token_lengths", None if codec is None else codec.lengths)
     bits, tokens, characters, clusters = [], [], [], []
     for start in range(0, windows, EVALUATION_BATCH):
         batch = corpus.examples(length, EVALUATION_BATCH, rng, held_out=True)
@@ -159,7 +164,7 @@ def evaluate(
         free = np.ones(np.shape(batch.x0), bool) if batch.given is None else ~batch.given
         axes = tuple(range(1, free.ndim))
         tokens.append(free.sum(axis=axes))
-        characters.append(tokens[-1] if codec is None else (free * codec.lengths[batch.x0]).sum(axis=axes))
+        characters.append(tokens[-1] if lengths is None else (free * lengths[batch.x0]).sum(axis=axes))
         clusters.append(start + np.arange(EVALUATION_BATCH) if batch.cluster is None else batch.cluster)
     in_bits, cluster = np.concatenate(bits), np.concatenate(clusters)
     return HeldOut(

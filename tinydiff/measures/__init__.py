@@ -1,6 +1,7 @@
 """How good, how fast: what is measured of trained models and of what they write.
 
 - vectors.py: energy distance and other measures of points and pictures.
+- answers.py: what a model answers to prompts.
 - texts.py: validity, likelihood, entropy and variety of texts.
 - translations.py: the same given a source; repeats, BLEU and chrF.
 - dial.py: quality against steps, and the knee; dial_report.py: its table and figure.
@@ -9,6 +10,6 @@
 - clock.py: left to right against diffusion, measured and predicted from counted work.
 """
 
-from . import clock, dial, guards, order, texts, translations, vectors
+from . import answers, clock, dial, guards, order, texts, translations, vectors
 
-__all__ = ["clock", "dial", "guards", "order", "texts", "translations", "vectors"]
+__all__ = ["answers", "clock", "dial", "guards", "order", "texts", "translations", "vectors"]

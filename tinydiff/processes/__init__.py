@@ -12,6 +12,7 @@ from ..tensor import Tensor
 from ..transformer import Model
 from .autoregressive import Autoregressive
 from .bert import Bert
+from .cart import CART
 from .cmlm import CMLM, OnePass
 from .d3pm import D3PM
 from .flow import FlowMatching
@@ -22,6 +23,7 @@ from .score_entropy import ScoreEntropy
 from .suffix import SuffixMasks
 
 __all__ = [
+    "CART",
     "CMLM",
     "D3PM",
     "PROCESSES",
@@ -85,8 +87,8 @@ class Process(Protocol):
 
 
 AnyProcess: TypeAlias = (
-    MaskedDiffusion | Autoregressive | D3PM | ScoreEntropy | Bert | CMLM | OnePass | Refinement | GaussianDiffusion
-    | FlowMatching
+    MaskedDiffusion | Autoregressive | D3PM | ScoreEntropy | Bert | CART | CMLM | OnePass | Refinement
+    | GaussianDiffusion | FlowMatching
 )  # fmt: skip
 
 PROCESSES: dict[str, type[AnyProcess]] = {
@@ -95,6 +97,7 @@ PROCESSES: dict[str, type[AnyProcess]] = {
     "d3pm": D3PM,
     "score_entropy": ScoreEntropy,
     "bert": Bert,
+    "cart": CART,
     "cmlm": CMLM,
     "nat": OnePass,
     "refinement": Refinement,

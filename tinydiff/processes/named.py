@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import data
 from . import (
+    CART,
     CMLM,
     D3PM,
     AnyProcess,
@@ -25,6 +26,7 @@ VARIANTS: dict[str, tuple[type[AnyProcess], dict[str, Any]]] = {
     "autoregressive": (Autoregressive, {}),
     "masked": (MaskedDiffusion, {"estimator": "count"}),
     "bert": (Bert, {}),
+    "cart": (CART, {}),
     "nat": (OnePass, {}),
     "cmlm": (CMLM, {}),
     "refinement": (Refinement, {}),
