@@ -8,13 +8,15 @@ rates, and no other code that they judge.
 - chain.py: discrete time. Likelihood, bound, and the gap between them by enumerating paths.
 - continuous.py: continuous time. The same by integrating Kolmogorov's equation.
 - masked.py: closed forms for masks; any-order likelihood.
-- unmasking.py: decoders that commit several positions at once.
+- blocks.py: block diffusion, by the oracles of masks.
+- unmasking.py: decoders that commit several positions at once; speculation.py: those that guess and verify.
 - truth.py: models that know the data's law.
 - translation.py: what one look at a source can give; lineage.py: Mask-Predict written out again.
 - check.py: `check_elbo`, the exact bound beside the exact likelihood.
 """
 
 from ..processes.discrete import token_probabilities
+from .blocks import block_nelbo, block_nll
 from .chain import ancestral_law, chain_nelbo, path_gap, walk
 from .check import ElboCheck, check_elbo
 from .continuous import continuous_law, continuous_nelbo
@@ -28,6 +30,7 @@ from .masked import (
     nelbo_by_count,
     true_probabilities,
 )
+from .speculation import speculative_law
 from .states import MOST_STATES, all_masks, all_sequences, product_law, state_index
 from .translation import (
     complexity,
@@ -51,6 +54,8 @@ __all__ = [
     "all_sequences",
     "ancestral_law",
     "any_order_nll",
+    "block_nelbo",
+    "block_nll",
     "chain_nelbo",
     "check_elbo",
     "complexity",
@@ -67,6 +72,7 @@ __all__ = [
     "path_gap",
     "product_law",
     "replayed",
+    "speculative_law",
     "state_index",
     "target_entropy",
     "token_probabilities",

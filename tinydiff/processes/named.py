@@ -12,6 +12,7 @@ from . import (
     AnyProcess,
     Autoregressive,
     Bert,
+    BlockDiffusion,
     FlowMatching,
     GaussianDiffusion,
     MaskedDiffusion,
@@ -24,6 +25,7 @@ from . import (
 VARIANTS: dict[str, tuple[type[AnyProcess], dict[str, Any]]] = {
     "autoregressive": (Autoregressive, {}),
     "masked": (MaskedDiffusion, {}),
+    "block": (BlockDiffusion, {}),
     "bert": (Bert, {}),
     "nat": (OnePass, {}),
     "cmlm": (CMLM, {}),
@@ -44,7 +46,7 @@ def new_process(name: str, corpus: data.Dataset, **options: Any) -> Process:
 
     Parameters
     ----------
-    options : `schedule`, `predict`, `pairing`, for processes that have them; None for the default
+    options : `schedule`, `predict`, `pairing`, `block_length`, for processes that have them; None for the default
 
     """
     if name not in VARIANTS:
