@@ -46,6 +46,7 @@ class Cache:
     def __init__(self, layers: int, batch: int, capacity: int, heads: int, depth: int, dtype: DTypeLike) -> None:
         self.keys_values = [np.empty((batch, capacity, 2, heads, depth), dtype) for _ in range(layers)]
         self.length = 0
+        self.ahead = 0  # positions behind the new ones that are seen too, as they were left by an earlier call
 
 
 class Transformer:
@@ -198,7 +199,7 @@ class Transformer:
         (B, L, V) logits, or (n, V) for the n positions of `select`, in order; F in place of V for vectors
 
         """
-        past = 0 if cache is None else cache.length
+        past, ahead = (0, 0) if cache is None else (cache.length, cache.ahead)
         h = self._embed(x)  # (B, L, d)
         stop = past + h.shape[1]
         if positions is None:
@@ -225,7 +226,7 @@ class Transformer:
             if cache is None:
                 attended = ops.self_attention(qkv, mask, causal)  # (B, L, d)
             else:
-                attended = self._cached_attention(qkv.data, cache.keys_values[i], past, causal)
+                attended = self._cached_attention(qkv.data, cache.keys_values[i], past, ahead, causal)
             h = self._linear(f"block{i}.out", attended, h)
             up = ops.gelu(self._linear(f"block{i}.up", self._norm(f"block{i}.norm2", h)))
             h = self._linear(f"block{i}.down", up, h)
@@ -274,12 +275,11 @@ class Transformer:
             )
         return ops.embedding(self.params["class"], ids).reshape(batch, 1, self.d_model)
 
-    def _cached_attention(self, qkv: Floats, keys_values: Floats, past: int, causal: int) -> Tensor:
+    def _cached_attention(self, qkv: Floats, keys_values: Floats, past: int, ahead: int, causal: int) -> Tensor:
         stop = past + qkv.shape[1]
         keys_values[:, past:stop] = qkv[:, :, 1:]
-        out, _ = kernels.attention(
-            qkv[:, :, 0], keys_values[:, :stop, 0], keys_values[:, :stop, 1], causal=causal
-        )  # (B, L, H, D)
+        seen = keys_values[:, : stop + ahead]
+        out, _ = kernels.attention(qkv[:, :, 0], seen[:, :, 0], seen[:, :, 1], causal=causal)  # (B, L, H, D)
         return Tensor(out.reshape(*out.shape[:2], self.d_model))
 
     def _linear(self, name: str, x: Tensor, residual: Tensor | None = None) -> Tensor:

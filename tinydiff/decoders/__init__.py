@@ -10,6 +10,7 @@
 | | `Ancestral`, `FirstHitting`: the reverse process itself |
 | | `RemaskCap`, `RemaskRescale`, `RemaskConfidence`: that, with second thoughts (ReMDM) |
 | | `AtOnce`, `MaskPredict`, `LengthBeam`: how translation without left to right began |
+| | `StaleBlocks`: blocks under full attention, with keys and values that are out of date |
 | block | `Blocks`: any of these in block after block, finished ones read once |
 | autoregressive | `NextToken`, `Beam` |
 | refinement | `Refine` |
@@ -45,6 +46,7 @@ from .remask import RemaskCap, RemaskConfidence, RemaskRescale
 from .replay import replay
 from .reverse import Ancestral, FirstHitting
 from .speculate import Speculate
+from .stale import StaleBlocks
 from .threshold import Threshold
 from .vectors import DDIM, ODE, Langevin, Solver
 
@@ -84,6 +86,7 @@ __all__ = [
     "Reverse",
     "Solver",
     "Speculate",
+    "StaleBlocks",
     "Threshold",
     "Tweedie",
     "categorical",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from ..arrays import Bools, Floats, Ints
 from ..tensor import Tensor, no_grad
 from ..transformer import Cache, Model, Transformer
 from .canvas import Canvas
+from .decoder import Masks
 from .draws import constrained
 from .frames import Frame
 from .orders import Order
@@ -27,36 +28,37 @@ from .reverse import FirstHitting
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """Fill block after block, of the length that the process has.
+class BlockByBlock:
+    """Base: fill block after block.
 
     Attributes
     ----------
     inside : how a block is filled: any decoder of masked diffusion. Its `steps` are those of a block, and of an order
         as many as the block has masks if those are fewer
-    cache : whether a Transformer keeps the keys and values of finished blocks; without, it reads them for every look
     eos_id : the token that ends a text. What follows the first one that was generated becomes the same token, and when
         all sequences have ended no more blocks are made; None for texts of the full length
 
     """
 
     inside: Any = FirstHitting()
-    cache: bool = True
     eos_id: int | None = None
 
+    def reader(self, process: Any, model: Model) -> BlockReader:
+        """What reads the text, and answers for one block after another."""
+        raise NotImplementedError
+
     def __post_init__(self) -> None:
-        if isinstance(self.inside, Blocks) or getattr(self.inside, "block_length", None) is not None:
+        if isinstance(self.inside, BlockByBlock) or getattr(self.inside, "block_length", None) is not None:
             raise ValueError(f"inside is {self.inside!r}, which has blocks of its own; expected a decoder without")
 
     def __call__(self, process: Any, model: Model, canvas: Canvas, rng: np.random.Generator) -> Iterator[Frame]:
         """A frame per step; `steps` of a frame is how many there may be at most."""
         if self.eos_id is not None and not 0 <= self.eos_id < canvas.mask_id:
             raise ValueError(f"eos_id is {self.eos_id}; expected a token, 0 <= id < {canvas.mask_id}, or None")
-        return self._frames(process, model, canvas, rng)
+        return self._frames(getattr(process, "inside", process), self.reader(process, model), canvas, rng)
 
-    def _frames(self, process: Any, model: Model, canvas: Canvas, rng: np.random.Generator) -> Iterator[Frame]:
-        reader = Reader(model, process.block_length, self.cache)
-        state, given, b = canvas.start, canvas.given, process.block_length
+    def _frames(self, masks: Masks, reader: BlockReader, canvas: Canvas, rng: np.random.Generator) -> Iterator[Frame]:
+        state, given, b = canvas.start, canvas.given, reader.block_length
         most = np.add.reduceat(canvas.free, np.arange(0, state.shape[1], b), axis=1).max(axis=0)  # masks of each block
         frame = canvas.first(int(most.sum()))
         yield frame
@@ -66,12 +68,12 @@ class Blocks:
             start, stop = int(block) * b, min((int(block) + 1) * b, state.shape[1])
             here = slice(start, stop)
             part = Canvas(state[:, here], given[:, here] | ended[:, None], canvas.mask_id)
-            told = reader.block(state[:, :start], stop - start)
+            told = reader.block(state, start, stop)
             if canvas.allowed is not None:
                 told = constrained(told, canvas.allowed[:, here])
             inside = within(self.inside, part)
             later = int(most[block + 1 :].sum())
-            for inner in inside(process.inside, told, part, rng):
+            for inner in inside(masks, told, part, rng):
                 if inner.step == 0:
                     continue
                 step += 1
@@ -86,9 +88,41 @@ class Blocks:
                     ended = ~(state == canvas.mask_id).any(axis=1)
                     later = 0 if ended.all() else later
                 t = float((state == canvas.mask_id).mean())
-                yield canvas.frame(step, step + inner.steps - inner.step + later, t, state, confidence, committed, remasked)
+                yield canvas.frame(
+                    step, step + inner.steps - inner.step + later, t, state, confidence, committed, remasked
+                )
             if ended.all():
                 return
+
+
+@dataclass(frozen=True)
+class Blocks(BlockByBlock):
+    """Fill blocks of the length that the process, `BlockDiffusion`, has.
+
+    Attributes
+    ----------
+    cache : whether a Transformer keeps the keys and values of finished blocks; without, it reads them for every look
+
+    """
+
+    cache: bool = True
+
+    def reader(self, process: Any, model: Model) -> Reader:
+        """One that forgets nothing it needs."""
+        return Reader(model, process.block_length, self.cache)
+
+
+class BlockReader(Protocol):
+    """A model of texts, asked about one block after another."""
+
+    @property
+    def block_length(self) -> int:
+        """b."""
+        ...
+
+    def block(self, state: Ints, start: int, stop: int) -> Model:
+        """The model of one block: tokens and masks (B, stop - start) to logits, given the rest of `state` (B, L)."""
+        ...
 
 
 class Reader:
@@ -114,12 +148,12 @@ class Reader:
         self.kept: Cache | None = None
         self.first = 0  # where in the text the window of the model begins
 
-    def block(self, finished: Ints, size: int) -> Model:
-        """The model of the next block: tokens and masks (B, size) to logits, given the (B, n) finished ones before."""
-        if self.capacity is not None and finished.shape[1] + size - self.first > self.capacity:
+    def block(self, state: Ints, start: int, stop: int) -> Model:
+        """The model of the next block: tokens and masks (B, stop - start) to logits, given what `state` has before."""
+        if self.capacity is not None and stop - self.first > self.capacity:
             half = (self.capacity - self.block_length) // 2 // self.block_length * self.block_length
-            self.first, self.kept = finished.shape[1] - half, None
-        before = finished[:, self.first :]  # (B, n)
+            self.first, self.kept = start - half, None
+        before, size = state[:, self.first : start], stop - start  # (B, n)
         if self.keeps and self.kept is None:
             assert isinstance(self.model, Transformer)
             self.kept = self.model.new_cache(len(before))

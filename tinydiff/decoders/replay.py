@@ -20,7 +20,7 @@ import numpy as np
 from ..arrays import Bools, Floats, Ints
 from ..tensor import Tensor
 from ..transformer import Model
-from .blocks import Blocks, Reader, within
+from .blocks import BlockByBlock, within
 from .canvas import Canvas
 from .certified import AsManyAs
 from .draws import Draw
@@ -36,24 +36,25 @@ def replay(process: Any, model: Model, decoder: Any, x0: Ints, given: Bools | No
     """
     check_law(decoder)
     known = np.zeros(x0.shape, bool) if given is None else given
-    if not isinstance(decoder, Blocks):
+    if not isinstance(decoder, BlockByBlock):
         return _replayed(process, model, decoder, x0, known)
-    b, total = process.block_length, np.zeros(len(x0))
-    reader = Reader(model, b, decoder.cache)
-    for start in range(0, x0.shape[1], b):
-        here = slice(start, min(start + b, x0.shape[1]))
+    reader, total = decoder.reader(process, model), np.zeros(len(x0))
+    for start in range(0, x0.shape[1], reader.block_length):
+        stop = min(start + reader.block_length, x0.shape[1])
+        here = slice(start, stop)
         if not known[:, here].all():
-            told = reader.block(x0[:, :start], here.stop - start)
-            total += _replayed(process.inside, told, decoder.inside, x0[:, here], known[:, here])
+            state = np.where(known | (np.arange(x0.shape[1]) < start), x0, process.mask_id)
+            told, masks = reader.block(state, start, stop), getattr(process, "inside", process)
+            total += _replayed(masks, told, decoder.inside, x0[:, here], known[:, here])
     return total
 
 
 def check_law(decoder: Any) -> None:
     """ValueError for a decoder that has no exact likelihood that could be computed by walking to the text."""
-    if isinstance(decoder, Blocks) and decoder.eos_id is None:
+    if isinstance(decoder, BlockByBlock) and decoder.eos_id is None:
         check_law(decoder.inside)
         return
-    if isinstance(decoder, Blocks):
+    if isinstance(decoder, BlockByBlock):
         why = "cuts texts at their end, so that many draws lead to one text: leave eos_id out"
     elif isinstance(decoder, LowConfidence | Threshold):
         why = (

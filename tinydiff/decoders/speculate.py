@@ -59,7 +59,9 @@ class Speculate:
     def __call__(self, process: Masks, model: Model, canvas: Canvas, rng: np.random.Generator) -> Iterator[Frame]:
         """A frame per round; `steps` of a frame is how many there may be at most."""
         if canvas.allowed is not None:
-            raise ValueError("allowed is there, which speculation does not know of: leave it out or use another decoder")
+            raise ValueError(
+                "allowed is there, which speculation does not know of: leave it out or use another decoder"
+            )
         return self._frames(process, model, canvas, rng)
 
     def _frames(self, process: Masks, model: Model, canvas: Canvas, rng: np.random.Generator) -> Iterator[Frame]:
@@ -93,7 +95,9 @@ class Speculate:
             confidence[np.broadcast_to(rows, at.shape)[written], at[written]] = sure[written]
             step += 1
             masked = state == canvas.mask_id
-            yield canvas.frame(step, step + int(masked.sum(axis=1).max()), float(masked.mean()), state, confidence, chosen)
+            yield canvas.frame(
+                step, step + int(masked.sum(axis=1).max()), float(masked.mean()), state, confidence, chosen
+            )
 
     def _laws(
         self, process: Masks, model: Model, state: Ints, at: Ints, there: Bools, draft: Ints | None = None

@@ -167,9 +167,7 @@ class BlockDiffusion:
         check_seen(canvas.free, self.block_length)
         return chosen(self, model, canvas, rng)
 
-    def unpacked(
-        self, model: Model, batch: Batch | Ints, block_length: int | None = None
-    ) -> tuple[Model, Ints, Bools]:
+    def unpacked(self, model: Model, batch: Batch | Ints, block_length: int | None = None) -> tuple[Model, Ints, Bools]:
         """The model, told the labels of the batch; its ids; and which of them are free, that is not given: (B, L)."""
         model, x0, free = self.inside.unpacked(model, batch)
         check_seen(free, self.block_length if block_length is None else block_length)
