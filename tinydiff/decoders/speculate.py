@@ -76,9 +76,12 @@ class Speculate:
             ahead = (total - left)[:, None] + np.arange(min(self.drafts, left.max()))
             there = ahead < total[:, None]  # (B, k): a row may have fewer left
             at = np.take_along_axis(way, np.minimum(ahead, state.shape[1] - 1), axis=1)
-            p, _ = self._laws(process, model, state, at, there)
+            p, sure = self._laws(process, model, state, at, there)
             draft = categorical(p, rng)  # (B, k)
-            q, sure = self._laws(process, model, state, at, there, draft)
+            q = p.copy()
+            if (behind := there & (np.arange(at.shape[1]) > 0)).any():  # the first has nothing before it: q is p
+                others, sure_of_others = self._laws(process, model, state, at, behind, draft)
+                q, sure = (np.where(behind[..., None], *laws) for laws in ((others, p), (sure_of_others, sure)))
             of_p, of_q = (np.take_along_axis(law, draft[..., None], axis=-1)[..., 0] for law in (p, q))
             kept = rng.random(draft.shape) * of_p < of_q
             kept[:, 0] = True
