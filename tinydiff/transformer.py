@@ -39,8 +39,8 @@ class Model(Protocol):
 class Cache:
     """Keys and values of the positions already seen, so that causal generation computes each only once.
 
-    One array per layer, (B, L, 2, H, D), filled up to `length`. Whoever holds it may lower `length`, and what lies behind
-    is forgotten: so a block of masks is read again and again until it is text.
+    One array per layer, (B, L, 2, H, D), filled up to `length`. Whoever holds it may lower `length`, and what lies
+    behind is forgotten: so a block of masks is read again and again until it is text.
     """
 
     def __init__(self, layers: int, batch: int, capacity: int, heads: int, depth: int, dtype: DTypeLike) -> None:
@@ -188,8 +188,8 @@ class Transformer:
             the blocks of length b before its own, and its own
         mask : (L, L) or (B, L, L), True where the row's position may see the column's; None for all
         select : (B, L); only these positions go through the output head
-        cache : x continues the sequences in the cache, which is extended (no gradients); each new position sees all that
-            is cached, and of the new ones those that `causal` lets it see
+        cache : x continues the sequences in the cache, which is extended (no gradients); each new position sees all
+            that is cached, and of the new ones those that `causal` lets it see
         label : (B,) classes, `classes` itself for "no class"; None for "no class" everywhere
         positions : (L,) or (B, L), where each token stands, in [0, length); several may stand in one place, and then x
             may be longer than the model. None: one after the other

@@ -6,9 +6,7 @@ import pytest
 from tinydiff import Transformer
 
 
-def random_model(
-    vocab_size: int, length: int, *, time: bool = False, seed: int = 0, layers: int = 1
-) -> Transformer:
+def random_model(vocab_size: int, length: int, *, time: bool = False, seed: int = 0, layers: int = 1) -> Transformer:
     """A float64 transformer with random weights, large enough that its answers depend on what it sees.
 
     The keys of a first layer say nothing of other positions; what keeping keys loses takes two layers to see.

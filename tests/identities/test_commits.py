@@ -1,4 +1,4 @@
-"""Commits that promise something, K1 and K4 to K8: what a step costs, what speculation keeps, what a stale cache loses."""
+"""Commits that promise something, K1, K4 to K8: what a step costs, what speculation keeps, what stale keys lose."""
 
 from typing import Any
 
@@ -108,7 +108,7 @@ def test_K4_total_correlation_adds_up_over_a_fixed_partition() -> None:
 
 @pytest.mark.parametrize("gamma", [0.0, 0.05, 0.3, 1.0, 9.0])
 def test_K4_the_entropy_bound_limits_the_whole_text(gamma: float) -> None:
-    """KL(p || p_decoder) <= gamma E[steps], by enumeration of 10 laws; 0 loses nothing, a large gamma takes one step."""
+    """KL(p || p_decoder) <= gamma E[steps], by enumeration of 10 laws; 0 loses nothing, a large one takes one step."""
     v, length = 2, 4
     process, texts, rule = MaskedDiffusion(v), exact.all_sequences(2, 4), decoders.EntropyBounded(gamma=gamma)
     for seed in range(10):

@@ -21,8 +21,8 @@
 
 Read frames.py (what a step tells a picture), canvas.py (what is to be filled), draws.py (a token from logits), then
 orders.py, over quotas.py (how many positions a step commits), and the others as you like. guidance.py has models that
-know their labels, or exaggerate their prompt. replay.py says how likely a decoder is to write a given text. Tokens are drawn from logits over the V real tokens, so MASK (id V) is
-never sampled.
+know their labels, or exaggerate their prompt. replay.py says how likely a decoder is to write a text. Tokens
+are drawn from logits over the V real tokens, so MASK (id V) is never sampled.
 """
 
 from .beam import Beam

@@ -11,7 +11,7 @@ of its own: it is read together with the first look at the next block, so there 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,7 +40,7 @@ class BlockByBlock:
 
     """
 
-    inside: Any = FirstHitting()
+    inside: Any = field(default_factory=FirstHitting)
     eos_id: int | None = None
 
     def reader(self, process: Any, model: Model) -> BlockReader:
@@ -163,7 +163,7 @@ class Reader:
             new = np.concatenate([before[:, read:], x], axis=1)
             where = np.zeros(new.shape, bool)
             where[:, new.shape[1] - size :] = True if select is None else select
-            kept = {} if self.kept is None else {"cache": self.kept}
+            kept: dict[str, Any] = {} if self.kept is None else {"cache": self.kept}
             with no_grad():
                 logits = self.model(new, causal=self.block_length, select=where, **kept).data  # (n, V)
             if self.kept is not None:

@@ -8,10 +8,10 @@ laws p_i that the model gives bound what that costs, whatever the joint law with
     so the largest S whose right side stays below gamma nats is committed. If the model's conditionals are true, the
     law of the text is off by at most gamma per step.
 
-`Frechet`    eps_i = 1 - max p_i,  sum_S eps_i + max_S eps_i <= 1  =>  the tuple of likeliest tokens is the likeliest tuple
+`Frechet`    eps_i = 1 - max p_i,  sum_S eps_i + max_S eps_i <= 1
 
-    for draws at temperature 0: by Frechet's bound the tuple has at least probability 1 - sum eps_i, and any other one
-    has at most max eps_i. It is Fast-dLLM's rule (n + 1) eps <= 1 (Wu et al. 2025, theorem 1) with every position
+    makes the tuple of likeliest tokens the likeliest tuple. For draws at temperature 0: by Frechet's bound the tuple
+    has at least probability 1 - sum eps_i, and any other one has at most max eps_i. It is Fast-dLLM's rule (n + 1) eps <= 1 (Wu et al. 2025, theorem 1) with every position
     counted for itself instead of as the worst one.
 
 Both look at the laws and not at what is drawn from them, so the decoder has an exact likelihood (`replay`). `Threshold`
@@ -83,7 +83,7 @@ class AsManyAs:
                 yield canvas.frame(step, until, float(left.mean()), state, confidence, chosen)
 
     def chosen(self, hidden: Bools, p: Floats) -> Bools:
-        """The positions to commit of those `hidden` (B, L), whose laws are p (n, V): at least one of each row with any."""
+        """Which of the `hidden` (B, L) to commit, whose laws are p (n, V): at least one of each row that has any."""
         price = np.full(hidden.shape, np.inf)
         price[hidden] = self.price(p)
         order = price.argsort(axis=1, kind="stable")  # ties to the left

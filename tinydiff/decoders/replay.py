@@ -58,7 +58,7 @@ def check_law(decoder: Any) -> None:
         why = "cuts texts at their end, so that many draws lead to one text: leave eos_id out"
     elif isinstance(decoder, LowConfidence | Threshold):
         why = (
-            "looks at the tokens that were drawn to choose positions, so what it would have drawn elsewhere counts too: "
+            "looks at the tokens that were drawn to choose positions, so what it could have drawn elsewhere counts: "
             "use MostLikely, Entropy or EntropyBounded"
         )
     elif isinstance(decoder, Random) or getattr(decoder, "choice_temperature", 0) > 0:

@@ -1,15 +1,15 @@
 """Guess several tokens from one look, check them in one call, keep what one at a time would have written.
 
 Self-speculation with a model of masks (ASSD, Guo and Ermon 2025; Leviathan et al. 2023 for the rule). For the next k
-positions of an order that was fixed beforehand, one look gives the laws p_1 .. p_k, and drafts are drawn from them as if
-they were independent. A second call reads the k canvases in which one draft more is written each, and so knows the laws
+positions of an order that was fixed beforehand, one look gives the laws p_1 .. p_k, and drafts are drawn from them as
+if they were independent. A second call reads the canvases in which one draft more is written each: it knows the laws
 q_j = p(x_j | what is visible, drafts before j) that one token at a time would have drawn from. Then, in order,
 
     keep draft x_j with probability min(1, q_j(x_j) / p_j(x_j));
     at the first that is not kept, draw from the law proportional to (q_j - p_j)^+ instead, and stop.
 
-The text has exactly the law of one token at a time: x_j is kept or drawn with min(p, q) + (q - p)^+ = q. The first draft
-is always kept, as its two laws are the same, so two calls give at least two tokens: never more calls than tokens.
+The text has exactly the law of one token at a time: x_j is kept or drawn with min(p, q) + (q - p)^+ = q. The first
+draft is always kept, as its two laws are the same, so two calls give at least two tokens: never more calls than tokens.
 
 To draw afresh from q_j after a rejection gives min(p, q) + (1 - sum min(p, q)) q, another law.
 

@@ -2,7 +2,7 @@
 
 The first look at a block reads the whole text. The other looks at it compute only
 
-    "prefix"    the block and what follows it, with the keys and values of what is before it as they were at the first look
+    "prefix"    the block and what follows it, with keys and values of what is before as they were at the first look
     "both"      the block alone, with those of what follows kept too (their DualCache)
 
 With full attention what is before the block sees the block, and would have changed as it fills: the kept values are out

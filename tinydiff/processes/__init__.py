@@ -85,8 +85,8 @@ class Process(Protocol):
 
 
 AnyProcess: TypeAlias = (
-    MaskedDiffusion | BlockDiffusion | Autoregressive | D3PM | ScoreEntropy | Bert | CMLM | OnePass | Refinement | GaussianDiffusion
-    | FlowMatching
+    MaskedDiffusion | BlockDiffusion | Autoregressive | D3PM | ScoreEntropy | Bert | CMLM | OnePass | Refinement
+    | GaussianDiffusion | FlowMatching
 )  # fmt: skip
 
 PROCESSES: dict[str, type[AnyProcess]] = {

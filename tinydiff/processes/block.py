@@ -98,7 +98,8 @@ class BlockDiffusion:
         xt = self._masked_at(x0, t, rng, ~free)
         masked = xt == self.mask_id
         nll = ops.cross_entropy(together(model, x0, xt, length, masked), x0[masked])  # (n,)
-        return (nll * (share(free)[:, None] / t)[masked]).sum() / x0.size
+        weighted: Tensor = (nll * (share(free)[:, None] / t)[masked]).sum() / x0.size
+        return weighted
 
     def bound(
         self,
@@ -203,7 +204,7 @@ def seen_together(length: int, block_length: int) -> Bools:
     clean = at[: at[-1] * block_length]  # nobody reads the clean half of the last block
     rows, noisy = np.concatenate([at, clean]), np.arange(length + len(clean)) < length
     own = (noisy[:, None] == noisy) & (rows[:, None] == rows)  # the same block in the same half
-    return own | (~noisy & (rows[:, None] > rows))  # or a clean one strictly before
+    return np.asarray(own | (~noisy & (rows[:, None] > rows)))  # or a clean one strictly before
 
 
 def together(model: Model, x0: Ints, xt: Ints, block_length: int, select: Bools) -> Tensor:
@@ -217,7 +218,9 @@ def together(model: Model, x0: Ints, xt: Ints, block_length: int, select: Bools)
     places = np.concatenate([np.arange(length)] * 2)[: len(mask)]
     chosen = np.zeros(both.shape, bool)
     chosen[:, :length] = select
-    return model(both, mask=mask, positions=places, select=chosen)  # type: ignore[call-arg]
+    told: Any = model
+    logits: Tensor = told(both, mask=mask, positions=places, select=chosen)
+    return logits
 
 
 def one_by_one(model: Model, x0: Ints, xt: Ints, block_length: int) -> Floats:
