@@ -94,7 +94,13 @@ def evaluate(
     judged: Any = process
     of_decoder = ""
     if decoder is not None or gamma is not None or factor is not None:
-        options: dict[str, Any] = {"remasking": decoder, "steps": steps, "gamma": gamma, "factor": factor, "temperature": 1.0}
+        options: dict[str, Any] = {
+            "remasking": decoder,
+            "steps": steps,
+            "gamma": gamma,
+            "factor": factor,
+            "temperature": 1.0,
+        }
         judged = DecoderLaw(process, decoder_of(process, run, **options))
         of_decoder = f"exact, of the texts that {judged.decoder} writes"
     elif steps is not None:

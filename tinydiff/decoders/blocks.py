@@ -25,6 +25,7 @@ from .draws import constrained
 from .frames import Frame
 from .orders import Order
 from .reverse import FirstHitting
+from .speculate import Speculate
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class BlockByBlock:
         raise NotImplementedError
 
     def __post_init__(self) -> None:
+        if isinstance(self.inside, Speculate):
+            raise ValueError(
+                f"inside is {self.inside!r}, which asks for several canvases at once; expected one that does not"
+            )
         if isinstance(self.inside, BlockByBlock) or getattr(self.inside, "block_length", None) is not None:
             raise ValueError(f"inside is {self.inside!r}, which has blocks of its own; expected a decoder without")
 

@@ -11,8 +11,8 @@ laws p_i that the model gives bound what that costs, whatever the joint law with
 `Frechet`    eps_i = 1 - max p_i,  sum_S eps_i + max_S eps_i <= 1
 
     makes the tuple of likeliest tokens the likeliest tuple. For draws at temperature 0: by Frechet's bound the tuple
-    has at least probability 1 - sum eps_i, and any other one has at most max eps_i. It is Fast-dLLM's rule (n + 1) eps <= 1 (Wu et al. 2025, theorem 1) with every position
-    counted for itself instead of as the worst one.
+    has at least probability 1 - sum eps_i, and any other one has at most max eps_i. It is Fast-dLLM's rule
+    (n + 1) eps <= 1 (Wu et al. 2025, theorem 1) with every position counted for itself instead of as the worst one.
 
 Both look at the laws and not at what is drawn from them, so the decoder has an exact likelihood (`replay`). `Threshold`
 promises nothing and has none.

@@ -28,7 +28,7 @@ from ..arrays import Bools, Floats, Ints
 from ..transformer import Model
 from .canvas import Canvas
 from .decoder import Masks
-from .draws import Draw, categorical, logits_at, untempered
+from .draws import Draw, categorical, logits_at, unconstrained, untempered
 from .frames import Frame
 
 Way = Literal["left_to_right", "random"]
@@ -58,11 +58,7 @@ class Speculate:
 
     def __call__(self, process: Masks, model: Model, canvas: Canvas, rng: np.random.Generator) -> Iterator[Frame]:
         """A frame per round; `steps` of a frame is how many there may be at most."""
-        if canvas.allowed is not None:
-            raise ValueError(
-                "allowed is there, which speculation does not know of: leave it out or use another decoder"
-            )
-        return self._frames(process, model, canvas, rng)
+        return self._frames(process, unconstrained(model), canvas, rng)
 
     def _frames(self, process: Masks, model: Model, canvas: Canvas, rng: np.random.Generator) -> Iterator[Frame]:
         frame = canvas.first(canvas.most)
@@ -76,11 +72,12 @@ class Speculate:
             ahead = (total - left)[:, None] + np.arange(min(self.drafts, left.max()))
             there = ahead < total[:, None]  # (B, k): a row may have fewer left
             at = np.take_along_axis(way, np.minimum(ahead, state.shape[1] - 1), axis=1)
-            p, sure = self._laws(process, model, state, at, there)
+            allowed = None if canvas.allowed is None else np.take_along_axis(canvas.allowed, at[..., None], axis=1)
+            p, sure = self._laws(process, model, state, at, there, allowed)
             draft = categorical(p, rng)  # (B, k)
             q = p.copy()
             if (behind := there & (np.arange(at.shape[1]) > 0)).any():  # the first has nothing before it: q is p
-                others, sure_of_others = self._laws(process, model, state, at, behind, draft)
+                others, sure_of_others = self._laws(process, model, state, at, behind, allowed, draft)
                 q, sure = (np.where(behind[..., None], *laws) for laws in ((others, p), (sure_of_others, sure)))
             of_p, of_q = (np.take_along_axis(law, draft[..., None], axis=-1)[..., 0] for law in (p, q))
             kept = rng.random(draft.shape) * of_p < of_q
@@ -103,7 +100,14 @@ class Speculate:
             )
 
     def _laws(
-        self, process: Masks, model: Model, state: Ints, at: Ints, there: Bools, draft: Ints | None = None
+        self,
+        process: Masks,
+        model: Model,
+        state: Ints,
+        at: Ints,
+        there: Bools,
+        allowed: Bools | None,
+        draft: Ints | None = None,
     ) -> tuple[Floats, Floats]:
         """Laws at the next positions `at` (B, k), as drawn from and untempered: (B, k, V) each, uniform if not `there`.
 
@@ -126,5 +130,7 @@ class Speculate:
         dense[where[:, 0] if draft is None else there] = logits
         if draft is None:
             dense = np.take_along_axis(dense, at[..., None], axis=1)
+        if allowed is not None:
+            dense = np.where(allowed, dense, -np.inf)
         rows = dense.reshape(-1, dense.shape[-1])
         return self.draw.probabilities(rows).reshape(dense.shape), untempered(rows).reshape(dense.shape)

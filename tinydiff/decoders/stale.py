@@ -21,6 +21,7 @@ from ..arrays import Bools, Floats, Ints
 from ..tensor import Tensor, no_grad
 from ..transformer import Model, Transformer
 from .blocks import BlockByBlock
+from .draws import unconstrained
 
 Kept = Literal["nothing", "prefix", "both"]
 
@@ -48,6 +49,7 @@ class StaleBlocks(BlockByBlock):
 
     def reader(self, process: Any, model: Model) -> StaleReader:
         """One that reads everything once per block."""
+        model = unconstrained(model)  # the canvas has the constraints, block by block
         if self.kept != "nothing" and not isinstance(model, Transformer):
             raise ValueError(
                 f"kept is {self.kept!r}, but the model is a {type(model).__name__}, which keeps nothing; expected a "
