@@ -40,12 +40,14 @@ class Model(Protocol):
 class Cache:
     """Keys and values of the positions already seen, so that causal generation computes each only once.
 
-    One array per layer, (B, L, 2, H, D), filled up to `length`.
+    One array per layer, (B, L, 2, H, D), filled up to `length`. Whoever holds it may lower `length`, and what lies
+    behind is forgotten: so a block of masks is read again and again until it is text.
     """
 
     def __init__(self, layers: int, batch: int, capacity: int, heads: int, depth: int, dtype: DTypeLike) -> None:
         self.keys_values = [np.empty((batch, capacity, 2, heads, depth), dtype) for _ in range(layers)]
         self.length = 0
+        self.ahead = 0  # positions behind the new ones that are seen too, as they were left by an earlier call
 
 
 class Transformer:
@@ -212,7 +214,8 @@ class Transformer:
             the blocks of length b before its own, and its own
         mask : (L, L) or (B, L, L), True where the row's position may see the column's; None for all
         select : (B, L); only these positions go through the output head
-        cache : x continues the sequences in the cache, which is extended (causal, no gradients)
+        cache : x continues the sequences in the cache, which is extended (no gradients); each new position sees all
+            that is cached, and of the new ones those that `causal` lets it see
         label : (B,) classes, `classes` itself for "no class"; None for "no class" everywhere
         positions : (L,) or (B, L), where each token stands, in [0, length); several may stand in one place, and then x
             may be longer than the model. None: one after the other
@@ -227,7 +230,7 @@ class Transformer:
             raise ValueError(
                 "cache is there, but experts that choose tokens would choose others as more come; use none"
             )
-        past = 0 if cache is None else cache.length
+        past, ahead = (0, 0) if cache is None else (cache.length, cache.ahead)
         h = self._embed(x)  # (B, L, d)
         stop = past + h.shape[1]
         if positions is None:
@@ -254,7 +257,7 @@ class Transformer:
             if cache is None:
                 attended = ops.self_attention(qkv, mask, causal)  # (B, L, d)
             else:
-                attended = self._cached_attention(qkv.data, cache.keys_values[i], past)
+                attended = self._cached_attention(qkv.data, cache.keys_values[i], past, ahead, causal)
             h = self._linear(f"block{i}.out", attended, h)
             if self.experts:
                 h = h + self._mixture(f"block{i}", self._norm(f"block{i}.norm2", h), routes)
@@ -306,12 +309,11 @@ class Transformer:
             )
         return ops.embedding(self.params["class"], ids).reshape(batch, 1, self.d_model)
 
-    def _cached_attention(self, qkv: Floats, keys_values: Floats, past: int) -> Tensor:
+    def _cached_attention(self, qkv: Floats, keys_values: Floats, past: int, ahead: int, causal: int) -> Tensor:
         stop = past + qkv.shape[1]
         keys_values[:, past:stop] = qkv[:, :, 1:]
-        out, _ = kernels.attention(
-            qkv[:, :, 0], keys_values[:, :stop, 0], keys_values[:, :stop, 1], causal=True
-        )  # (B, L, H, D)
+        seen = keys_values[:, : stop + ahead]
+        out, _ = kernels.attention(qkv[:, :, 0], seen[:, :, 0], seen[:, :, 1], causal=causal)  # (B, L, H, D)
         return Tensor(out.reshape(*out.shape[:2], self.d_model))
 
     def _mixture(self, block: str, x: Tensor, routes: list[Bools] | None) -> Tensor:

@@ -15,6 +15,7 @@ from tinydiff import (
     D3PM,
     Autoregressive,
     Bert,
+    BlockDiffusion,
     FlowMatching,
     GaussianDiffusion,
     MaskedDiffusion,
@@ -35,7 +36,8 @@ from tinydiff.processes.discrete import DiscreteDiffusion
 
 V, L = 5, 12
 PROCESS = MaskedDiffusion(V)
-OF_MASKS = [kind for kind in PROCESS.decoded_by if kind is not decoders.LengthBeam]  # which needs a token that fills
+OF_MASKS = [kind for kind in PROCESS.decoded_by if kind not in (decoders.LengthBeam, decoders.StaleBlocks)]
+"""But for one that needs a token that fills, and one that has another decoder inside."""
 MASK = PROCESS.mask_id
 ORDERS = [
     decoders.LowConfidence, decoders.MostLikely, decoders.Entropy, decoders.Margin, decoders.Random,
@@ -479,6 +481,9 @@ def test_guidance_leaves_the_impossible_alone() -> None:
     ("process", "decoder"),
     [
         *((PROCESS, kind()) for kind in OF_MASKS),
+        (PROCESS, decoders.Speculate(3, "random")),
+        (PROCESS, decoders.StaleBlocks(block_length=5)),
+        (BlockDiffusion(V, 5), decoders.Blocks(decoders.EntropyBounded())),
         (PROCESS, decoders.LowConfidence(draw=GREEDY)),
         (PROCESS, decoders.LowConfidence(draw=decoders.Draw(top_k=1))),
         (PROCESS, decoders.LowConfidence(draw=decoders.Draw(top_p=0.1))),
@@ -533,12 +538,18 @@ def test_the_draw_reaches_every_decoder(process: DiscreteDiffusion, kind: type) 
         ([decoders.RemaskCap, decoders.RemaskRescale, decoders.RemaskConfidence], {"eta": 0.9}),
         ([decoders.Threshold], {"threshold": 0.25}),
         ([decoders.Threshold], {"block_length": 4}),
+        ([decoders.EntropyBounded], {"gamma": 2.5}),
+        ([decoders.Frechet], {"factor": 2.5}),
+        ([decoders.EntropyBounded, decoders.Frechet], {"block_length": 4}),
+        ([decoders.Speculate], {"drafts": 2}),
+        ([decoders.Speculate], {"order": "random"}),
+        ([decoders.StaleBlocks], {"block_length": 3}),
     ],
 )
 def test_options_reach_every_decoder_that_has_them(kinds: list[type], options: dict) -> None:
     """Two values of an option, the same seed: other positions at other times."""
     for kind in kinds:
-        fixed = {} if kind is decoders.Threshold else {"steps": 6}
+        fixed = {"steps": 6} if "steps" in {field.name for field in dataclasses.fields(kind)} else {}
         ways = []
         for more in ({}, options):
             frames = PROCESS.sample(random_model(V, L), L, 4, decoder=kind(**fixed, **more), rng=rng())

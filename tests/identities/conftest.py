@@ -6,11 +6,15 @@ import pytest
 from tinydiff import Transformer
 
 
-def random_model(vocab_size: int, length: int, *, time: bool = False, seed: int = 0) -> Transformer:
-    """A float64 transformer with random weights, large enough that its answers depend on what it sees."""
+def random_model(vocab_size: int, length: int, *, time: bool = False, seed: int = 0, layers: int = 1) -> Transformer:
+    """A float64 transformer with random weights, large enough that its answers depend on what it sees.
+
+    The keys of a first layer say nothing of other positions; what keeping keys loses takes two layers to see.
+    """
     model = Transformer(
-        vocab_size, length, d_model=8, layers=1, heads=2, time=time, rng=np.random.default_rng(seed), dtype=np.float64
-    )
+        vocab_size, length, d_model=8, layers=layers, heads=2, time=time, rng=np.random.default_rng(seed),
+        dtype=np.float64,
+    )  # fmt: skip
     model.params["embed"].data *= 50  # the usual 0.02 would make every context look alike
     model.params["head.weight"].data *= 3
     return model

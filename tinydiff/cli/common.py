@@ -112,6 +112,19 @@ Threshold = Annotated[
         help="Commit all that is likelier than this, in place of a number per step.", rich_help_panel=DECODING
     ),
 ]
+Gamma = Annotated[
+    float | None,
+    typer.Option(
+        help="Commit as many as lose at most this many nats in a step (entropy-bounded).", rich_help_panel=DECODING
+    ),
+]
+Factor = Annotated[
+    float | None,
+    typer.Option(
+        help="Commit while the doubts sum to at most this; up to 1 the likeliest tokens are jointly the likeliest.",
+        rich_help_panel=DECODING,
+    ),
+]
 BlockLength = Annotated[
     int | None,
     typer.Option(

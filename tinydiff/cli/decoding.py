@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import decoders
-from ..processes import Process
+from ..processes import BlockDiffusion, Process
 from .common import TEMPERATURE
 
 CHOICES: dict[str, dict[str, type[Any]]] = {
@@ -28,7 +28,9 @@ CHOICES: dict[str, dict[str, type[Any]]] = {
     },
     "sampler": {"analytic": decoders.Tweedie, "euler": decoders.Euler},
 }
-"""Options whose value names a decoder; --threshold chooses one by being there."""
+"""Options whose value names a decoder."""
+BY_BEING_THERE = {"threshold": decoders.Threshold, "gamma": decoders.EntropyBounded, "factor": decoders.Frechet}
+"""Options that choose a decoder by being there."""
 DRAW = ("temperature", "top_k", "top_p")
 
 
@@ -40,10 +42,11 @@ def decoder_of(process: Process, run: Path, defaults: dict[str, Any] | None = No
     defaults : of options that were not given, where the decoder has them
 
     """
+    if isinstance(process, BlockDiffusion):
+        return blocks_of(process, run, defaults, **options)
     given = {name: value for name, value in options.items() if value is not None}
     chosen = {name: CHOICES[name][given[name]] for name in CHOICES if name in given}
-    if "threshold" in given:
-        chosen["threshold"] = decoders.Threshold
+    chosen |= {name: kind for name, kind in BY_BEING_THERE.items() if name in given}
     for name, named in chosen.items():
         if named not in process.decoded_by:
             raise foreign(name, given[name], process, run)
@@ -61,6 +64,17 @@ def decoder_of(process: Process, run: Path, defaults: dict[str, Any] | None = No
         draw = {name: own.pop(name) for name in DRAW if name in own}
         own["draw"] = decoders.Draw(**({"temperature": TEMPERATURE} | draw))
     return kind(**own)
+
+
+def blocks_of(process: BlockDiffusion, run: Path, defaults: dict[str, Any] | None, **options: Any) -> decoders.Blocks:
+    """The decoder of blocks, each filled as masked diffusion would be by the same options."""
+    if options.get("block_length") is not None:
+        raise ValueError(
+            f"--block-length is {options['block_length']}, but {run} was trained for blocks of {process.block_length}: "
+            "leave --block-length out"
+        )
+    cache = options.pop("cache", None)
+    return decoders.Blocks(decoder_of(process.inside, run, defaults, **options), cache=True if cache is None else cache)
 
 
 def takes_draw(kind: type) -> bool:

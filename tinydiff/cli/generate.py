@@ -12,7 +12,7 @@ import typer
 from .. import data, learning
 from ..arrays import Bools
 from ..decoders import CHOICE_TEMPERATURE, conditioned, prompted
-from ..processes import Autoregressive, Bert, MaskedDiffusion, Process
+from ..processes import Autoregressive, Bert, BlockDiffusion, MaskedDiffusion, Process
 from ..transformer import Model, Transformer
 from ..views import terminal
 from ..views.gif import check_name
@@ -26,6 +26,8 @@ from .common import (
     Commits,
     Delay,
     Eta,
+    Factor,
+    Gamma,
     Gif,
     Html,
     Remask,
@@ -62,6 +64,7 @@ VECTORS = "Points and pictures"  # a heading in the help
         "tinydiff sample runs/demo --batch 4 > samples.txt",
         "tinydiff sample runs/demo --html demo.html --gif demo.gif --strip demo.pdf",
         'tinydiff sample runs/demo --prompt "The " --threshold 0.9',
+        "tinydiff sample runs/demo --gamma 0.1",
         "tinydiff sample runs/demo --remask cap --eta 0.05 --steps 256",
         "tinydiff sample runs/spiral --gif spiral.gif",
         "tinydiff sample runs/glyphs --label A --cfg-scale 1 --gif letters.gif",
@@ -80,6 +83,8 @@ def sample(
     eta: Eta = None,
     commits: Commits = None,
     threshold: Threshold = None,
+    gamma: Gamma = None,
+    factor: Factor = None,
     sampler: Annotated[
         Literal["analytic", "euler"] | None,
         typer.Option(help="How score entropy steps; default analytic.", rich_help_panel=DECODING),
@@ -91,7 +96,8 @@ def sample(
     choice_temperature: ChoiceTemperature = None,
     allow: Allow = None,
     cache: Annotated[
-        bool | None, typer.Option("--cache/--no-cache", help="Autoregressive: keep keys and values; default yes.")
+        bool | None,
+        typer.Option("--cache/--no-cache", help="Autoregressive, block: keep keys and values; default yes."),
     ] = None,
     solver: Annotated[
         Literal["euler", "heun", "rk4"] | None,
@@ -118,14 +124,15 @@ def sample(
     defaults = {"choice_temperature": CHOICE_TEMPERATURE} | ({"steps": DDPM_STEPS} if codec is None else {})
     decoder = decoder_of(
         process, run, defaults, steps=steps, remasking=remasking, remask=remask, eta=eta, commits=commits,
-        threshold=threshold, sampler=sampler, temperature=temperature, top_k=top_k, top_p=top_p,
+        threshold=threshold, gamma=gamma, factor=factor, sampler=sampler, temperature=temperature, top_k=top_k,
+        top_p=top_p,
         block_length=block_length, choice_temperature=choice_temperature, cache=cache, solver=solver,
     )  # fmt: skip
     if codec is None:
         sample_vectors(run, model, process, config, batch, label, cfg_scale, decoder, seed, delay, gif)
         return
     batch, length = 1 if batch is None else batch, model.length if length is None else length
-    if not 1 <= length <= model.length:
+    if not 1 <= length <= model.length and not (isinstance(process, BlockDiffusion) and length >= 1):
         raise ValueError(f"--length is {length}; this model generates 1 to {model.length} {codec.unit}s")
     rng = generator(seed)
     known: dict[str, Any] = {}
@@ -210,6 +217,8 @@ def infill(
     eta: Eta = None,
     commits: Commits = None,
     threshold: Threshold = None,
+    gamma: Gamma = None,
+    factor: Factor = None,
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
@@ -243,7 +252,7 @@ def infill(
         raise ValueError(f"text has {len(x0)} {codec.unit}s; this model takes at most {model.length}")
     decoder = decoder_of(
         process, run, steps=steps, remasking=remasking, remask=remask, eta=eta, commits=commits, threshold=threshold,
-        temperature=temperature, top_k=top_k, top_p=top_p, block_length=block_length,
+        gamma=gamma, factor=factor, temperature=temperature, top_k=top_k, top_p=top_p, block_length=block_length,
         choice_temperature=choice_temperature,
     )  # fmt: skip
     known: dict[str, Any] = {"x0": x0, "given": given}

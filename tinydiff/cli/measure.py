@@ -14,6 +14,7 @@ from .. import data, learning
 from ..learning.files import write_atomically
 from ..measures import clock as racing
 from ..measures import dial as sweeping
+from ..measures.decoder_law import DecoderLaw
 from ..processes import Autoregressive, Bert, MaskedDiffusion, Process
 from ..transformer import Transformer
 from ..views import figures, terminal
@@ -21,6 +22,8 @@ from ..views.gif import check_name
 from ..views.trajectory import record
 from .common import (
     TEMPERATURE,
+    Factor,
+    Gamma,
     Gif,
     Html,
     RunFolder,
@@ -37,6 +40,7 @@ from .common import (
     say,
     write_all,
 )
+from .decoding import decoder_of
 from .translate import refuse_translation
 from .watch import write_views
 
@@ -45,7 +49,14 @@ KINDS = {"autoregressive": "exact", "flow": "exact up to the error of the ODE's 
 """What the held-out figure of a process is; of all others an upper bound."""
 
 
-@app.command(epilog=epilog("tinydiff evaluate runs/demo", "tinydiff evaluate runs/demo --windows 10000"))
+@app.command(
+    epilog=epilog(
+        "tinydiff evaluate runs/demo",
+        "tinydiff evaluate runs/demo --windows 10000",
+        "tinydiff evaluate runs/demo --decoder entropy --steps 16",
+        "tinydiff evaluate runs/demo --gamma 0.1",
+    )
+)
 def evaluate(
     run: RunFolder,
     text: Annotated[
@@ -53,8 +64,22 @@ def evaluate(
     ] = None,
     pairs: Annotated[Path | None, typer.Option(help="Evaluate on the pairs of this file instead, all of them.")] = None,
     windows: Annotated[int, typer.Option(help="Random windows of held-out text.")] = 3840,
+    decoder: Annotated[
+        Literal["low_confidence", "most_likely", "entropy", "margin", "random", "left_to_right"] | None,
+        typer.Option(
+            metavar="ORDER",
+            help="Score the law of what is written in this order, exactly, instead of the bound: most_likely, entropy, "
+            "margin or left_to_right.",
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="--decoder: in so many steps; default one per token.")] = None,
+    gamma: Gamma = None,
+    factor: Factor = None,
 ) -> None:
-    """Held-out bits per character or dimension: exact for some models, an upper bound for diffusion."""
+    """Held-out bits per character or dimension: exact for some models, an upper bound for diffusion.
+
+    With --decoder, --gamma or --factor it is exact: of the law of the decoder.
+    """
     model, process, codec, config = learning.load(run)
     for option, value in (("--text", text), ("--pairs", pairs)):
         if value is not None and codec is None:
@@ -66,8 +91,22 @@ def evaluate(
         length = min(length, max(corpus.longest, 1))
     report_skipped(corpus, length)
     windows = learning.EVALUATION_BATCH * -(-windows // learning.EVALUATION_BATCH)
-    held_out = learning.evaluate(model, process, corpus, windows=windows, length=length)
-    kind = KINDS.get(config["process"]["process"], "NELBO, an upper bound")
+    judged: Any = process
+    of_decoder = ""
+    if decoder is not None or gamma is not None or factor is not None:
+        options: dict[str, Any] = {
+            "remasking": decoder,
+            "steps": steps,
+            "gamma": gamma,
+            "factor": factor,
+            "temperature": 1.0,
+        }
+        judged = DecoderLaw(process, decoder_of(process, run, **options))
+        of_decoder = f"exact, of the texts that {judged.decoder} writes"
+    elif steps is not None:
+        raise ValueError(f"--steps is {steps}, but no --decoder takes them: name one, or leave --steps out")
+    held_out = learning.evaluate(model, judged, corpus, windows=windows, length=length)
+    kind = of_decoder or KINDS.get(config["process"]["process"], "NELBO, an upper bound")
     figures = figure(held_out.mean, held_out.error, corpus.unit)
     if codec is not None and codec.unit != "character":
         figures += ", " + figure(held_out.per_token, held_out.per_token_error, f"per {codec.unit}")

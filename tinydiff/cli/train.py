@@ -75,6 +75,7 @@ def demo(
         "tinydiff train --text book.txt --out runs/book --steps 5000 --length 128",
         "tinydiff train --text book.txt --tokens pieces --vocab 2048 --out runs/pieces",
         "tinydiff train --pairs questions.jsonl --out runs/answers",
+        "tinydiff train --process block --block-length 8 --out runs/blocks",
         "tinydiff train --process sedd_uniform --schedule geometric --out runs/scores",
         "tinydiff train --data spiral --process flow --out runs/spiral",
         "tinydiff train --data phrasebook --process nat --out runs/nat",
@@ -124,6 +125,7 @@ def train(
     process: Annotated[
         Literal[
             "masked",
+            "block",
             "autoregressive",
             "bert",
             "cart",
@@ -141,7 +143,8 @@ def train(
         | None,
         typer.Option(
             metavar="PROCESS",
-            help="What to learn: for text masked (default), autoregressive, bert, cart, d3pm_absorbing, d3pm_uniform, "
+            help="What to learn: for text masked (default), block, autoregressive, bert, cart, d3pm_absorbing, "
+            "d3pm_uniform, "
             "d3pm_nearest, sedd_absorbing or sedd_uniform; for translations also nat, cmlm or refinement; for vectors "
             "ddpm (default) or flow.",
         ),
@@ -168,6 +171,9 @@ def train(
     pairing: Annotated[
         Literal["independent", "optimal"] | None,
         typer.Option(help="How flow joins data and noise; default independent. optimal: straighter, for Euler steps."),
+    ] = None,
+    block_length: Annotated[
+        int | None, typer.Option(help="Of block: tokens in each, masked together; default 8, 1 goes left to right.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps; default 3000 for text.")] = None,
     batch: Annotated[int | None, typer.Option(help="Sequences per step; default 32 for text.")] = None,
@@ -252,7 +258,13 @@ def train(
             optimiser=chosen["optimiser"], muon_lr=muon_lr, random_lengths=random_lengths,
         )  # fmt: skip
         made = new_process(
-            chosen["process"], corpus, schedule=schedule, predict=predict, pairing=pairing, estimator=estimator
+            chosen["process"],
+            corpus,
+            schedule=schedule,
+            predict=predict,
+            pairing=pairing,
+            estimator=estimator,
+            block_length=block_length,
         )
         corpus.check_length(chosen["length"])
         model = Transformer(

@@ -5,10 +5,13 @@
 | process | decoders, the first by default |
 |---|---|
 | masked | `LowConfidence`, `MostLikely`, `Entropy`, `Margin`, `Random`, `LeftToRight`: orders, some positions a step |
-| | `Threshold`: whatever the model is sure of |
+| | `Threshold`: whatever the model is sure of; `EntropyBounded`, `Frechet`: as much as a promise allows |
+| | `Speculate`: guess several, verify them in one call |
 | | `Ancestral`, `FirstHitting`: the reverse process itself |
 | | `RemaskCap`, `RemaskRescale`, `RemaskConfidence`: that, with second thoughts (ReMDM) |
 | | `AtOnce`, `MaskPredict`, `LengthBeam`: how translation without left to right began |
+| | `StaleBlocks`: blocks under full attention, with keys and values that are out of date |
+| block | `Blocks`: any of these in block after block, finished ones read once |
 | autoregressive | `NextToken`, `Beam` |
 | refinement | `Refine` |
 | D3PM | `Chain` |
@@ -18,12 +21,14 @@
 
 Read frames.py (what a step tells a picture), canvas.py (what is to be filled), draws.py (a token from logits), then
 orders.py, over quotas.py (how many positions a step commits), and the others as you like. guidance.py has models that
-know their labels, or exaggerate their prompt. Tokens are drawn from logits over the V real tokens, so MASK (id V) is
-never sampled.
+know their labels, or exaggerate their prompt. replay.py says how likely a decoder is to write a text. Tokens
+are drawn from logits over the V real tokens, so MASK (id V) is never sampled.
 """
 
 from .beam import Beam
+from .blocks import Blocks
 from .canvas import Canvas
+from .certified import EntropyBounded, Frechet
 from .chains import Chain, Euler, Reverse, Tweedie
 from .decoder import Decoder, suited
 from .draws import Draw, categorical, constrained
@@ -38,7 +43,10 @@ from .quotas import Commits
 from .refill import Refill
 from .refine import Refine, orbit
 from .remask import RemaskCap, RemaskConfidence, RemaskRescale
+from .replay import replay
 from .reverse import Ancestral, FirstHitting
+from .speculate import Speculate
+from .stale import StaleBlocks
 from .threshold import Threshold
 from .vectors import DDIM, ODE, Langevin, Solver
 
@@ -49,15 +57,18 @@ __all__ = [
     "Ancestral",
     "AtOnce",
     "Beam",
+    "Blocks",
     "Canvas",
     "Chain",
     "Commits",
     "Decoder",
     "Draw",
     "Entropy",
+    "EntropyBounded",
     "Euler",
     "FirstHitting",
     "Frame",
+    "Frechet",
     "Langevin",
     "LeftToRight",
     "LengthBeam",
@@ -74,6 +85,8 @@ __all__ = [
     "RemaskRescale",
     "Reverse",
     "Solver",
+    "Speculate",
+    "StaleBlocks",
     "Threshold",
     "Tweedie",
     "categorical",
@@ -81,5 +94,6 @@ __all__ = [
     "constrained",
     "orbit",
     "prompted",
+    "replay",
     "suited",
 ]

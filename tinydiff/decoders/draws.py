@@ -120,7 +120,14 @@ def constrained(model: Model, allowed: Bools | None) -> Model:
         logits = model(x, t, select=select, **options).data
         return Tensor(np.where(allowed if select is None else allowed[select], logits, -np.inf))
 
+    told.unconstrained = model  # type: ignore[attr-defined]
     return told
+
+
+def unconstrained(model: Model) -> Model:
+    """The model itself, for decoders that ask it in other batches than the canvas and constrain what it says."""
+    free: Model = getattr(model, "unconstrained", model)
+    return free
 
 
 def logits_at(model: Model, state: Ints, where: Bools, t: Floats) -> Floats:

@@ -8,7 +8,8 @@ rates, and no other code that they judge.
 - chain.py: discrete time. Likelihood, bound, and the gap between them by enumerating paths.
 - continuous.py: continuous time. The same by integrating Kolmogorov's equation.
 - masked.py: closed forms for masks; any-order likelihood.
-- unmasking.py: decoders that commit several positions at once.
+- blocks.py: block diffusion, by the oracles of masks.
+- unmasking.py: decoders that commit several positions at once; speculation.py: those that guess and verify.
 - truth.py: models that know the data's law.
 - translation.py: what one look at a source can give; lineage.py: Mask-Predict written out again.
 - preferences.py: what an estimate of the ELBO, and of a margin, does.
@@ -17,6 +18,7 @@ rates, and no other code that they judge.
 """
 
 from ..processes.discrete import token_probabilities
+from .blocks import block_nelbo, block_nll
 from .chain import ancestral_law, chain_nelbo, path_gap, walk
 from .check import ElboCheck, check_elbo
 from .continuous import continuous_law, continuous_nelbo
@@ -33,6 +35,7 @@ from .masked import (
     true_probabilities,
 )
 from .preferences import Draws, estimate_moments, margin_moments, spread
+from .speculation import speculative_law
 from .states import MOST_STATES, all_masks, all_sequences, product_law, state_index
 from .translation import (
     complexity,
@@ -59,6 +62,8 @@ __all__ = [
     "ancestral_law",
     "any_order_log_p",
     "any_order_nll",
+    "block_nelbo",
+    "block_nll",
     "chain_nelbo",
     "check_elbo",
     "complexity",
@@ -78,6 +83,7 @@ __all__ = [
     "path_gap",
     "product_law",
     "replayed",
+    "speculative_law",
     "spread",
     "state_index",
     "target_entropy",

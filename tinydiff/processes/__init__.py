@@ -12,6 +12,7 @@ from ..tensor import Tensor
 from ..transformer import Model
 from .autoregressive import Autoregressive
 from .bert import Bert
+from .block import BlockDiffusion
 from .cart import CART
 from .cmlm import CMLM, OnePass
 from .d3pm import D3PM
@@ -30,6 +31,7 @@ __all__ = [
     "AnyProcess",
     "Autoregressive",
     "Bert",
+    "BlockDiffusion",
     "FlowMatching",
     "GaussianDiffusion",
     "MaskedDiffusion",
@@ -87,12 +89,13 @@ class Process(Protocol):
 
 
 AnyProcess: TypeAlias = (
-    MaskedDiffusion | Autoregressive | D3PM | ScoreEntropy | Bert | CART | CMLM | OnePass | Refinement
+    MaskedDiffusion | BlockDiffusion | Autoregressive | D3PM | ScoreEntropy | Bert | CART | CMLM | OnePass | Refinement
     | GaussianDiffusion | FlowMatching
 )  # fmt: skip
 
 PROCESSES: dict[str, type[AnyProcess]] = {
     "masked": MaskedDiffusion,
+    "block": BlockDiffusion,
     "autoregressive": Autoregressive,
     "d3pm": D3PM,
     "score_entropy": ScoreEntropy,

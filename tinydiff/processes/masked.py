@@ -45,7 +45,9 @@ class MaskedDiffusion(DiscreteDiffusion):
     any_order = True
     decoded_by: tuple[type[decoders.Decoder], ...] = (
         decoders.LowConfidence, decoders.MostLikely, decoders.Entropy, decoders.Margin, decoders.Random,
-        decoders.LeftToRight, decoders.Threshold, decoders.Ancestral, decoders.FirstHitting, decoders.RemaskCap,
+        decoders.LeftToRight, decoders.Threshold, decoders.EntropyBounded, decoders.Frechet, decoders.Speculate,
+        decoders.StaleBlocks,
+        decoders.Ancestral, decoders.FirstHitting, decoders.RemaskCap,
         decoders.RemaskRescale, decoders.RemaskConfidence, decoders.MaskPredict, decoders.AtOnce, decoders.LengthBeam,
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from . import (
     AnyProcess,
     Autoregressive,
     Bert,
+    BlockDiffusion,
     FlowMatching,
     GaussianDiffusion,
     MaskedDiffusion,
@@ -25,6 +26,7 @@ from . import (
 VARIANTS: dict[str, tuple[type[AnyProcess], dict[str, Any]]] = {
     "autoregressive": (Autoregressive, {}),
     "masked": (MaskedDiffusion, {"estimator": "count"}),
+    "block": (BlockDiffusion, {}),
     "bert": (Bert, {}),
     "cart": (CART, {}),
     "nat": (OnePass, {}),
@@ -46,7 +48,8 @@ def new_process(name: str, corpus: data.Dataset, **options: Any) -> Process:
 
     Parameters
     ----------
-    options : `schedule`, `estimator`, `predict`, `pairing`, for processes that have them; None for the default
+    options : `schedule`, `estimator`, `predict`, `pairing`, `block_length`, for processes that have them; None for the
+        default
 
     """
     if name not in VARIANTS:

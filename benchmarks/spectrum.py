@@ -1,0 +1,487 @@
+"""Between autoregression and diffusion: blocks, caches, orders, the clock, and code with a gap.
+
+    OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python -m benchmarks.spectrum all --out runs/spectrum
+
+- blocks: one network size, blocks of 1 to 64 tokens: held-out bits per character, and how much the loss varies
+- orders: one masked network, the exact likelihood of its decoders: the steps dial in bits
+- cache: block decoding with and without kept keys and values (untrained; speed does not depend on weights)
+- frontier: share of valid `stories` against milliseconds per text, batch 1
+- infilling: lines and spans of `python_source` with a gap: autoregressive with fill-in-the-middle, masked, block
+- figures: draws what has been measured
+
+Each part writes PART.json and what it trained into the folder, and does not train again what is there. Given again, it
+measures again: run cache, frontier and infilling when nothing else runs. Some ten minutes of one core in all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tinydiff as td
+from tinydiff import decoders
+from tinydiff.arrays import Floats, Ints
+from tinydiff.data.middles import SENTINELS, Middles, middle_last, middle_of
+from tinydiff.measures import texts
+from tinydiff.measures.decoder_law import DecoderLaw
+
+XS: dict[str, Any] = {"d_model": 32, "layers": 2, "heads": 4}
+M: dict[str, Any] = {"d_model": 128, "layers": 4, "heads": 4}
+STEPS = {"blocks": 500, "frontier": 1000, "infilling": 500}
+LENGTHS = (1, 2, 4, 8, 16, 64)
+GREEDY = decoders.Draw(0.0)
+
+
+def trained(out: Path, name: str, corpus: Any, process: Any, length: int, steps: int, batch: int = 32) -> Any:
+    """The network of that name with averaged weights, from the folder if it is there."""
+    model = td.Transformer(corpus.vocab_size, length, **XS, rng=np.random.default_rng(0))
+    path = out / f"{name}_{steps}.npz"
+    if path.exists():
+        for key, values in np.load(path).items():
+            model.params[key].data = values
+        return model
+    options = td.Options(steps=steps, batch=batch, lr=4e-3, warmup=100, evaluate_every=steps, evaluate_windows=64)
+    run = td.Run(corpus, process, model, options)
+    *_, last = td.train(run)
+    print(f"{name}: {steps} steps, {last.held_out.mean:.3f} {corpus.unit}", flush=True)
+    model = run.averaged()
+    np.savez(path, **{key: p.data for key, p in model.params.items()})
+    return model
+
+
+# --- blocks ---------------------------------------------------------------------------------------------------------
+
+
+def blocks(out: Path, steps: int) -> dict[str, Any]:
+    """Bits per character by block length, and the variance of one sequence's loss, per token."""
+    corpus = td.data.load("python_docs")
+    v, rows = corpus.vocab_size, []
+    ways: list[tuple[str, Any]] = [("autoregressive", td.Autoregressive(v))]
+    ways += [(f"block of {b}", td.BlockDiffusion(v, b)) for b in LENGTHS]
+    ways.insert(1, ("block of 1, all masked", td.BlockDiffusion(v, 1, clip=(1, 1))))
+    for name, process in ways:
+        model = trained(out, name.replace(" ", "_"), corpus, process, 64, steps)
+        held_out = td.evaluate(model, process, corpus, windows=960)
+        rows.append({
+            "way": name, "block": getattr(process, "block_length", 0), "bits": held_out.mean, "error": held_out.error,
+            "deviation": spread(model, process, corpus),
+        })  # fmt: skip
+        print(rows[-1], flush=True)
+    return {"steps": steps, "rows": rows, "clips": clips(out, corpus, steps)}
+
+
+def spread(model: Any, process: Any, corpus: Any, draws: int = 64) -> float:
+    """Standard deviation of the loss of one window over its masks, in nats per token: mean over 24 windows."""
+    rng, windows = np.random.default_rng(0), corpus.batch(64, 24, np.random.default_rng(1), held_out=True)
+    with td.no_grad():
+        losses = [[process.loss(model, window[None], rng).item() for _ in range(draws)] for window in windows]
+    return float(np.sqrt(np.var(losses, axis=1, ddof=1).mean()))
+
+
+def clips(out: Path, corpus: Any, steps: int) -> list[dict[str, Any]]:
+    """How much the loss of blocks of 4 and 16 varies if times are drawn from a part of (0, 1] only."""
+    rows = []
+    for b in (4, 16):
+        model = trained(out, f"block_of_{b}", corpus, td.BlockDiffusion(corpus.vocab_size, b), 64, steps)
+        for clip in ((0.001, 1.0), (0.05, 0.95), (0.3, 0.8), (0.45, 0.95), (0.5, 1.0)):
+            process = td.BlockDiffusion(corpus.vocab_size, b, clip=clip)
+            rows.append({"block": b, "clip": clip, "deviation": spread(model, process, corpus, 32)})
+    return rows
+
+
+# --- orders ---------------------------------------------------------------------------------------------------------
+
+
+class RightToLeft(decoders.LeftToRight):
+    """The rightmost first."""
+
+    def pick(self, model: Any, look: Any, quota: Ints, rng: np.random.Generator) -> Any:
+        place = np.arange(look.state.shape[1])
+        chosen = decoders.quotas.highest(np.where(look.hidden, place, -np.inf), quota)
+        return chosen, *decoders.draws.reveal(model, look.state, chosen, look.t, self.draw, rng)
+
+
+class WorstFirst(decoders.Entropy):
+    """Where the model knows least."""
+
+    def rank(self, p: Floats, tokens: Ints) -> Floats:
+        return -super().rank(p, tokens)
+
+
+def orders(out: Path, steps: int) -> dict[str, Any]:
+    """Exact bits per character of what decoders of one masked network write, against looks at a text."""
+    corpus = td.data.load("python_docs")
+    process = td.MaskedDiffusion(corpus.vocab_size)
+    model = trained(out, "block_of_64", corpus, td.BlockDiffusion(corpus.vocab_size, 64), 64, steps)
+    bound = td.evaluate(model, process, corpus, windows=960)
+    rows = [{"order": "any order (bound)", "looks": 64, "bits": bound.mean, "error": bound.error}]
+    ways: list[tuple[str, Any, tuple[int, ...]]] = [
+        ("entropy", decoders.Entropy, (64, 32, 16, 8, 4)), ("margin", decoders.Margin, (64, 32, 16, 8, 4)),
+        ("left to right", decoders.LeftToRight, (64, 32, 16, 8, 4)), ("right to left", RightToLeft, (64,)),
+        ("worst first", WorstFirst, (64,)),
+    ]  # fmt: skip
+    listed = [(name, kind(looks), looks) for name, kind, many in ways for looks in many]
+    listed += [(f"entropy-bounded {gamma}", decoders.EntropyBounded(gamma=gamma), 0) for gamma in (0.1, 0.5, 1.0, 2.0)]
+    listed += [(f"Frechet {factor}", decoders.Frechet(factor=factor), 0) for factor in (0.5, 1.0)]
+    for name, decoder, looks in listed:
+        law = Lawful(process, decoder)
+        held_out = td.evaluate(model, law, corpus, windows=128)
+        rows.append({"order": name, "looks": looks or law.looks, "bits": held_out.mean, "error": held_out.error})
+        print(rows[-1], flush=True)
+    return {"steps": steps, "rows": rows}
+
+
+class Lawful(DecoderLaw):
+    """The same, counting looks per text where the text decides."""
+
+    looks = 0.0
+
+    def bound(self, model: Any, batch: Any, rng: np.random.Generator) -> Floats:
+        rows = 0
+
+        def counting(x: Ints, t: Any = None, *, select: Any = None, causal: int = 0) -> td.Tensor:
+            nonlocal rows
+            rows += int(select.any(axis=1).sum())
+            return model(x, t, select=select, causal=causal)
+
+        found = super().bound(counting, batch, rng)
+        self.looks = rows / len(found)
+        return found
+
+
+# --- the clock ------------------------------------------------------------------------------------------------------
+
+
+def milliseconds(jobs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Wall clock of each job, the median of runs in which all take turns."""
+    spent: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(repeats + 1):
+        for name, job in jobs.items():
+            start = time.perf_counter()
+            job()
+            spent[name].append(time.perf_counter() - start)
+    return {name: 1e3 * float(np.median(each[1:])) for name, each in spent.items()}
+
+
+def spent(frames: Iterator[Any]) -> None:
+    """Take all frames."""
+    for _ in frames:
+        pass
+
+
+def cache(out: Path, steps: int) -> dict[str, Any]:
+    """Size M, length 256, batch 1: blocks with a cache, without, and full attention with stale keys."""
+    v, length = 100, 256
+    model = td.Transformer(v, length, **M, rng=np.random.default_rng(0))
+    masked, ar = td.MaskedDiffusion(v), td.Autoregressive(v)
+
+    def run(process: Any, decoder: Any) -> Callable[[], object]:
+        return lambda: spent(process.sample(model, length, decoder=decoder, rng=np.random.default_rng(0)))
+
+    jobs: dict[str, Callable[[], object]] = {"left to right, cache": run(ar, decoders.NextToken())}
+    calls = {"left to right, cache": length}
+    for b in (4, 16, 64):
+        process = td.BlockDiffusion(v, b)
+        for per in (b // 4, b):
+            for kept in (True, False):
+                name = f"block of {b}, {per} steps each, {'cache' if kept else 'no cache'}"
+                jobs[name] = run(process, decoders.Blocks(decoders.Entropy(per), cache=kept))
+                calls[name] = length // b * per
+    for how in ("nothing", "prefix", "both"):
+        name = f"full attention, blocks of 16, kept: {how}"
+        jobs[name] = run(masked, decoders.StaleBlocks(decoders.Entropy(16), block_length=16, kept=how))
+        calls[name] = length
+    ms = milliseconds(jobs, 3)
+    rows = [{"way": name, "calls": calls[name], "ms": ms[name]} for name in jobs]
+    for row in rows:
+        print(row, flush=True)
+    return {"length": length, "rows": rows, "difference": difference(model, length)}
+
+
+def difference(model: Any, length: int) -> float:
+    """The largest difference of a logit with and without the cache, in float32, over all blocks of 16."""
+    from tinydiff.decoders.blocks import Reader
+
+    text = np.random.default_rng(0).integers(0, model.vocab_size, (1, length))
+    kept, fresh = Reader(model, 16), Reader(model, 16, cache=False)
+    largest = 0.0
+    for start in range(0, length, 16):
+        x = np.full((1, 16), model.vocab_size)
+        one, other = (reader.block(text, start, start + 16)(x).data for reader in (kept, fresh))
+        largest = max(largest, float(np.abs(one - other).max()))
+    return largest
+
+
+# --- frontier -------------------------------------------------------------------------------------------------------
+
+
+def frontier(out: Path, steps: int) -> dict[str, Any]:
+    """Valid stories against milliseconds: all networks of one size, trained for as many steps."""
+    corpus = td.data.load("stories")
+    law, length, v = corpus.law, corpus.law.length, corpus.vocab_size
+    processes = {
+        "autoregressive": td.Autoregressive(v), "masked": td.MaskedDiffusion(v), "block of 7": td.BlockDiffusion(v, 7),
+    }  # fmt: skip
+    models = {
+        name: trained(out, f"stories_{name.replace(' ', '_')}", corpus, process, length, steps, 64)
+        for name, process in processes.items()
+    }
+    inner: list[Any] = [decoders.EntropyBounded(gamma=gamma) for gamma in (0.02, 0.1, 0.5, 1.5)]
+    ways: list[tuple[str, Any]] = [("autoregressive", decoders.NextToken())]
+    ways += [("masked", decoders.Entropy(n)) for n in (49, 25, 12, 6)]
+    others = [decoders.Threshold(0.9), decoders.Frechet(), decoders.Speculate(4)]
+    ways += [("masked", decoder) for decoder in [*inner, *others]]
+    ways += [("masked", decoders.StaleBlocks(decoders.EntropyBounded(gamma=0.1), block_length=14, kept="both"))]
+    in_blocks = [decoders.FirstHitting(), *inner, decoders.Threshold(0.9)]
+    ways += [("block of 7", decoders.Blocks(decoder)) for decoder in in_blocks]
+    rows = []
+    for name, decoder in ways:
+        process, model, n, looks = processes[name], models[name], 400, 0
+        frames = list(process.sample(model, length, n, decoder=decoder, rng=np.random.default_rng(0)))
+        looks = float(np.mean(sum(frame.committed.any(axis=1) for frame in frames[1:])))
+        ids = frames[-1].state
+        valid = float(np.mean([fault is None for fault in law.faults(ids)]))
+        rows.append({
+            "model": name, "decoder": shown(decoder), "looks": looks, "valid": valid,
+            "error": math.sqrt(max(valid * (1 - valid), 1 / n) / n), "pairs": texts.ngram_entropy(ids, 2),
+        })  # fmt: skip
+        print(rows[-1], flush=True)
+
+    def run(name: str, decoder: Any) -> Callable[[], object]:
+        seeds = iter(range(10_000))
+        return lambda: spent(
+            processes[name].sample(models[name], length, decoder=decoder, rng=np.random.default_rng(next(seeds)))
+        )
+
+    ms = milliseconds({str(i): run(*way) for i, way in enumerate(ways)}, 15)
+    for i, row in enumerate(rows):
+        row["ms"] = ms[str(i)]
+    real = law.draw(400, np.random.default_rng(1))
+    return {"steps": steps, "rows": rows, "pairs of real stories": texts.ngram_entropy(real, 2)}
+
+
+def shown(decoder: Any) -> str:
+    """The decoder in a few words."""
+    inside = getattr(decoder, "inside", None)
+    if inside is not None:
+        return shown(inside) + (", stale keys" if isinstance(decoder, decoders.StaleBlocks) else "")
+    name = type(decoder).__name__
+    for option in ("steps", "gamma", "factor", "threshold", "drafts"):
+        if getattr(decoder, option, None) is not None:
+            return f"{name} {getattr(decoder, option)}"
+    return name
+
+
+# --- infilling ------------------------------------------------------------------------------------------------------
+
+
+def parses(line: str) -> bool:
+    """Whether a line is Python by itself, or is the head of a block."""
+    for whole in (line.strip(), line.strip() + "\n    pass"):
+        try:
+            ast.parse(whole)
+        except (SyntaxError, ValueError):
+            continue
+        return True
+    return False
+
+
+def gaps(corpus: Any, length: int, count: int, whole: bool) -> list[tuple[Ints, int, int]]:
+    """Windows of held-out code with a gap, (ids, start, stop): a line of 6 to 20 characters, or 4 within one."""
+    rng, found = np.random.default_rng(3), []
+    while len(found) < count:
+        ids = corpus.batch(length, 1, rng, held_out=True)[0]
+        text = corpus.codec.decode(ids)
+        ends = [i for i, c in enumerate(text) if c == "\n"]
+        lines = [
+            (a + 1, b) for a, b in pairwise(ends)
+            if 6 <= len(text[a + 1 : b].strip()) <= 20 and parses(text[a + 1 : b])
+        ]  # fmt: skip
+        if not lines:
+            continue
+        start, stop = lines[rng.integers(len(lines))]
+        start += len(text[start:stop]) - len(text[start:stop].lstrip())
+        if not whole:
+            start += int(rng.integers(0, stop - start - 3))
+            stop = start + 4
+        found.append((ids, start, stop))
+    return found
+
+
+def infilling(out: Path, steps: int, count: int = 120) -> dict[str, Any]:
+    """Exact match and whether the line parses, most likely tokens; tokens per second, one gap at a time."""
+    corpus, length = td.data.load("python_source"), 96
+    v = corpus.vocab_size
+    filled = Middles(corpus)
+    masked, block, ar = td.MaskedDiffusion(v), td.BlockDiffusion(v, 16), td.Autoregressive(v + SENTINELS)
+    models = {
+        "masked": trained(out, "code_masked", corpus, masked, length, steps),
+        "block": trained(out, "code_block", corpus, block, length, steps),
+        "ar": trained(out, "code_middles", filled, ar, length + SENTINELS, steps),
+        "prefix": trained(out, "code_ar", corpus, td.Autoregressive(v), length, steps),
+    }
+    rng = np.random.default_rng(0)
+
+    def by_mask(decoder: Any, offered: int = 0) -> Callable[[Ints, int, int], Ints]:
+        def fill(ids: Ints, start: int, stop: int) -> Ints:
+            n = max(stop - start + offered, 1)
+            x0 = np.concatenate([ids[:start], ids[:n] * 0, ids[stop:]])[:length]
+            given = np.ones(len(x0), bool)
+            given[start : start + n] = False
+            *_, last = masked.sample(models["masked"], len(x0), decoder=decoder, x0=x0, given=given, rng=rng)
+            return last.state[0, start : start + n]
+
+        return fill
+
+    def by_block(ids: Ints, start: int, stop: int) -> Ints:
+        given = np.arange(stop) < start  # it cannot see what follows
+        x0 = np.where(given, ids[:stop], 0)
+        decoder = decoders.Blocks(decoders.Entropy(draw=GREEDY))
+        *_, last = block.sample(models["block"], stop, decoder=decoder, x0=x0, given=given, rng=rng)
+        return last.state[0, start:]
+
+    def by_middle(ids: Ints, start: int, stop: int) -> Ints:
+        n = len(ids) + SENTINELS
+        x0 = middle_last(ids, start, stop, v)
+        given = np.arange(n) < len(ids) - (stop - start) + 3
+        *_, last = ar.sample(models["ar"], n, decoder=decoders.NextToken(GREEDY), x0=x0, given=given, rng=rng)
+        middle = middle_of(last.state[0], v)
+        return np.zeros(0, np.int64) if middle is None else middle
+
+    def by_prefix(ids: Ints, start: int, stop: int) -> Ints:
+        x0, given = ids[:stop], np.arange(stop) < start
+        decoder = decoders.NextToken(GREEDY)
+        *_, last = td.Autoregressive(v).sample(
+            models["prefix"], stop, decoder=decoder, x0=np.where(given, x0, 0), given=given, rng=rng
+        )
+        return last.state[0, start:]
+
+    ways: dict[str, Callable[[Ints, int, int], Ints]] = {
+        "autoregressive, sees the prefix": by_prefix, "autoregressive, fill-in-the-middle": by_middle,
+        "block of 16, sees the prefix": by_block, "masked, one at a time": by_mask(decoders.Entropy(draw=GREEDY)),
+        "masked, Frechet 1": by_mask(decoders.Frechet(draw=GREEDY)),
+        "masked, entropy-bounded 0.5": by_mask(decoders.EntropyBounded(draw=GREEDY, gamma=0.5)),
+        "masked, all at once": by_mask(decoders.AtOnce()),
+    }  # fmt: skip
+    ways |= {f"masked, offered {n:+d}": by_mask(decoders.Entropy(draw=GREEDY), n) for n in (-2, -1, 1, 2, 4)}
+    rows = []
+    for kind, whole in (("line", True), ("span of 4", False)):
+        cases = gaps(corpus, length, count, whole)
+        for name, fill in ways.items():
+            right = good = tokens = 0
+            start_time = time.perf_counter()
+            filled_in = [fill(*case) for case in cases]
+            seconds = time.perf_counter() - start_time
+            for (ids, start, stop), middle in zip(cases, filled_in, strict=True):
+                middle = middle[middle < v]
+                text = corpus.codec.decode(np.concatenate([ids[:start], middle, ids[stop:]]))
+                first = text.rfind("\n", 0, start) + 1
+                line = text[first : text.find("\n", start + len(middle))]
+                right += len(middle) == stop - start and bool((middle == ids[start:stop]).all())
+                good += "\n" not in line and parses(line)
+                tokens += len(middle)
+            share = right / count
+            rows.append({
+                "gap": kind, "way": name, "exact": share, "error": math.sqrt(max(share * (1 - share), 0.01) / count),
+                "parses": good / count, "tokens_per_second": tokens / seconds, "ms": 1e3 * seconds / count,
+            })  # fmt: skip
+            print(rows[-1], flush=True)
+    return {"steps": steps, "count": count, "rows": rows}
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
+
+
+def figures(out: Path) -> None:
+    """Blocks, orders, the frontier: one picture for each that has been measured."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({"font.size": 14, "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 2.5})
+
+    def measured(part: str) -> Any:
+        path = out / f"{part}.json"
+        return json.loads(path.read_text("utf-8")) if path.exists() else None
+
+    if found := measured("blocks"):
+        drawing, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
+        rows = [r for r in found["rows"] if r["way"].startswith("block of") and "all" not in r["way"]]
+        axis.errorbar(
+            [r["block"] for r in rows], [r["bits"] for r in rows], [2 * r["error"] for r in rows], fmt="o-", color=BLUE,
+            capsize=4, ms=9, label="block diffusion (bound)",
+        )  # fmt: skip
+        left = found["rows"][0]
+        axis.axhline(left["bits"], color=GREY, ls="--", label="autoregressive (exact)")
+        at = found["rows"][1]
+        axis.plot(1, at["bits"], "*", color=ORANGE, ms=20, label="blocks of 1, always masked", zorder=5)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks([r["block"] for r in rows], [str(r["block"]) for r in rows])
+        axis.set(xlabel="tokens in a block", ylabel="held-out bits per character")
+        axis.legend(fontsize=12)
+        drawing.savefig(out / "blocks.png", dpi=90)
+    if found := measured("orders"):
+        drawing, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
+        styles = {"entropy": (BLUE, "o-"), "margin": (GREEN, "s--"), "left to right": (ORANGE, "^-")}
+        for name, (colour, style) in styles.items():
+            rows = [r for r in found["rows"] if r["order"] == name]
+            axis.plot([r["looks"] for r in rows], [r["bits"] for r in rows], style, color=colour, ms=9, label=name)
+        for name, colour, marker in (("entropy-bounded", RED, "D"), ("Frechet", GREY, "X")):
+            rows = [r for r in found["rows"] if r["order"].startswith(name)]
+            axis.plot([r["looks"] for r in rows], [r["bits"] for r in rows], marker, color=colour, ms=11, label=name)
+        axis.axhline(found["rows"][0]["bits"], color=GREY, ls="--", label="any order (bound)")
+        axis.set_xscale("log", base=2)
+        axis.set_xticks([4, 8, 16, 32, 64], ["4", "8", "16", "32", "64"])
+        axis.set(xlabel="looks at a text of 64", ylabel="exact bits per character\nof what the decoder writes")
+        axis.legend(fontsize=12)
+        drawing.savefig(out / "orders.png", dpi=90)
+    if found := measured("frontier"):
+        drawing, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
+        groups = {"autoregressive": (GREY, "*"), "masked": (BLUE, "o"), "block of 7": (ORANGE, "s")}
+        for name, (colour, marker) in groups.items():
+            rows = [r for r in found["rows"] if r["model"] == name]
+            axis.errorbar(
+                [r["ms"] for r in rows], [r["valid"] for r in rows], [2 * r["error"] for r in rows], fmt=marker,
+                color=colour, ms=18 if marker == "*" else 9, capsize=3, label=name,
+            )  # fmt: skip
+        axis.set_xscale("log")
+        axis.set(xlabel="milliseconds for one story", ylabel="share of valid stories", ylim=(-0.03, 1.03))
+        axis.legend(fontsize=12)
+        drawing.savefig(out / "frontier.png", dpi=90)
+
+
+PARTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
+    "cache": cache, "blocks": blocks, "orders": orders, "frontier": frontier, "infilling": infilling
+}  # fmt: skip
+
+
+def main() -> None:
+    """Train, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="+", choices=[*PARTS, "figures", "all"])
+    parser.add_argument("--out", type=Path, default=Path("runs/spectrum"))
+    parser.add_argument("--steps", type=int, help="of every training, to try it out")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, part in PARTS.items():
+        if name in arguments.part or "all" in arguments.part:
+            steps = arguments.steps or STEPS.get(name, STEPS["blocks"])
+            found = part(arguments.out, steps)
+            (arguments.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    figures(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
