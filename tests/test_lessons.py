@@ -29,7 +29,6 @@ from lessons.__main__ import (
 LESSONS = sorted(HERE.glob("*.ipynb"))
 each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=[path.stem for path in LESSONS])
 FORM = ("**Time**", "**You need**", "**Afterwards you can**")
-OLD = ("06",)  # not yet in this form
 
 
 # On Windows zmq and asyncio's event loop do not fit together; zmq works around it and says so.
@@ -60,8 +59,6 @@ def test_is_committed_with_clean_outputs(lesson: Path) -> None:
 @each_lesson
 def test_keeps_the_form(lesson: Path) -> None:
     """A header that says what it takes; an alternative text for each figure; measured numbers printed, not typed."""
-    if lesson.name.startswith(OLD):
-        pytest.skip("not yet in this form")
     notebook = nbformat.read(lesson, as_version=4)
     for words in FORM:
         assert words in notebook.cells[0].source, f"the header lacks {words}"
@@ -133,8 +130,7 @@ def test_an_edition_has_no_solutions(tmp_path: Path, capsys: pytest.CaptureFixtu
         notebook = nbformat.read(path, as_version=4)
         student = without_solutions(notebook)
         assert len(student.cells) + sum("solution" in tags(cell) for cell in notebook.cells) == len(notebook.cells)
-        if not path.name.startswith(OLD):
-            assert "solution_" not in "".join(cell.source for cell in student.cells)
+        assert "solution_" not in "".join(cell.source for cell in student.cells)
     assert main(["edition", str(tmp_path / "out"), "03"]) == 0
     written = nbformat.read(tmp_path / "out" / "03_masked_elbo.ipynb", as_version=4)
     assert len(written.cells) < len(nbformat.read(HERE / "03_masked_elbo.ipynb", as_version=4).cells)

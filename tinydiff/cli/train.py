@@ -104,7 +104,7 @@ def train(
         Literal["characters", "words", "pieces"] | None,
         typer.Option(
             metavar="TOKENS",
-            help="What a token is: characters (default), words, or pieces of words (needs tinydiff[pieces]).",
+            help="What a token is: characters (default), words, or pieces of words (needs tinydiff\\[pieces]).",
         ),
     ] = None,
     vocab: Annotated[
@@ -292,8 +292,8 @@ def corpus_named(
     if len(chosen) > 1:
         raise ValueError(f"{' and '.join(chosen)} are both given; a run has one corpus")
     cut: data.Tokens = tokens or "characters"
-    if name in data.INSTRUCTIONS:
-        name, pairs = None, Path(name)
+    if name is not None and name in data.INSTRUCTIONS:
+        pairs, name = Path(name), None
     if pairs is not None:
         if str(pairs) in data.INSTRUCTIONS and (tokens is not None or vocab is not None):
             what = f"--tokens is {tokens}" if tokens is not None else f"--vocab is {vocab}"

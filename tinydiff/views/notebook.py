@@ -80,7 +80,10 @@ def show(alt: str, lines: bool = True) -> None:
     import matplotlib.pyplot as plt
 
     figure = plt.gcf()
-    bundle: dict[str, Any] = {"image/png": _png(figure, 0.6 if lines else 1.0), "text/plain": _checked(alt)}
+    bundle: dict[str, Any] = {
+        "image/png": _png(figure, *((0.6, 32) if lines else (0.75, 16))),
+        "text/plain": _checked(alt),
+    }
     if lines:
         bundle["image/svg+xml"] = _svg(figure, alt)
     plt.close(figure)
@@ -109,7 +112,7 @@ def film(*trajectories: Trajectory, alt: str, moments: int = 6, columns: int = 6
     play(player(*trajectories, seconds=seconds), alt)
     with plt.rc_context({"figure.constrained_layout.use": False, "font.size": 10}):
         figure = strip(first, moments, columns)
-    bundle = {"image/png": _png(figure, 1.2, bbox_inches="tight"), "text/plain": f"{alt} {'; '.join(texts)}"}
+    bundle = {"image/png": _png(figure, 1.2, 32), "text/plain": f"{alt} {'; '.join(texts)}"}
     plt.close(figure)
     _display(bundle, bundle["text/plain"])
 
@@ -208,14 +211,14 @@ def _display(bundle: dict[str, Any], alt: str) -> None:
     display(bundle, raw=True, metadata={"image/png": {"alt": alt}} if "image/png" in bundle else {})
 
 
-def _png(figure: Any, scale: float, **options: Any) -> str:
-    """A PNG in 32 colours, which looks the same and keeps the notebook small."""
+def _png(figure: Any, scale: float, colours: int) -> str:
+    """A PNG in few colours, which looks the same and keeps the notebook small."""
     import PIL.Image
 
     full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png", dpi=figure.dpi * scale, **options)
+    figure.savefig(full, format="png", dpi=figure.dpi * scale, bbox_inches="tight", pad_inches=0.05)
     picture = PIL.Image.open(full).convert("RGB")
-    picture.quantize(32, method=PIL.Image.Quantize.FASTOCTREE).save(small, "PNG", optimize=True)
+    picture.quantize(colours, method=PIL.Image.Quantize.FASTOCTREE).save(small, "PNG", optimize=True)
     return base64.b64encode(small.getvalue()).decode()
 
 
@@ -224,7 +227,7 @@ def _svg(figure: Any, alt: str) -> str:
     from html import escape
 
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.05, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
 
