@@ -106,7 +106,7 @@ def differences(before: NotebookNode, after: NotebookNode) -> Iterator[str]:
 
 MEASURED = re.compile(r"(?<![\w./-])(?:\d+\.\d+|\d+(?:\.\d+)? ?%|\d{1,3}(?:,\d{3})+|\d+ times)(?![\w/-]|\.\d)")
 NOT_MEASURED = re.compile(  # code, formulas, links, numbers of papers, and what a header says of minutes
-    r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|arXiv:? ?[\d.]+|\(\d{4}\.\d{4,5}\)|<[^>]*>|^\*\*Time\*\*.*?$",
+    r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|arXiv:? ?[\d.]+|\b\d{4}\.\d{4,5}\b|<[^>]*>|^\*\*Time\*\*.*?$",
     re.DOTALL | re.MULTILINE,
 )
 
