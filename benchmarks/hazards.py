@@ -154,7 +154,7 @@ def preferred(bits: Bits, way: str, steps: int, seed: int) -> dict[str, Any]:
 
 def variances(bits: Bits, draws: int) -> list[dict[str, Any]]:
     """Variance of the margin, exact and measured; of the loss; of its gradient: a policy near its reference."""
-    policy, _ = bits.tuned("VRPO, 8 counts", 40, 0)
+    policy, _ = bits.tuned("VRPO, 8 counts", 10, 0)
     pairs = bits.pairs(12, 5).at(slice(6))
     rows = []
     for estimator in ("time", "count", "stratified"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -122,6 +123,12 @@ def test_danger() -> None:
     danger = guards.Danger(LAW, zz)
     mask, z = LAW.codec.vocab_size, int(LAW.codec.encode("z")[0])
     np.testing.assert_allclose(danger(np.array([[mask, mask], [mask, z], [z, mask], [z, 0]])), [0.1, 1 / 3, 1, 0])
+    p = np.random.default_rng(0).dirichlet(np.ones(81))
+    fine = guards.Danger(Listed(tuple("".join(x) for x in itertools.product("abz", repeat=4)), p), zz)
+    ends = np.array([[mask] * 4] * 9)
+    ends[:, :2] = z  # zz is there: 1, and not a little more or less
+    ends[1:, 2] = [0, 1, 2, 0, 1, 2, 0, 1]
+    assert (fine(ends) == 1).all()
     assert danger.found(LAW.codec.encode("zzaz").reshape(2, 2)).tolist() == [True, False]
     np.testing.assert_allclose(danger.harmless.p, np.array([4, 3, 2]) / 9)
     with pytest.raises(ValueError, match="forbidden holds of every text of the law"):

@@ -62,8 +62,8 @@ class Danger:
     def __call__(self, states: Ints) -> Floats:
         """P(F | visible), (B,); 0 where what is visible fits no text."""
         fits = self.matching(states) * self.law.p
-        total = fits.sum(axis=1)
-        return np.asarray(np.divide(fits @ self.forbidden, total, out=np.zeros(len(fits)), where=total > 0))
+        bad, good = fits @ self.forbidden, fits @ ~self.forbidden  # so that h is 1 where nothing harmless is left
+        return np.asarray(np.divide(bad, bad + good, out=np.zeros(len(fits)), where=bad + good > 0))
 
     def found(self, ids: Ints) -> Bools:
         """Which finished texts, (B, L), are forbidden ones, whether the law has them or not: (B,)."""
