@@ -3,7 +3,8 @@
     OPENBLAS_NUM_THREADS=1 python -m benchmarks.recipes --out runs/recipes
 
 - instructions: exact match on held-out prompts, masked diffusion against left to right; pairs alone against fine-tuning
-- eos: how long answers are, and how often right, on canvases of 8, 16 and 32, for each cure of EOS overflow
+- eos: how long answers are on canvases of 8, 16 and 32, for each cure of EOS overflow: where their length is open, and
+  where the prompt says it
 - dream: bits against steps from scratch and from an autoregressive run, three seeds; how left to right is forgotten
 - experts: bits, loads by share of masks and milliseconds per step, at equal active parameters, three seeds
 
@@ -104,16 +105,30 @@ CURES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def overflow(rainbow: int, steps: int) -> dict[str, Any]:
+def open_words(rainbow: int) -> data.Pairs:
+    """Answers whose length nobody can know: one to five letters, a or b, all lengths and letters as likely."""
+    rng = np.random.default_rng(0)
+    pairs = tuple(("say>", "".join(rng.choice(["a", "b"], rng.integers(1, 6)))) for _ in range(2000))
+    codec = data.Characters.of("say>ab" + data.RAINBOW[:rainbow], eos=True)
+    return data.Pairs("words", pairs, codec, rainbow)
+
+
+def copies(rainbow: int) -> data.Pairs:
+    """Answers whose length the prompt says: those of copy and reverse."""
+    every = data.instructions.load(rainbow=rainbow)
+    return data.Pairs("copies", tuple(p for p in every.pairs if p[0][:4] in ("copy", "reve")), every.codec, rainbow)
+
+
+def overflow(corpus: data.Pairs, steps: int) -> dict[str, Any]:
     """Mean length and exact match by canvas, for the cures that a model filled up so can have."""
-    corpus = data.instructions.load(rainbow=rainbow)
     process = td.MaskedDiffusion(corpus.vocab_size)
-    model = network(corpus.vocab_size, 20 + max(CANVASES), 0)
+    longest = max(len(prompt) for prompt, _ in corpus.pairs)
+    model = network(corpus.vocab_size, longest + max(CANVASES), 0, layers=3)
     model = trained(corpus, process, model, steps, batch=32, random_lengths=0.5)
-    asked, found = questions(corpus, 300), {}
+    asked, found = questions(corpus, 200), {}
     right = [answer for _, answer in asked]
     for cure, how in CURES.items():
-        if how.get("rainbow", 0) != rainbow:
+        if how.get("rainbow", 0) != corpus.rainbow:
             continue
         for canvas in CANVASES:
             decoder = decoders.LowConfidence(draw=decoders.Draw(0.0), block_length=how.get("block"))
@@ -121,11 +136,10 @@ def overflow(rainbow: int, steps: int) -> dict[str, Any]:
                 process, model, corpus.codec, [p for p, _ in asked], canvas, decoder=decoder,
                 eos=how.get("eos", "free"), rng=np.random.default_rng(0),
             )  # fmt: skip
-            lengths = [len(text) for text in written]
             found[f"{cure}/{canvas}"] = {
-                "length": float(np.mean(lengths)), "match": answers.exact_match(written, right),
-                "begins": answers.exact_match([w[: len(r)] for w, r in zip(written, right, strict=True)], right),
-            }  # fmt: skip
+                "length": float(np.mean([len(text) for text in written])),
+                "match": answers.exact_match(written, right),
+            }
     return {"steps": steps, "true": float(np.mean([len(r) for r in right])), "rows": found}
 
 
@@ -266,9 +280,10 @@ def jobs(scale: float) -> dict[str, Callable[[], Any]]:
         every[f"dream/{seed}"] = partial(dream, seed, steps(250), steps(400))
         if seed == 0:
             for kind in ("masked", "autoregressive"):
-                every[f"instructions/{kind}"] = partial(instructions, kind, steps(1000))
+                every[f"instructions/{kind}"] = partial(instructions, kind, steps(2500))
             for rainbow in (0, 7):
-                every[f"eos/{rainbow}"] = partial(overflow, rainbow, steps(700))
+                every[f"eos/words/{rainbow}"] = partial(overflow, open_words(rainbow), steps(300))
+                every[f"eos/copies/{rainbow}"] = partial(overflow, copies(rainbow), steps(1000))
             for kind in ("pairs alone", "fine-tuned"):
                 every[f"instructions/{kind}"] = partial(instructions, kind, steps(1000))
         for name in MIXTURES:
@@ -282,6 +297,12 @@ def mean_error(values: list[float]) -> str:
     return f"{np.mean(values):.3f} +- {error:.3f}"
 
 
+def eos_rows(results: dict[str, Any], kind: str) -> dict[str, Any]:
+    """By cure and canvas, from both models."""
+    keys = [key for key in results if key.startswith(f"eos/{kind}/")]
+    return {name: row for key in keys for name, row in results[key]["rows"].items()}
+
+
 def table(results: dict[str, Any]) -> str:
     """All that is there, as Markdown."""
     lines = []
@@ -293,19 +314,22 @@ def table(results: dict[str, Any]) -> str:
             r = results[key]
             row = " | ".join(f"{100 * r['match'][t][0]:.1f} +- {100 * r['match'][t][1]:.1f}" for t in tasks)
             lines.append(f"| {key.split('/')[1]} | {r['steps']} | {row} |")
-    rows = {k: v for key in results if key.startswith("eos/") for k, v in results[key]["rows"].items()}
-    if rows:
-        true = next(results[key]["true"] for key in results if key.startswith("eos/"))
-        head = " | ".join(f"{c}: length | right | begins right" for c in CANVASES)
-        lines += ["", f"Answers by canvas; true ones have {true:.2f} characters", "", f"| cure | {head} |"]
-        lines.append("|---" * (3 * len(CANVASES) + 1) + "|")
-        for cure in CURES:
-            cells = [rows.get(f"{cure}/{c}") for c in CANVASES]
-            text = " | ".join(
-                f"{r['length']:.2f} | {100 * r['match'][0]:.1f} | {100 * r['begins'][0]:.1f}" if r else "| |"
-                for r in cells
-            )
-            lines.append(f"| {cure} | {text} |")
+    for kind in ("words", "copies"):
+        rows = eos_rows(results, kind)
+        if rows:
+            true = next(results[key]["true"] for key in results if key.startswith(f"eos/{kind}/"))
+            head = " | ".join(f"{c}: length | right" for c in CANVASES)
+            lines += [
+                "",
+                f"Answers of `{kind}` by canvas; true ones have {true:.2f} characters",
+                "",
+                f"| cure | {head} |",
+            ]
+            lines.append("|---" * (2 * len(CANVASES) + 1) + "|")
+            for cure in CURES:
+                cells = [rows.get(f"{cure}/{c}") for c in CANVASES]
+                text = " | ".join(f"{r['length']:.2f} | {100 * r['match'][0]:.1f}" if r else "|" for r in cells)
+                lines.append(f"| {cure} | {text} |")
     seeds = [results[key] for key in results if key.startswith("dream/")]
     if seeds:
         steps, before = seeds[0]["steps"], seeds[0]["before"]
@@ -367,18 +391,17 @@ def figure(path: Path, results: dict[str, Any]) -> None:
     axes[0, 0].set_ylim(top=5.5)
     axes[0, 0].legend(fontsize=12)
     axes[0, 1].set(title="What it forgets", xlabel="steps of diffusion", ylabel="bits per character, left to right")
-    rows = {k: v for key in results if key.startswith("eos/") for k, v in results[key]["rows"].items()}
+    rows = eos_rows(results, "words")
     for i, (cure, colour, mark) in enumerate(zip(CURES, COLOURS, MARKS, strict=False)):
         there = [c for c in CANVASES if f"{cure}/{c}" in rows]
-        at = np.array(there) * (1 + 0.015 * (i - 2))
-        shares = [rows[f"{cure}/{c}"]["match"] for c in there]
-        axes[1, 0].errorbar(
-            at, [100 * s[0] for s in shares], [100 * s[1] for s in shares], color=colour, marker=mark, ms=9, label=cure
-        )
+        at = np.array(there) * (1 + 0.02 * (i - 2))
+        axes[1, 0].plot(at, [rows[f"{cure}/{c}"]["length"] for c in there], color=colour, marker=mark, ms=9, label=cure)
+    axes[1, 0].axhline(3, color="#888888", linestyle=":", label="true mean")
     axes[1, 0].set_xscale("log", base=2)
+    axes[1, 0].set_yscale("log", base=2)
     axes[1, 0].set_xticks(CANVASES, [str(c) for c in CANVASES])
-    axes[1, 0].set(title="EOS overflow and its cures", xlabel="canvas, tokens", ylabel="right answers, per cent")
-    axes[1, 0].set_ylim(-3, 103)
+    axes[1, 0].set_yticks([1, 2, 4, 8, 16, 32], ["1", "2", "4", "8", "16", "32"])
+    axes[1, 0].set(title="EOS overflow and its cures", xlabel="canvas, tokens", ylabel="letters of an answer")
     axes[1, 0].legend(fontsize=12)
     for name, colour, mark in zip(list(MIXTURES)[1:], COLOURS[2:], MARKS[2:], strict=False):
         runs = [results[f"experts/{name}/{seed}"]["entropy"] for seed in SEEDS if f"experts/{name}/{seed}" in results]
