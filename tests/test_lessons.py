@@ -236,7 +236,7 @@ def test_every_statement_has_a_section_that_shows_it() -> None:
     rows = re.findall(r"^\| (\d+) \| (.+?) \| (.+?) \|$", table, re.MULTILINE)
     assert [int(number) for number, _, _ in rows] == list(range(1, len(rows) + 1))
     assert len(rows) > 60
-    notebooks = {path.name[:2]: nbformat.read(path, as_version=4).cells for path in LESSONS}
+    notebooks = {path.stem.split("_")[0]: nbformat.read(path, as_version=4).cells for path in LESSONS}
     for number, _, places in rows:
         for place in places.split(", "):
             lesson, _, section = place.partition(" §")
