@@ -279,11 +279,11 @@ def jobs(scale: float) -> dict[str, Callable[[], Any]]:
     for seed in SEEDS:  # what is most wanted first, and one seed of all before the second of any
         every[f"dream/{seed}"] = partial(dream, seed, steps(250), steps(400))
         if seed == 0:
-            for kind in ("masked", "autoregressive"):
-                every[f"instructions/{kind}"] = partial(instructions, kind, steps(2500))
             for rainbow in (0, 7):
                 every[f"eos/words/{rainbow}"] = partial(overflow, open_words(rainbow), steps(300))
                 every[f"eos/copies/{rainbow}"] = partial(overflow, copies(rainbow), steps(1000))
+            for kind in ("masked", "autoregressive"):
+                every[f"instructions/{kind}"] = partial(instructions, kind, steps(2000))
             for kind in ("pairs alone", "fine-tuned"):
                 every[f"instructions/{kind}"] = partial(instructions, kind, steps(1000))
         for name in MIXTURES:
@@ -401,8 +401,9 @@ def figure(path: Path, results: dict[str, Any]) -> None:
     axes[1, 0].set_yscale("log", base=2)
     axes[1, 0].set_xticks(CANVASES, [str(c) for c in CANVASES])
     axes[1, 0].set_yticks([1, 2, 4, 8, 16, 32], ["1", "2", "4", "8", "16", "32"])
+    axes[1, 0].set_ylim(0.85, 150)
     axes[1, 0].set(title="EOS overflow and its cures", xlabel="canvas, tokens", ylabel="letters of an answer")
-    axes[1, 0].legend(fontsize=12)
+    axes[1, 0].legend(fontsize=12, ncols=2, loc="upper left")
     for name, colour, mark in zip(list(MIXTURES)[1:], COLOURS[2:], MARKS[2:], strict=False):
         runs = [results[f"experts/{name}/{seed}"]["entropy"] for seed in SEEDS if f"experts/{name}/{seed}" in results]
         if runs:
