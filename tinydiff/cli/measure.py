@@ -69,7 +69,7 @@ def evaluate(
         typer.Option(
             metavar="ORDER",
             help="Score the law of what is written in this order, exactly, instead of the bound: most_likely, entropy, "
-            "margin or left_to_right.",
+            "margin or left_to_right; low_confidence and random have none.",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="--decoder: in so many steps; default one per token.")] = None,
