@@ -224,7 +224,8 @@ def test_every_option_is_passed_on(command: str, trained: Path, monkeypatch: pyt
     monkeypatch.setattr(cli.generate, "decoder_of", spy)
     values = {
         "steps": 3, "remasking": "margin", "remask": "cap", "eta": 0.25, "commits": "cosine", "threshold": 0.5,
-        "gamma": 0.25, "factor": 0.125, "temperature": 0.75, "top_k": 4, "top_p": 0.875, "block_length": 5, "choice_temperature": 1.5,
+        "gamma": 0.25, "factor": 0.125, "temperature": 0.75, "top_k": 4, "top_p": 0.875, "block_length": 5,
+        "choice_temperature": 1.5,
     }  # fmt: skip
     values |= {"sampler": "euler", "solver": "rk4"} if command == "sample" else {}
     flags = [part for name, value in values.items() for part in ("--" + name.replace("_", "-"), str(value))]
