@@ -351,7 +351,9 @@ def test_evaluate_the_law_of_a_decoder(trained: Path, run: Path, capsys: pytest.
     ):  # fmt: skip
         cli.app(["evaluate", str(folder), "--windows", "64", *options], standalone_mode=False)
         out = capsys.readouterr().out
-        assert "(exact, of the texts that " in out
+        assert (
+            f"(exact, of what the decoder writes: {options[1] if options[0] == '--decoder' else options[0][2:]}" in out
+        )
         figures.append(float(re.match(r"[\d.]+", out)[0]))  # type: ignore[index]
     assert len(set(figures)) == 5
     model, process, _, config = load(trained)

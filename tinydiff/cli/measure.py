@@ -102,7 +102,9 @@ def evaluate(
             "temperature": 1.0,
         }
         judged = DecoderLaw(process, decoder_of(process, run, **options))
-        of_decoder = f"exact, of the texts that {judged.decoder} writes"
+        rules = {"": decoder, "gamma ": gamma, "factor ": factor, "steps ": steps}
+        named = ", ".join(f"{rule}{value}" for rule, value in rules.items() if value is not None)
+        of_decoder = f"exact, of what the decoder writes: {named}"
     elif steps is not None:
         raise ValueError(f"--steps is {steps}, but no --decoder takes them: name one, or leave --steps out")
     held_out = learning.evaluate(model, judged, corpus, windows=windows, length=length)
