@@ -134,7 +134,7 @@ def orders(out: Path, steps: int) -> dict[str, Any]:
         ("worst first", WorstFirst, (64,)),
     ]  # fmt: skip
     listed = [(name, kind(looks), looks) for name, kind, many in ways for looks in many]
-        (f"entropy-bounded {gamma}", decoders.EntropyBounded(gamma=gamma), 0) for gamma in (0.1, 0.5, 2.0, 5.0, 10.0)
+    listed += [
         (f"entropy-bounded {gamma}", decoders.EntropyBounded(gamma=gamma), 0) for gamma in (0.1, 0.5, 2.0, 5.0, 10.0)
     ]
     listed += [(f"Frechet {factor}", decoders.Frechet(factor=factor), 0) for factor in (0.5, 1.0)]
