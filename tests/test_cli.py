@@ -20,6 +20,7 @@ from tinydiff import (
     D3PM,
     Autoregressive,
     Bert,
+    BlockDiffusion,
     FlowMatching,
     GaussianDiffusion,
     MaskedDiffusion,
@@ -189,6 +190,10 @@ DRAWN = decoders.Draw(0.3, 2, 0.9)
         (MaskedDiffusion(3), {"remasking": "ancestral", "steps": 4, **DRAW}, decoders.Ancestral(4, DRAWN)),
         (MaskedDiffusion(3), {"remasking": "first_hitting", **DRAW}, decoders.FirstHitting(DRAWN)),
         (MaskedDiffusion(3), {"threshold": 0.4, "block_length": 2, **DRAW}, decoders.Threshold(0.4, DRAWN, 2)),
+        (MaskedDiffusion(3), {"gamma": 0.4, **DRAW}, decoders.EntropyBounded(DRAWN, gamma=0.4)),
+        (MaskedDiffusion(3), {"factor": 0.4, "block_length": 2, **DRAW}, decoders.Frechet(DRAWN, 2, factor=0.4)),
+        (BlockDiffusion(3), {"cache": False, "factor": 0.4, **DRAW},
+         decoders.Blocks(decoders.Frechet(DRAWN, factor=0.4), cache=False)),
         (MaskedDiffusion(3), {"remask": "cap", "eta": 0.5, "steps": 4, **DRAW}, decoders.RemaskCap(4, 0.5, DRAWN)),
         (MaskedDiffusion(3), {"remask": "rescale", **DRAW}, decoders.RemaskRescale(None, 0.1, DRAWN)),
         (MaskedDiffusion(3), {"remask": "confidence", **DRAW}, decoders.RemaskConfidence(None, 1.0, DRAWN)),
@@ -219,7 +224,8 @@ def test_every_option_is_passed_on(command: str, trained: Path, monkeypatch: pyt
     monkeypatch.setattr(cli.generate, "decoder_of", spy)
     values = {
         "steps": 3, "remasking": "margin", "remask": "cap", "eta": 0.25, "commits": "cosine", "threshold": 0.5,
-        "temperature": 0.75, "top_k": 4, "top_p": 0.875, "block_length": 5, "choice_temperature": 1.5,
+        "gamma": 0.25, "factor": 0.125, "temperature": 0.75, "top_k": 4, "top_p": 0.875, "block_length": 5,
+        "choice_temperature": 1.5,
     }  # fmt: skip
     values |= {"sampler": "euler", "solver": "rk4"} if command == "sample" else {}
     flags = [part for name, value in values.items() for part in ("--" + name.replace("_", "-"), str(value))]

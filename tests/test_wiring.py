@@ -20,6 +20,7 @@ from tests.test_cli import tinydiff
 from tinydiff import (
     D3PM,
     Autoregressive,
+    BlockDiffusion,
     MaskedDiffusion,
     Options,
     Run,
@@ -43,7 +44,8 @@ from tinydiff.tensor import no_grad
 
 V, L = 3, 4
 PROCESSES: list[Any] = [
-    MaskedDiffusion(V), D3PM(V, "absorbing", steps=9), D3PM(V, "uniform", steps=9), ScoreEntropy(V, "absorbing"),
+    MaskedDiffusion(V), BlockDiffusion(V, 2), D3PM(V, "absorbing", steps=9), D3PM(V, "uniform", steps=9),
+    ScoreEntropy(V, "absorbing"),
     ScoreEntropy(V, "uniform"), Autoregressive(V),
 ]  # fmt: skip
 TIMED = [process for process in PROCESSES if process.needs_time]

@@ -9,7 +9,18 @@ import pytest
 
 from tests.conftest import Runs
 from tests.identities.conftest import random_model
-from tinydiff import Autoregressive, BlockDiffusion, MaskedDiffusion, Tensor, Transformer, cli, data, decoders, load
+from tinydiff import (
+    Autoregressive,
+    BlockDiffusion,
+    MaskedDiffusion,
+    Run,
+    Tensor,
+    Transformer,
+    cli,
+    data,
+    decoders,
+    load,
+)
 from tinydiff.arrays import Bools, Ints
 from tinydiff.data import Batch
 from tinydiff.data.middles import Middles, middle_last, middle_of
@@ -246,6 +257,36 @@ def test_middles_come_last_and_are_found_again() -> None:
     assert np.isfinite(Autoregressive(corpus.vocab_size).loss(model, Batch(x0), rng()).item())
 
 
+def test_experts_that_choose_among_all_tokens_are_refused() -> None:
+    """In the pass over both halves, clean tokens would decide who works on masked ones: a leak."""
+    corpus = data.load("python_docs")
+    model = Transformer(corpus.vocab_size, L, d_model=8, layers=1, heads=2, experts=2, routing="expert", rng=rng())
+    with pytest.raises(ValueError, match="routing is 'expert', but the process is of blocks"):
+        Run(corpus, BlockDiffusion(corpus.vocab_size, 4), model)
+
+
+def test_answers_end_with_the_block_that_holds_their_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run on pairs knows its end; the command tells the decoder, and a run on text has none."""
+    pairs = tmp_path / "sums.jsonl"
+    pairs.write_text("\n".join(f'{{"prompt": "{a}+{b}=", "answer": "{a + b}"}}' for a in range(9) for b in range(9)))
+    folder = tmp_path / "run"
+    options = ["--steps", "5", "--batch", "4", "--length", "12", "--d-model", "8", "--layers", "1", "--heads", "2"]
+    options += ["--process", "block", "--block-length", "2", "--out", str(folder)]
+    cli.app(["train", "--pairs", str(pairs), *options], standalone_mode=False)
+    made: list[Any] = []
+    sample = BlockDiffusion.sample
+
+    def listening(*arguments: Any, decoder: Any, **options: Any) -> Any:
+        made.append(decoder)
+        return sample(*arguments, decoder=decoder, **options)
+
+    monkeypatch.setattr(BlockDiffusion, "sample", listening)
+    cli.app(["sample", str(folder), "--prompt", "1+2="], standalone_mode=False)
+    _, _, codec, _ = load(folder)
+    assert codec is not None
+    assert made[0].eos_id == codec.eos_id is not None
+
+
 # --- the command line ------------------------------------------------------------------------------------------------
 
 
@@ -310,7 +351,9 @@ def test_evaluate_the_law_of_a_decoder(trained: Path, run: Path, capsys: pytest.
     ):  # fmt: skip
         cli.app(["evaluate", str(folder), "--windows", "64", *options], standalone_mode=False)
         out = capsys.readouterr().out
-        assert "(exact, of the texts that " in out
+        assert (
+            f"(exact, of what the decoder writes: {options[1] if options[0] == '--decoder' else options[0][2:]}" in out
+        )
         figures.append(float(re.match(r"[\d.]+", out)[0]))  # type: ignore[index]
     assert len(set(figures)) == 5
     model, process, _, config = load(trained)

@@ -13,7 +13,14 @@ from tinydiff.measures import clock
 from tinydiff.views import figures
 
 LENGTH, STEPS = 6, 4
-KINDS: list[clock.Kind] = ["cached", "uncached", "diffusion"]
+KINDS: list[clock.Kind] = ["cached", "uncached", "diffusion", "blocks"]
+
+
+@pytest.fixture(autouse=True)
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 4 in 2 looks: two of them, of which one is shorter."""
+    monkeypatch.setattr(clock, "BLOCK", 4)
+    monkeypatch.setattr(clock, "AT_ONCE", 2)
 
 
 def network(time: bool = False) -> Transformer:
@@ -33,7 +40,10 @@ class Counter:
 
         def counted_attention(q: Any, k: Any, v: Any, mask: Any = None, causal: int = 0) -> Any:
             (batch, queries, heads, depth), keys = q.shape, k.shape[1]
-            sees = np.tril(np.ones((queries, keys), bool), keys - queries) if causal else np.ones((queries, keys), bool)
+            sees = np.ones((queries, keys), bool)
+            if causal:
+                at = np.arange(keys) // causal
+                sees = at[keys - queries :, None] >= at
             self.flops += 2 * 2 * batch * heads * depth * int(sees.sum())
             self.calls += 1
             return attention(q, k, v, mask, causal)
@@ -45,7 +55,7 @@ class Counter:
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_flops_are_those_of_the_kernels(kind: clock.Kind, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A factor of two, the head on every position, the cache's keys not counted, a step more or less."""
+    """A factor of two, the head on every position, the cache's keys not counted, a step or a block too many."""
     model, counter = network(), Counter(monkeypatch)
     frames = list(clock.sampler(kind, model, LENGTH, STEPS, batch, np.random.default_rng(0)))
     made = clock.calls(kind, LENGTH, STEPS, batch)
@@ -149,7 +159,7 @@ def test_report(monkeypatch: pytest.MonkeyPatch) -> None:
         (kind, length, steps)
         for length in (3, 6)
         for kind, steps in [
-            ("cached", length), ("uncached", length),
+            ("cached", length), ("uncached", length), ("blocks", {3: 2, 6: 4}[length]),
             *(("diffusion", s) for s in sorted({1, 2, 4, length}) if s <= length),
         ]
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ import typer
 
 from .. import data, learning
 from ..arrays import Bools
-from ..decoders import CHOICE_TEMPERATURE, conditioned, prompted
+from ..decoders import CHOICE_TEMPERATURE, Blocks, conditioned, prompted
 from ..processes import Autoregressive, Bert, BlockDiffusion, MaskedDiffusion, Process
 from ..transformer import Model, Transformer
 from ..views import terminal
@@ -145,6 +146,8 @@ def sample(
     if allow is not None:
         known["allowed"] = allowed_there(codec, allow, given)
     told = guided(model, process, run, given, cfg_scale)
+    if isinstance(decoder, Blocks):
+        decoder = replace(decoder, eos_id=codec.eos_id)
     check_watching(batch, delay, strip, html, gif)
     shown = watch(process.sample(told, length, batch, decoder=decoder, rng=rng, **known), codec, run, delay)
     for ids in shown.frames[-1].state:

@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import data
 from ..arrays import Floats
-from ..processes import Autoregressive, Process, from_config
+from ..processes import Autoregressive, BlockDiffusion, Process, from_config
 from ..tensor import Tensor, no_grad
 from ..transformer import Model, Transformer
 from . import checkpoint
@@ -99,9 +99,10 @@ class Run:
                 "leave it out"
             )
         chosen = getattr(model, "experts", 0) and getattr(model, "routing", "token")
-        if isinstance(process, Autoregressive) and chosen == "expert":
+        if isinstance(process, Autoregressive | BlockDiffusion) and chosen == "expert":
+            kind = "autoregressive" if isinstance(process, Autoregressive) else "of blocks, left to right"
             raise ValueError(
-                "routing is 'expert', but the process is autoregressive: experts that choose among all tokens let "
+                f"routing is 'expert', but the process is {kind}: experts that choose among all tokens let "
                 "later ones say who works on earlier ones, and what comes out is no likelihood; use routing='token'"
             )
         self.optimiser = new_optimiser(model, self.options)

@@ -1,7 +1,8 @@
 """The clock: left to right with and without a cache beside diffusion, measured, and predicted from counted work.
 
 A sampler is a list of calls of the network. Left to right makes L of them, each on one new token with a cache or on
-the whole prefix without; diffusion makes S, each on all L positions. What a list of calls costs is predicted as
+the whole prefix without; diffusion makes S, each on all L positions; blocks of b tokens make b / 4 each, on the block
+alone but for the first, which also reads the block before. What a list of calls costs is predicted as
 
     calls x call + FLOPs / rate + drawn x draw
 
@@ -26,8 +27,8 @@ import numpy as np
 
 from .. import kernels
 from ..arrays import Floats
-from ..decoders import CHOICE_TEMPERATURE, Draw, Frame, LowConfidence, NextToken
-from ..processes import Autoregressive, MaskedDiffusion
+from ..decoders import CHOICE_TEMPERATURE, Blocks, Draw, Entropy, Frame, LowConfidence, NextToken
+from ..processes import Autoregressive, BlockDiffusion, MaskedDiffusion
 from ..tensor import no_grad
 from ..transformer import Transformer
 
@@ -36,9 +37,13 @@ CALIBRATION_LENGTHS = (0.2, 0.35, 0.6, 0.85)  # of the longest of the race, none
 BATCH_REPEATS = 3  # a batch takes long, and its time varies less
 SHORT = 20  # calls in a row when one would be too short for the clock
 
-Kind = Literal["cached", "uncached", "diffusion"]
+BLOCK = 16  # tokens in a block
+AT_ONCE = 4  # of them committed by a look at it
+
+Kind = Literal["cached", "uncached", "diffusion", "blocks"]
 NAMES: dict[Kind, str] = {
-    "cached": "left to right, KV-cache", "uncached": "left to right, no cache", "diffusion": "diffusion"
+    "cached": "left to right, KV-cache", "uncached": "left to right, no cache", "diffusion": "diffusion",
+    "blocks": "block diffusion, KV-cache",
 }  # fmt: skip
 
 
@@ -51,14 +56,15 @@ def untrained(size: Literal["S", "M"], vocab_size: int, length: int, rng: np.ran
 class Call(NamedTuple):
     """One call of the network: `new` positions of each of `batch` sequences, after `past` ones in the cache.
 
-    `selected` rows go through the output head. With `causal` a position sees itself and those before.
+    `selected` rows go through the output head. `causal` is 0 for all, or the length of the blocks whose end
+    limits what a position sees: 1 for itself and those before.
     """
 
     batch: int
     new: int
     past: int
     selected: int
-    causal: bool
+    causal: int
 
 
 def flops(model: Transformer, call: Call) -> int:
@@ -70,7 +76,9 @@ def flops(model: Transformer, call: Call) -> int:
     """
     d, rows = model.d_model, call.batch * call.new
     outputs = model.vocab_size or model.features or 0
-    pairs = call.batch * (call.new * call.past + (call.new * (call.new + 1) // 2 if call.causal else call.new**2))
+    b = call.causal or call.new  # the end of each position's block, as far as there are new ones
+    seen = sum(min((i // b + 1) * b, call.new) for i in range(call.new))
+    pairs = call.batch * (call.new * call.past + seen)
     time = 2 * call.batch * 2 * d * d if model.time else 0
     return model.layers * (2 * rows * 12 * d * d + 4 * pairs * d) + 2 * call.selected * d * outputs + time
 
@@ -81,12 +89,35 @@ def calls(kind: Kind, length: int, steps: int, batch: int = 1) -> list[Call]:
         return [Call(batch, 1, i, batch, True) for i in range(length)]
     if kind == "uncached":
         return [Call(batch, i + 1, 0, batch, True) for i in range(length)]
+    if kind == "blocks":
+        made = []
+        for start in range(0, length, BLOCK):
+            size, looks = min(BLOCK, length - start), looks_at(min(BLOCK, length - start))
+            for look in range(looks):
+                again = BLOCK if look == 0 and start else 0  # the block before is finished now, and read
+                masks = size - size * look // looks
+                made.append(Call(batch, again + size, start - again, batch * masks, BLOCK))
+        return made
     return [Call(batch, length, 0, batch * (length - length * i // steps), False) for i in range(steps)]
+
+
+def looks_at(size: int) -> int:
+    """How many looks fill a block of that many tokens."""
+    return max(1, min(BLOCK // AT_ONCE, size))
+
+
+def all_looks(length: int) -> int:
+    """And a whole text, block by block."""
+    return sum(looks_at(min(BLOCK, length - start)) for start in range(0, length, BLOCK))
 
 
 def drawn(kind: Kind, length: int, steps: int, batch: int = 1) -> int:
     """Tokens drawn from logits: one per call and sequence left to right, all masked ones in diffusion."""
-    return batch * length if kind != "diffusion" else sum(call.selected for call in calls(kind, length, steps, batch))
+    return (
+        batch * length
+        if kind in ("cached", "uncached")
+        else sum(call.selected for call in calls(kind, length, steps, batch))
+    )
 
 
 def sampler(
@@ -103,6 +134,9 @@ def sampler(
     if kind == "diffusion":
         surest = LowConfidence(steps, Draw(temperature), choice_temperature=CHOICE_TEMPERATURE)
         return MaskedDiffusion(model.vocab_size).sample(model, length, batch, decoder=surest, rng=rng)
+    if kind == "blocks":
+        inside = Blocks(Entropy(looks_at(BLOCK), Draw(temperature)))
+        return BlockDiffusion(model.vocab_size, BLOCK).sample(model, length, batch, decoder=inside, rng=rng)
     next_token = NextToken(Draw(temperature), cache=kind == "cached")
     return Autoregressive(model.vocab_size).sample(model, length, batch, decoder=next_token, rng=rng)
 
@@ -264,7 +298,7 @@ def race(
         raise ValueError(f"lengths goes up to {lengths[-1]}; these models take at most {longest}")
     if steps > lengths[0]:
         raise ValueError(f"steps is {steps}, but the shortest length is {lengths[0]}; use at most as many steps")
-    models: dict[Kind, Transformer] = {"cached": rival, "uncached": rival, "diffusion": diffusion}
+    models: dict[Kind, Transformer] = {"cached": rival, "uncached": rival, "diffusion": diffusion, "blocks": diffusion}
 
     def run(kind: Kind, length: int, count: int, size: int) -> Job:
         return lambda: [None for _ in sampler(kind, models[kind], length, count, size, rng)]
@@ -272,10 +306,12 @@ def race(
     single: list[tuple[Kind, int, int, int]] = []
     for length in lengths:
         single += [("cached", length, length, 1), ("uncached", length, length, 1)]
+        single.append(("blocks", length, all_looks(length), 1))
         counts = {1, 4, 16, 64, steps, length}
         single += [("diffusion", length, count, 1) for count in sorted(counts) if count <= length]
     many: list[tuple[Kind, int, int, int]] = [
-        (kind, lengths[-1], steps if kind == "diffusion" else lengths[-1], batch) for kind in models
+        (kind, lengths[-1], {"diffusion": steps, "blocks": all_looks(lengths[-1])}.get(kind, lengths[-1]), batch)
+        for kind in models
     ]
     jobs: dict[Any, Job] = {key: run(*key) for key in single}
     for model in {rival, diffusion}:

@@ -195,6 +195,7 @@ def race(report: Mapping[str, Any]) -> Figure:
         "cached": (ORANGE, "s", "left to right, KV-cache"),
         "uncached": (RED, "^", "left to right, no cache"),
         "diffusion": (BLUE, "o", "diffusion"),
+        "blocks": (GREEN, "D", "block diffusion, KV-cache"),
     }
     count = len(lengths) + 1
     figure, grid_ = plt.subplots(1, count, figsize=(3.8 * count, 4.6), squeeze=False, layout="constrained")
@@ -232,7 +233,7 @@ def race(report: Mapping[str, Any]) -> Figure:
     panels[0].set_ylabel("milliseconds for one sequence", fontsize=12)
     handles, labels = panels[0].get_legend_handles_labels()
     (line,) = panels[0].plot([], [], "--", color="black")
-    figure.legend([*handles, line], [*labels, "predicted"], loc="outside upper center", ncols=4, fontsize=12)
+    figure.legend([*handles, line], [*labels, "predicted"], loc="outside upper center", ncols=5, fontsize=12)
     return figure
 
 
