@@ -219,6 +219,17 @@ def _uniform(sets: Sequence[Sequence[str]], values: Sequence[str]) -> Floats:
     return np.asarray(np.log(p, out=np.full(p.shape, -np.inf), where=p > 0))
 
 
+def _conditional(values: Ints, given: Ints) -> float:
+    """H(values | given) of the frequencies of two (n,) arrays, in nats."""
+
+    def entropy(rows: Ints) -> float:
+        _, counts = np.unique(rows, axis=0, return_counts=True)
+        p = counts / counts.sum()
+        return float(-(p * np.log(p)).sum())
+
+    return entropy(np.stack([values, given], axis=1)) - entropy(given[:, None]) if len(values) else 0.0
+
+
 def _slots(name: str) -> list[str]:
     """Where a choice shows: a slot of its own name, or one for each word of a phrase."""
     return [f"{name}.{i}" for i in range(PHRASE)] if name in ("C", "E") else [name]
@@ -310,6 +321,23 @@ class Stories:
             sums = np.exp(self._tables[name]).cumsum(axis=1)[choices[parent] if parent else np.zeros(n, np.int64)]
             choices[name] = (sums <= rng.random((n, 1)) * sums[:, -1:]).sum(axis=1)
         return self.write(choices)
+
+    def variety(self, ids: Ints) -> float:
+        """How varied (n, L) valid texts are: `entropy`, from the frequencies of their choices, in nats per text.
+
+        A plug-in estimate: too low by about half the number of possibilities over n, so compare it with that of as many
+        real texts. It is blind to choices that depend on one another where those of the law do not.
+        """
+        choices, at = self.read(ids)
+        plans = choices["plan"]
+        total = _conditional(plans, np.zeros(len(ids), np.int64))
+        for forms, stages in zip(choices["forms"].T, self._stages[plans].T, strict=True):
+            total += _conditional(forms, stages)
+        for name, parent in PARENTS.items():
+            shows = at[name] >= 0
+            given = choices[parent][shows] if parent else np.zeros(int(shows.sum()), np.int64)
+            total += float(shows.mean()) * _conditional(choices[name][shows], given)
+        return total
 
     def valid(self, text: str) -> bool:
         """Whether the text has a probability above zero; the tokens that fill it up may be left out."""
