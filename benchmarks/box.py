@@ -75,7 +75,7 @@ def card(name: str, run: learning.Run, folder: Path) -> str:
         f"{half.mean - full.mean:+.5f}",
     ]  # fmt: skip
     rng = np.random.default_rng(0)
-    if isinstance(run.corpus, data.Examples) and isinstance(run.corpus.law, data.laws.Stories):
+    if isinstance(run.corpus, data.Examples) and isinstance(run.corpus.law, data.stories.Stories):
         law = run.corpus.law
         ratio = half.per_token * law.length * math.log(2) / law.entropy
         lines.append(
@@ -83,10 +83,10 @@ def card(name: str, run: learning.Run, folder: Path) -> str:
             f"{law.entropy / math.log(2):.2f}"
         )
         if isinstance(process, MaskedDiffusion):
-            valid, variety, _ = quality(model, process, law, DECODER, 1000)
+            found = quality(model, process, law, DECODER, 1000)
             lines.append(
-                f"- of 1,000 samples {100 * valid:.1f} % keep every rule, as varied as {variety:.3f} of the law: "
-                f"`{DECODER}`"
+                f"- of 1,000 samples {100 * found.valid:.1f} % keep every rule; those have {found.variety:.3f} of the "
+                f"law's entropy, and {100 * found.different:.1f} % of them are different; `{DECODER}`"
             )
     decoder = None if isinstance(process, Autoregressive) else DECODER
     if isinstance(process, Autoregressive):

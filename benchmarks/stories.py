@@ -12,8 +12,9 @@ import argparse
 import json
 from pathlib import Path
 
-from tinydiff import box, data, decoders, learning
+from tinydiff import box, decoders, learning
 from tinydiff.cli.demo import quality
+from tinydiff.data.stories import STORIES
 from tinydiff.processes import MaskedDiffusion
 
 
@@ -42,9 +43,9 @@ def main() -> None:
     assert isinstance(process, MaskedDiffusion)
     rows = []
     for name, decoder in candidates().items():
-        valid, variety, broken = quality(model, process, data.laws.Stories(), decoder, arguments.texts)
-        rows.append((name, valid, variety, dict(broken.most_common())))
-        print(f"{name:34} valid {valid:.3f}  variety {variety:.3f}  {rows[-1][3]}", flush=True)
+        found = quality(model, process, STORIES, decoder, arguments.texts)
+        rows.append((name, found.valid, found.variety, dict(found.broken.most_common())))
+        print(f"{name:34} valid {found.valid:.3f}  variety {found.variety:.3f}  {rows[-1][3]}", flush=True)
         if arguments.out:
             arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
     print("\non the frontier:")

@@ -28,9 +28,9 @@ def found(run: Path) -> Path:
 
 def pack(run: Run, folder: Path) -> None:
     """Write the averaged weights of a run, in half precision, and its config, replacing what is there."""
-    half = {
-        f"ema/{name}": values.astype(np.float16) for name, values in run.optimiser.flat.named(run.ema.values).items()
-    }
+    weights = run.optimiser.flat.named(run.ema.values)
+    with np.errstate(over="ignore"):
+        half = {f"ema/{name}": values.astype(np.float16) for name, values in weights.items()}
     for name, values in half.items():
         if not np.isfinite(values).all():
             raise ValueError(f"{name} has a weight too large for half precision")

@@ -11,11 +11,13 @@ import math
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
 
 from .. import data, learning
+from ..data.stories import EOS, RULES, Stories
 from ..decoders import Decoder, Draw, LowConfidence
 from ..learning.files import quoted
 from ..processes import Autoregressive, MaskedDiffusion, Process
@@ -59,16 +61,34 @@ def new_run(folder: Path | None, steps: int = STEPS, process: str = "masked", **
     return learning.Run(corpus, made, model, learning.Options(**(chosen | options)), folder)  # type: ignore[arg-type]
 
 
-def quality(
-    model: Transformer, process: MaskedDiffusion, law: data.laws.Stories, decoder: Decoder, texts: int
-) -> tuple[float, float, Counter[str]]:
-    """Of that many drawn texts: the share of valid ones, their entropy over that of as many real ones, broken rules."""
+class Quality(NamedTuple):
+    """How good some drawn stories are.
+
+    Attributes
+    ----------
+    valid : the share that keeps every rule
+    variety : of those, the entropy of their choices over that of as many real ones, see `Stories.variety`
+    different : of those, how many are different stories, over their number
+    broken : the rules that the others break first
+
+    """
+
+    valid: float
+    variety: float
+    different: float
+    broken: Counter[str]
+
+
+def quality(model: Transformer, process: MaskedDiffusion, law: Stories, decoder: Decoder, texts: int) -> Quality:
+    """Draw that many texts and judge them; the same ones at every call."""
     *_, last = process.sample(model, law.length, texts, decoder=decoder, rng=np.random.default_rng(SEED + 1))
     faults = law.faults(last.state)
-    valid = np.array([fault is None for fault in faults])
-    real = law.variety(law.draw(max(int(valid.sum()), 1), np.random.default_rng(SEED + 1)))
-    variety = law.variety(last.state[valid]) / real if valid.sum() > 1 else 0.0
-    return float(valid.mean()), variety, Counter(fault for fault in faults if fault)
+    good = last.state[[fault is None for fault in faults]]
+    n = max(len(good), 1)
+    real = law.draw(n, np.random.default_rng(SEED + 1))
+    variety = law.variety(good) / law.variety(real) if n > 1 else 0.0
+    different = len(np.unique(good, axis=0)) / n
+    return Quality(len(good) / texts, variety, different, Counter(fault for fault in faults if fault))
 
 
 def show(console: Console, folder: Path, corpus: data.Examples) -> None:
@@ -76,7 +96,7 @@ def show(console: Console, folder: Path, corpus: data.Examples) -> None:
     model, process, codec, _ = learning.load(folder)
     law = corpus.law
     assert isinstance(process, MaskedDiffusion)
-    assert isinstance(law, data.laws.Stories)
+    assert isinstance(law, Stories)
     assert codec is not None
 
     def shown(title: str, batch: int, decoder: Decoder, **known: object) -> None:
@@ -84,8 +104,8 @@ def show(console: Console, folder: Path, corpus: data.Examples) -> None:
         last = terminal.show_sampling(console, codec, frames, title=title, delay=0.05)
         for ids in last.state:
             fault = law.faults(ids[None])[0]
-            text = codec.decode(ids).replace(data.stories.EOS, "").strip()
-            say(text + (f"\n    breaks the rule of {fault}: {data.stories.RULES[fault]}" if fault else "") + "\n")
+            text = codec.decode(ids).replace(EOS, "").strip()
+            say(text + (f"\n    breaks the rule of {fault}: {RULES[fault]}" if fault else "") + "\n")
 
     console.print("\nNow the other way: from nothing but masks to a story, the surest words first.\n")
     shown("masked diffusion", 3, DECODER)
@@ -94,17 +114,23 @@ def show(console: Console, folder: Path, corpus: data.Examples) -> None:
     shown(f"{FEW} steps", 1, few)
     console.print("\nGaps can be anywhere: what is given says what fits.\n")
     say(BLANKS)
-    x0, given = data.with_blanks(codec, " " + BLANKS + data.stories.EOS, "_")
+    x0, given = data.with_blanks(codec, " " + BLANKS + EOS, "_")
     shown("infill", 1, LowConfidence(), x0=x0, given=given)
 
     held_out = learning.evaluate(model, process, corpus, windows=4096)
     bits, best = held_out.per_token * law.length, law.entropy / math.log(2)
     say(f"held-out: {bits:.1f} bits per story; {bits / best:.3f} of the best possible, the law's entropy of {best:.1f}")
     for title, decoder in ((f"{law.length} steps", DECODER), (f"{FEW} steps", few)):
-        valid, variety, broken = quality(model, process, law, decoder, COUNTED)
-        worst = f"; broken most: {', '.join(f'{rule} {n}' for rule, n in broken.most_common(3))}" if broken else ""
-        varied = f", as varied as {variety:.2f} of the law" if valid > 0.1 else ""
-        say(f"{title}: {100 * valid:.1f} % of {COUNTED} stories keep every rule{varied}{worst}")
+        found = quality(model, process, law, decoder, COUNTED)
+        told = f"{title}: {100 * found.valid:.1f} % of {COUNTED} stories keep every rule"
+        if found.valid > 0.5:
+            told += (
+                f"; those have {found.variety:.2f} of the law's entropy, and {100 * found.different:.0f} % of them are "
+                "different"
+            )
+        if found.broken:
+            told += f"; broken most: {', '.join(f'{rule} {n}' for rule, n in found.broken.most_common(3))}"
+        say(told)
     say("\nNext:")
     for command in (
         f"tinydiff sample {quoted(folder)} --steps 16",

@@ -55,7 +55,7 @@ def demo(
             f"--out is {out}, a run of {run.process.config['process']}, which has no masks to show; choose another "
             "folder"
         )
-    if not isinstance(run.corpus, data.Examples) or not isinstance(run.corpus.law, data.laws.Stories):
+    if not isinstance(run.corpus, data.Examples) or not isinstance(run.corpus.law, data.stories.Stories):
         raise ValueError(f"--out is {out}, a run on {run.corpus.name}; the demo shows stories: choose another folder")
     if run.step < run.options.steps:
         follow(run)

@@ -1,9 +1,9 @@
 """Data that every machine already has: corpora, or any file of text, as token ids; points and pictures as vectors.
 
 `python_docs` is the language reference that CPython carries in `pydoc_data.topics`, `python_prose` its sentences alone;
-`python_source` is the source of the standard library's top-level modules. They differ a little between Python versions. `sums`, `agreement` and `chain`
-are texts whose law is known, see laws.py; `phrasebook`, `orders`, `dates` and `numbers` are translations whose law is
-known, see phrasebook.py.
+`python_source` is the source of the standard library's top-level modules. They differ a little between Python versions.
+`sums`, `agreement`, `chain` and `stories` are texts whose law is known, see laws.py; `phrasebook`, `orders`, `dates`
+and `numbers` are translations whose law is known, see phrasebook.py.
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ def python_source() -> str:
 
 
 Tokens: TypeAlias = Literal["characters", "words", "pieces"]
+
 
 def python_prose() -> str:
     """The sentences of `python_docs`, a paragraph to a line: unwrapped, without indentation, tables and code."""
