@@ -20,7 +20,7 @@ from tinydiff import Transformer, box, data, decoders, learning
 from tinydiff.cli.demo import DECODER, new_run, quality
 from tinydiff.processes import Autoregressive, MaskedDiffusion
 
-STEPS = {"stories": 12_000, "stories_ar": 6_000, "prose": 5_000}
+STEPS = {"stories": 10_000, "stories_ar": 4_000, "prose": 2_500}
 PIECES = 1024
 SAMPLES = 10
 ABOUT = {
