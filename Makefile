@@ -18,7 +18,7 @@ unexport PIP_TARGET PIP_PREFIX PIP_ROOT PYTHONHOME
 help: ## list the targets (what a plain "make" does)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
-demo: $(VENV)/with-demo ## train a small model for a minute or two and watch masks turn into text
+demo: $(VENV)/with-demo ## train a small model for less than a minute and watch masks turn into stories
 	@$(BIN)/python -m tinydiff demo
 
 test: $(VENV)/with-test ## run all tests

@@ -118,9 +118,17 @@ def test_empty_file(tmp_path: Path, raw: bytes) -> None:
         data.load(str(path))
 
 
+def test_prose_is_sentences() -> None:
+    """Code, tables or wrapped lines among the sentences of the documentation."""
+    lines = data.python_prose().split("\n")
+    assert len(lines) > 300
+    assert all(line[0].isupper() and line.endswith(".") for line in lines)
+    assert not any("  " in line or ">>>" in line or "::=" in line for line in lines)
+
+
 def test_name_of_nothing() -> None:
     """A misspelt corpus, answered without the names that exist."""
-    with pytest.raises(FileNotFoundError, match=r"'python_doc'; corpora: python_docs, python_source"):
+    with pytest.raises(FileNotFoundError, match=r"'python_doc'; corpora: python_docs, python_prose, python_source"):
         data.load("python_doc")
 
 

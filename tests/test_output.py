@@ -305,11 +305,11 @@ def test_other_options_are_refused_beside_resume(
     assert f"{option.split('=')[0]} cannot be changed beside --resume" in capsys.readouterr().err
 
 
-def test_seconds_of_a_demo_that_is_there(trained: Path) -> None:
+def test_steps_of_a_demo_that_is_there(trained: Path) -> None:
     """A longer demo asked for, and the old one shown."""
-    done = run("demo", "--out", trained, "--seconds", 300)
+    done = run("demo", "--out", trained, "--steps", 300)
     assert done.returncode == 2
-    assert error_of(done).startswith(f"error: --seconds is 300, but {trained} holds a run with its own number of steps")
+    assert error_of(done).startswith(f"error: --steps is 300, but {trained} holds a run with its own number of steps")
 
 
 # --- stopping ---------------------------------------------------------------------------------------------------------

@@ -48,6 +48,22 @@ def test_masked_loss_is_the_weighted_cross_entropy_over_all_tokens() -> None:
     assert loss == pytest.approx((weight[:, None] * nll * masked).sum() / x0.size, rel=1e-12)
 
 
+@pytest.mark.parametrize("power", [1.0, 0.5, 0.0])
+def test_masked_loss_raises_its_weights_to_a_power(power: float) -> None:
+    """sum_k (L / k)^power k / L^2 times log V, for a network that knows nothing and one text for each count k."""
+    process = MaskedDiffusion(V, estimator="count", power=power)
+
+    def ignorant(x: Ints, t: Floats, *, select: Bools) -> Tensor:
+        return Tensor(np.zeros((int(select.sum()), V)))
+
+    k = np.arange(1, L + 1)
+    loss = process.loss(ignorant, batch(L), np.random.default_rng(0)).item()
+    assert loss == pytest.approx(((L / k) ** power * k).sum() / L**2 * np.log(V), rel=1e-12)
+    assert from_config(process.config).power == power
+    with pytest.raises(ValueError, match=r"power is 1\.5; expected 0 <= power <= 1"):
+        MaskedDiffusion(V, power=1.5)
+
+
 def test_masked_loss_has_one_stratified_time_per_sequence() -> None:
     """One time for the whole batch would multiply the variance; each of B equal parts of (0, 1) holds one time."""
     model = Recorder(random_model(V, L))

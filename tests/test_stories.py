@@ -30,26 +30,27 @@ TINY = Stories(
     ),
     {
         "open": (FORMS["open"][0],),
-        "meet": (FORMS["meet"][0], FORMS["meet"][1]),
-        "alone": (FORMS["alone"][0],),
-        "weather": (FORMS["weather"][1],),
-        "give": (FORMS["give"][0], FORMS["give"][1]),
-        "keep": (FORMS["keep"][3],),
-        "end": (FORMS["end"][0], FORMS["end"][4]),
+        "meet": (FORMS["meet"][0], FORMS["meet"][3]),
+        "mishap": (FORMS["mishap"][0],),
+        "weather": (FORMS["weather"][0],),
+        "give": (FORMS["give"][1], FORMS["give"][2]),
+        "keep": (FORMS["keep"][1],),
+        "end": (FORMS["end"][0], "That night {H} slept beside {it}."),
     },
-    ("open meet give end", "open meet weather give end", "open alone meet keep end"),
+    ("open meet give end", "open meet weather give end", "open meet mishap keep end"),
 )
+"""Forms and plans of different lengths, so that some texts are filled up."""
 KITE = (
-    "Mia found a red kite in the park. Her brother Tom came to play. Then it grew hot, so they found some shade. "
-    "She gave it to him. Tom carried the red kite, and Mia sang."
+    "In the park, Mia found a red kite. Her brother Tom came to play. Then it grew hot, so they found some shade. "
+    "She let Tom take the kite home. Tom went home with the red kite."
 )
 BOOTS = (
-    "At the market, Omar saw some striped boots. They were muddy, so he washed them. He met his cousin Zoe there. "
-    "She wanted them, but Omar said no. At night the striped boots were beside him."
+    "Today Omar saw some woolly boots at the market. He met his cousin Zoe there. But the boots were torn, so she "
+    "mended them. She wanted them, but Omar refused. That night he dreamt of the boots."
 )
 APPLE = (
-    "Ruth took her enormous apple to the hill. Ben saw it and smiled. Ben brushed it because the apple was dusty. "
-    "He asked for it, and she agreed. The enormous apple went home with Ben."
+    "Ruth took her enormous apple to the hill today. Then her friend Ben came along. And so Ben washed it because the "
+    "apple was muddy. She gladly gave him the enormous apple. The enormous apple went home with Ben."
 )
 
 
@@ -106,9 +107,9 @@ def test_draws_are_valid_and_have_the_entropy() -> None:
 def test_one_story_by_hand() -> None:
     """log p is the product of one over the number of possibilities, choice by choice."""
     assert STORIES.fault(KITE) is None
-    plan, forms = 7, 5 * 5 * 2 * 4 * 5
-    names, thing, adjective, place = 24 * 12, 5 * 10, 8, 6  # five kinds, ten toys
-    verb, relative, event = 3, 4, 10 * 3
+    plan, forms = 4, 4 * 4 * 2 * 4 * 4
+    names, thing, adjective, place = 16 * 8, 4 * 8, 5, 4  # four kinds, eight toys
+    verb, relative, event = 3, 3, 6 * 3
     ids = np.zeros((1, STORIES.length), int)
     ids[0, : len(STORIES.codec.encode(" " + KITE))] = STORIES.codec.encode(" " + KITE)
     wanted = -np.log(plan * forms * names * thing * adjective * place * verb * relative * event)
@@ -119,40 +120,39 @@ def test_one_story_by_hand() -> None:
     ("story", "was", "becomes", "rule"),
     [
         (KITE, "a red", "an red", "agreement"),
-        (KITE, "gave it", "gave them", "agreement"),
         (KITE, "brother", "sister", "agreement"),
-        (APPLE, "was dusty", "were dusty", "agreement"),
-        (BOOTS, "some striped", "a striped", "agreement"),
-        (BOOTS, "They were", "They was", "agreement"),
-        (BOOTS, "They were", "It were", "agreement"),
-        (KITE, "She gave", "He gave", "reference"),
-        (KITE, "to him", "to her", "reference"),
+        (APPLE, "was muddy", "were muddy", "agreement"),
+        (APPLE, "washed it", "washed them", "agreement"),
+        (BOOTS, "some woolly", "a woolly", "agreement"),
+        (BOOTS, "were torn", "was torn", "agreement"),
+        (BOOTS, "wanted them", "wanted it", "agreement"),
+        (BOOTS, "She wanted", "He wanted", "reference"),
+        (APPLE, "gave him", "gave her", "reference"),
         (KITE, "Her brother", "His brother", "reference"),
-        (BOOTS, "Omar said", "Zoe said", "reference"),
+        (BOOTS, "Omar refused", "Zoe refused", "reference"),
         (BOOTS, "cousin Zoe", "cousin Tom", "reference"),  # two boys: pronouns would not tell who
-        (APPLE, "Ben brushed", "Ruth brushed", "reference"),
-        (KITE, "Tom carried", "Mia carried", "object"),
-        (KITE, "Mia sang", "Tom sang", "object"),
-        (KITE, "red kite, and", "red ball, and", "object"),
-        (BOOTS, "beside him", "beside her", "object"),
+        (APPLE, "so Ben washed", "so Ruth washed", "reference"),
+        (KITE, "Tom went", "Mia went", "object"),
+        (KITE, "take the kite", "take the ball", "object"),
+        (BOOTS, "night he", "night she", "object"),
         (APPLE, "with Ben", "with Ruth", "object"),
         (APPLE, "the apple was", "the pear was", "object"),
         (KITE, "the red", "the blue", "adjective"),
         (KITE, "red kite", "juicy kite", "adjective"),
-        (APPLE, "The enormous", "The golden", "adjective"),
+        (APPLE, "The enormous", "The ripe", "adjective"),
         (KITE, "the park", "the beach", "place"),
-        (BOOTS, "At the market", "By the market", "place"),
+        (BOOTS, "at the market", "by the market", "place"),
         (KITE, "found some shade", "made a snowman", "cause"),
-        (BOOTS, "washed", "mended", "cause"),
-        (APPLE, "dusty", "torn", "cause"),
+        (BOOTS, "mended", "washed", "cause"),
+        (APPLE, "muddy", "torn", "cause"),
         (KITE, "found some shade", "found a shade", "form"),
         (KITE, "found a", "gave a", "form"),
-        (KITE, "She gave it to him. ", "", "form"),
-        (KITE, "sang.", "sang", "form"),
-        (KITE, "sang.", "sang. She gave it to him.", "form"),
+        (KITE, "She let Tom take the kite home. ", "", "form"),
+        (KITE, "kite.", "kite", "form"),
+        (KITE, "kite.", "kite. She let Tom take the kite home.", "form"),
         (KITE, "brother", "dentist", "form"),
-        (KITE, "red kite in", "red red kite in", "form"),
-        (KITE, "gave it to him. Tom", "gave it to him.¶ Tom", "form"),
+        (KITE, "red kite", "red red kite", "form"),
+        (KITE, "kite home. Tom", "kite home.¶ Tom", "form"),
     ],
 )
 def test_a_planted_mistake_is_named(story: str, was: str, becomes: str, rule: str) -> None:
@@ -169,8 +169,8 @@ def test_a_planted_mistake_is_named(story: str, was: str, becomes: str, rule: st
 
 def test_the_first_mistake_counts() -> None:
     """Two rules broken: the one that a reader meets first."""
-    assert stories.fault(KITE.replace("a red", "an red").replace("Mia sang", "Tom sang")) == "agreement"
-    assert stories.fault(KITE.replace("to him", "to her").replace("the red", "the blue")) == "reference"
+    assert stories.fault(KITE.replace("a red", "an red").replace("Tom went", "Mia went")) == "agreement"
+    assert stories.fault(APPLE.replace("gave him", "gave her").replace("The enormous", "The ripe")) == "reference"
 
 
 def test_a_fault_is_probability_zero() -> None:
@@ -193,6 +193,7 @@ def test_a_fault_is_probability_zero() -> None:
 def test_what_the_grammar_promises() -> None:
     """Read without the grammar: articles, pronouns of a girl and a boy, who has the thing, what comes back."""
     boys, girls = set(stories.LEXICON.boys), set(stories.LEXICON.girls)
+    things = [thing for kind in stories.LEXICON.kinds for thing in kind.things + kind.several]
     for row in STORIES.draw(2000, np.random.default_rng(1)):
         text = STORIES.codec.decode(row).rstrip("¶")
         sentences = re.findall(r"[^.]+\.", text)
@@ -201,15 +202,25 @@ def test_what_the_grammar_promises() -> None:
         names = [word for word in re.findall(r"\w+", text) if word in boys | girls]
         first, second = dict.fromkeys(names)  # two people
         assert (first in boys) != (second in boys)
-        given = bool(re.search(r"gave (it|them) to|gave (him|her) the|agreed|let \w+ keep", text))
+        given = bool(re.search(r"gave (the|him|her)\b|could keep|let \w+ take", text))
         owner = second if given else first
         end = sentences[-1]
-        him = "him" if owner in boys else "her"
-        assert re.search(rf"^ {owner} (went|carried)|^ In the end {owner}|with {owner}|beside {him}\b", end)
-        adjective, thing = re.search(r"[Tt]he (\w+) (\w+)(?: went| were| was|,|\.)", end).groups()
-        assert f"{adjective} {thing}" in sentences[0]
+        he = "he" if owner in boys else "she"
+        assert re.search(rf"^ {owner} went|^ In the end {owner}|with {owner}|night {he}\b", end)
+        adjective, thing = re.search(rf"(\w+) ({'|'.join(things)})\b", sentences[0]).groups()
+        assert re.search(rf"(the|{adjective}) {thing}[ .]", end)
+        assert all(word in (adjective, "The", "the") for word in re.findall(rf"(\w+) {thing}\b", text))
         several = any(thing in kind.several for kind in stories.LEXICON.kinds)
-        assert not re.search(r"\bit (was|and|to|because|back)|\bwas \w+, so|gave it" if several else r"\bthem\b", text)
+        assert not re.search(r" it(?! grew| started)|the \w+ was" if several else r"\bthem\b|\bwere\b", text)
+
+
+def test_places_mean_the_same_in_every_text() -> None:
+    """A form one word longer than its neighbours: a small network would have to count words before it reads them."""
+    for forms in FORMS.values():
+        assert len({len(stories._parts(form)) for form in forms}) == 1, forms
+    ids = STORIES.draw(2000, np.random.default_rng(0))
+    assert ((ids == STORIES.codec.eos_id).sum(axis=1) == 1).all()
+    assert {plan.split()[-1] for plan in STORIES.plans} == {"end"}
 
 
 def test_nothing_is_learnt_by_heart() -> None:
@@ -239,7 +250,7 @@ def test_words() -> None:
 def test_forms_that_could_be_mistaken_are_refused() -> None:
     """Two forms that fit one sentence would give a text two derivations, and the sum over texts would not be one."""
     with pytest.raises(ValueError, match="fit the same sentence; a text needs one reading"):
-        Stories(forms=FORMS | {"keep": (*FORMS["keep"], "{A} gave {B.him} the {O}.")})
+        Stories(forms=FORMS | {"keep": (*FORMS["keep"], "Later {A} gave the {O} to {B}.")})
     with pytest.raises(ValueError, match="fit the same sentence"):
         replace(STORIES, forms=FORMS | {"end": (*FORMS["end"], "{B} went home with the {J} {O}.")})
 

@@ -18,6 +18,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from .. import box
 from ..data import Codec
 from ..decoders import CHOICE_TEMPERATURE
 from ..learning.files import printable, quoted, refuse_existing
@@ -75,7 +76,15 @@ def say(text: str = "") -> None:
 
 DECODING, TOKENS, VIEWS = "Which positions, in which order", "Which token", "What to see"  # headings in the help
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.", show_default=False)]
+RunFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help=f"Folder of a trained run, or a model in the box: {', '.join(box.NAMES)}.",
+        show_default=False,
+        callback=box.found,
+    ),
+]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps; default one per masked position.")]
 CfgScale = Annotated[
     float | None, typer.Option(help="How much to exaggerate the class, or what is given of a text; default 0.")

@@ -60,7 +60,7 @@ VECTORS = "Points and pictures"  # a heading in the help
 
 @app.command(
     epilog=epilog(
-        "tinydiff sample runs/demo",
+        "tinydiff sample stories",
         "tinydiff sample runs/demo --steps 16 --remasking random --temperature 1",
         "tinydiff sample runs/demo --batch 4 > samples.txt",
         "tinydiff sample runs/demo --html demo.html --gif demo.gif --strip demo.pdf",
@@ -205,8 +205,8 @@ def sample_vectors(
 
 @app.command(
     epilog=epilog(
-        'tinydiff infill runs/demo "def ____(self):"',
-        'tinydiff infill runs/demo "the ~~~~~ of __init__" --blank "~"',
+        'tinydiff infill stories "In the park, _ found a red kite. Her _ Tom came to play."',
+        'tinydiff infill runs/book "the ~~~~~ of __init__" --blank "~"',
         'tinydiff infill runs/sums "17+25=__" --allow 0123456789',
     )
 )
@@ -253,6 +253,9 @@ def infill(
     x0, given = data.with_blanks(codec, begun(config, text), blank)
     if len(x0) > model.length:
         raise ValueError(f"text has {len(x0)} {codec.unit}s; this model takes at most {model.length}")
+    if config["data"]["name"] in data.LAWS:  # whole texts are all it knows: what is missing at the end is a blank too
+        rest = model.length - len(x0)
+        x0, given = np.pad(x0, (0, rest)), np.pad(given, (0, rest))
     decoder = decoder_of(
         process, run, steps=steps, remasking=remasking, remask=remask, eta=eta, commits=commits, threshold=threshold,
         gamma=gamma, factor=factor, temperature=temperature, top_k=top_k, top_p=top_p, block_length=block_length,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .. import data, learning
+from .. import box, data, learning
 from ..learning.files import write_atomically
 from ..measures import clock as racing
 from ..measures import dial as sweeping
@@ -223,9 +223,20 @@ def sweep(
 )
 def race(
     rival: Annotated[
-        Path | None, typer.Argument(metavar="AUTOREGRESSIVE", help="Folder of a run.", show_default=False)
+        Path | None,
+        typer.Argument(
+            metavar="AUTOREGRESSIVE",
+            help="Folder of a run, or stories_ar.",
+            show_default=False,
+            callback=lambda run: run and box.found(run),
+        ),
     ] = None,
-    diffusion: Annotated[Path | None, typer.Argument(metavar="MASKED", help="Folder of a run.")] = None,
+    diffusion: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="MASKED", help="Folder of a run, or stories.", callback=lambda run: run and box.found(run)
+        ),
+    ] = None,
     size: Annotated[
         Literal["S", "M"], typer.Option(help="Of untrained networks, if no runs are given: 64 wide or 128.")
     ] = "M",

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from .. import box
 from ..learning.files import refuse_existing
 from ..views.page import read_both, save_page
 from .common import RunFolder, console, epilog, say
@@ -15,13 +16,19 @@ from .common import RunFolder, console, epilog, say
 app = typer.Typer()
 
 Rival = Annotated[
-    Path | None, typer.Option(metavar="RUN", help="An autoregressive run on the same data, to race against.")
+    Path | None,
+    typer.Option(
+        metavar="RUN",
+        help="An autoregressive run on the same data, to race against; stories_ar is in the box.",
+        callback=lambda run: run and box.found(run),
+    ),
 ]
 
 
 @app.command(
     epilog=epilog(
         "tinydiff page runs/demo --out demo.html",
+        "tinydiff page stories --rival stories_ar --out stories.html",
         "tinydiff page runs/sums --rival runs/sums-ar --out race.html",
     )
 )

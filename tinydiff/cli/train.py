@@ -36,37 +36,32 @@ RATES = {"adamw": 2e-3, "muon": 0.02}
 """Peak rates. What Muon leaves to AdamW takes the same one, or it could not keep up."""
 
 
-@app.command(epilog=epilog("tinydiff demo", "tinydiff demo --seconds 300 --out runs/longer"))
+@app.command(epilog=epilog("tinydiff demo", "tinydiff demo --steps 6000 --out runs/longer"))
 def demo(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of the run; trained already, it is only shown.")] = RUNS / "demo",
-    seconds: Annotated[float, typer.Option(help="How long to train, about.")] = 90.0,
+    steps: Annotated[int, typer.Option(help="How long to train.")] = demonstration.STEPS,
 ) -> None:
-    """Train a small masked diffusion model and watch masks turn into text."""
-    if not (np.isfinite(seconds) and seconds > 0):
-        raise ValueError(f"--seconds is {seconds}; it must be positive")
+    """Train a small masked diffusion model on stories, and watch masks turn into text."""
     known = (out / "config.json").exists()
-    if known and "--seconds" in given(context):
+    if known and "--steps" in given(context):
         raise ValueError(
-            f"--seconds is {seconds:g}, but {out} holds a run with its own number of steps: leave --seconds out, "
+            f"--steps is {steps}, but {out} holds a run with its own number of steps: leave --steps out, "
             f"choose another --out, or train on with: tinydiff train --resume {quoted(out)} --steps N"
         )
-    run = learning.Run.resume(out) if known else demonstration.new_run(out, seconds)
-    if (
-        not isinstance(run.process, MaskedDiffusion)
-        or isinstance(run.process, Bert)
-        or not isinstance(run.corpus, data.Corpus)
-    ):
+    run = learning.Run.resume(out) if known else demonstration.new_run(out, steps)
+    if not isinstance(run.process, MaskedDiffusion) or isinstance(run.process, Bert):
         raise ValueError(
             f"--out is {out}, a run of {run.process.config['process']}, which has no masks to show; choose another "
             "folder"
         )
+    if not isinstance(run.corpus, data.Examples) or not isinstance(run.corpus.law, data.stories.Stories):
+        raise ValueError(f"--out is {out}, a run on {run.corpus.name}; the demo shows stories: choose another folder")
     if run.step < run.options.steps:
-        speed = follow(run)
+        follow(run)
     else:
-        speed = None
         console.print(f"{out} is trained already; delete it to train again.")
-    demonstration.show(console, out, run.corpus, speed)
+    demonstration.show(console, out, run.corpus)
 
 
 @app.command(

@@ -1,13 +1,15 @@
 """Data that every machine already has: corpora, or any file of text, as token ids; points and pictures as vectors.
 
-`python_docs` is the language reference that CPython carries in `pydoc_data.topics`; `python_source` is the source of
-the standard library's top-level modules. Both differ a little between Python versions. `sums`, `agreement` and `chain`
-are texts whose law is known, see laws.py; `phrasebook`, `orders`, `dates` and `numbers` are translations whose law is
-known, see phrasebook.py; `instructions` are prompts with exact answers, see instructions.py.
+`python_docs` is the language reference that CPython carries in `pydoc_data.topics`, `python_prose` its sentences alone;
+`python_source` is the source of the standard library's top-level modules. They differ a little between Python versions.
+`sums`, `agreement`, `chain` and `stories` are texts whose law is known, see laws.py; `phrasebook`, `orders`, `dates`
+and `numbers` are translations whose law is known, see phrasebook.py; `instructions` are prompts with exact answers, see
+instructions.py.
 """
 
 from __future__ import annotations
 
+import re
 import sysconfig
 from functools import partial
 from pathlib import Path
@@ -128,14 +130,26 @@ def python_source() -> str:
 
 Tokens: TypeAlias = Literal["characters", "words", "pieces"]
 
-CORPORA = {"python_docs": python_docs, "python_source": python_source}
+
+def python_prose() -> str:
+    """The sentences of `python_docs`, a paragraph to a line: unwrapped, without indentation, tables and code."""
+    blocks = re.split(r"\n\s*\n", python_docs().replace("*", ""))  # which stands for italics
+    paragraphs = dict.fromkeys(re.sub(r"^\W+", "", " ".join(block.split())) for block in blocks)
+    return "\n".join(p for p in paragraphs if PROSE.fullmatch(p) and not CODE.search(p))
+
+
+PROSE = re.compile(r"[A-Z][ -~]{40,}[.]")
+"""A paragraph of plain characters that begins and ends like a sentence."""
+CODE = re.compile(r">>>|::=|[=|^#{}<>\\]")
+
+CORPORA = {"python_docs": python_docs, "python_prose": python_prose, "python_source": python_source}
 INSTRUCTIONS = (instructions.NAME,)
 VECTORS = {name: partial(toys.load, name) for name in toys.TOYS} | {"glyphs": glyphs.load}
 
 
 @overload
 def load(
-    name: Literal["python_docs", "python_source"],
+    name: Literal["python_docs", "python_prose", "python_source"],
     codec: Codec | None = None,
     *,
     tokens: Tokens = ...,

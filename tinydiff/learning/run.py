@@ -115,7 +115,7 @@ class Run:
             checkpoint.make_folder(folder)
             with locked(folder):
                 checkpoint.refuse_foreign(folder)  # another may have been quicker
-                checkpoint.write_config(folder, self._config())
+                checkpoint.write_config(folder, self.config)
                 self.save()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -155,7 +155,9 @@ class Run:
                 f"tinydiff train --resume {quoted(self.folder)}"
             )
 
-    def _config(self) -> dict[str, Any]:
+    @property
+    def config(self) -> dict[str, Any]:
+        """What its folder says of it: process, model, data, and how it is trained."""
         return {
             "process": self.process.config,
             "model": getattr(self.model, "config", {}),
@@ -184,7 +186,7 @@ class Run:
         """Write a checkpoint, replacing the last one; CheckpointError if that is not the one this run knows."""
         if self.folder is not None:
             self.check_folder()
-            progress = {"step": self.step, "rng": self.rng.bit_generator.state, "config": self._config()}
+            progress = {"step": self.step, "rng": self.rng.bit_generator.state, "config": self.config}
             self._digest = checkpoint.write_state(self.folder, self._arrays(), progress)
 
     def extend(self, steps: int | None = None, lr: float | None = None) -> None:
@@ -212,7 +214,7 @@ class Run:
             if isinstance(self.optimiser, Muon):
                 self.optimiser.relative_rate = options.relative_rate
             if self.folder is not None:
-                checkpoint.write_config(self.folder, self._config())
+                checkpoint.write_config(self.folder, self.config)
 
     @staticmethod
     def resume(folder: Path | str, corpus: data.Dataset | None = None) -> Run:
