@@ -37,7 +37,7 @@ from tinydiff.measures.decoder_law import DecoderLaw
 
 XS: dict[str, Any] = {"d_model": 32, "layers": 2, "heads": 4}
 M: dict[str, Any] = {"d_model": 128, "layers": 4, "heads": 4}
-STEPS = {"blocks": 500, "frontier": 2000, "infilling": 2000}
+STEPS = {"blocks": 500, "frontier": 2000, "infilling": 500}
 LENGTHS = (1, 2, 4, 8, 16, 64)
 GREEDY = decoders.Draw(0.0)
 
