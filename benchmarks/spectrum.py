@@ -420,7 +420,7 @@ def infilling(out: Path, steps: int, count: int = 120) -> dict[str, Any]:
                 first = text.rfind("\n", 0, start) + 1
                 line = text[first : text.find("\n", start + len(middle))]
                 right += len(middle) == stop - start and bool((middle == ids[start:stop]).all())
-                good += "\n" not in line and parses(line)
+                good += bool(line.strip()) and "\n" not in line.strip("\n") and parses(line)
                 tokens += len(middle)
             share = right / count
             rows.append({
@@ -492,6 +492,8 @@ def figures(out: Path) -> None:
                 )  # fmt: skip
         for axis in axes:
             axis.set_xscale("log")
+            axis.minorticks_off()
+            axis.set_xticks([4, 8, 16, 32], ["4", "8", "16", "32"])
             axis.set_xlabel("milliseconds for one story")
         axes[0].set(ylabel="nats per story away from the law", ylim=(0, None))
         axes[1].set(ylabel="share of valid stories", ylim=(-0.03, 1.03))
