@@ -542,7 +542,7 @@ def figure(path: Path, found: dict[str, Any]) -> None:
     for way, colour in colours.items():
         axis.plot(found[f"dpo/{way}/0"]["norms"], color=colour, label=way, lw=1.6)
     axis.set(yscale="log", xlabel="step", ylabel="norm of the gradient", title="DPO through a bound")
-    axis.legend(fontsize=11, loc="lower right", framealpha=0.9)
+    axis.legend(fontsize=11, loc="upper right", framealpha=0.9)
     axis = axes[0, 1]
     rows = {name[9:]: r for name, r in found.items() if name.startswith("collapse/")}
     place = np.arange(len(rows))
@@ -565,22 +565,20 @@ def figure(path: Path, found: dict[str, Any]) -> None:
         )  # fmt: skip
     axis.set_xticks(range(4), [kind.replace(", ", "\n") for kind in KINDS])
     axis.axhline(1 / FACTS, color="#555555", ls=":")
-    axis.set(ylabel="share of facts", title="Reversal", ylim=(0, 1.3))
-    axis.legend(fontsize=11, ncols=3, loc="upper center")
+    axis.set(ylabel="share of facts", title="Reversal", ylim=(0, 1.25), yticks=[0, 0.25, 0.5, 0.75, 1])
+    axis.legend(fontsize=10, ncols=3, loc="upper center", columnspacing=0.8, handlelength=1.2)
     axis = axes[1, 1]
-    shown = [g for g in dict.fromkeys(r["guard"] for r in found["guards"]) if "0.2" not in g]
-    for j, (template, colour) in enumerate((("suffix", "#D55E00"), ("harmless", "#56B4E9"))):
-        by = {r["guard"]: r for r in found["guards"] if r["template"] == template}
-        column, label = (
-            ("through", "attacked: forbidden text") if template == "suffix" else ("refused", "harmless: refused")
-        )
-        axis.barh(
-            np.arange(len(shown)) + 0.2 * (2 * j - 1), [by[g][column] for g in shown], 0.36, color=colour, label=label
-        )
-    axis.set_yticks(range(len(shown)), shown)
+    by = {r["guard"]: r for r in found["guards"] if r["template"] == "suffix"}
+    harmless = 1 - by["none"]["exact"][0]
+    wronged = [r.get("wronged", harmless * (r["exact"][1] == 1)) for r in by.values()]
+    bars = (([r["through"] for r in by.values()], "#D55E00", "comes out, and is forbidden"),
+            (wronged, "#56B4E9", "refused, and would have been harmless"))  # fmt: skip
+    for j, (values, colour, label) in enumerate(bars):
+        axis.barh(np.arange(len(by)) + 0.2 * (2 * j - 1), values, 0.36, color=colour, label=label)
+    axis.set_yticks(range(len(by)), list(by))
     axis.invert_yaxis()
-    axis.set(xlabel="share", title="Guards, by what they read")
-    axis.legend(fontsize=11)
+    axis.set(xlabel="share of texts behind the suffix", title="Guards, by what they read", xlim=(0, 1))
+    axis.legend(fontsize=11, loc="lower right")
     drawing.savefig(path, dpi=80)
 
 
