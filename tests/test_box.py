@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tinydiff import Run, box, data, decoders, learning
 from tinydiff.cli import demo
 from tinydiff.learning import CheckpointError
 from tinydiff.processes import Autoregressive, MaskedDiffusion
+from tinydiff.views import page
 
 LAW = data.stories.STORIES
 
@@ -98,3 +100,14 @@ def test_variety() -> None:
     assert LAW.variety(few) < 0.75 * LAW.entropy  # not log 10: it looks at each choice by itself
     windy = many[(many == LAW.codec.encode(" rose")[0]).any(axis=1)]  # of all that may happen only one
     assert LAW.variety(windy) < LAW.entropy - 1
+
+
+def test_the_page_in_docs_has_the_models_of_the_box() -> None:
+    """A page with yesterday's weights, or too large to be opened on a phone."""
+    path = Path(__file__).parents[1] / "docs" / "stories.html"
+    assert path.stat().st_size < 4e6
+    shown = path.read_text("utf-8")
+    for made in page.read_both(box.ROOT / "stories", box.ROOT / "stories_ar"):
+        assert made is not None
+        weights = b"".join(values.tobytes() for values in page.rounded(made.model, "half").values())
+        assert base64.b64encode(weights).decode() in shown
