@@ -20,7 +20,7 @@ from tinydiff import Transformer, box, data, decoders, learning
 from tinydiff.cli.demo import DECODER, new_run, quality
 from tinydiff.processes import Autoregressive, MaskedDiffusion
 
-STEPS = {"stories": 10_000, "stories_ar": 4_000, "prose": 2_500}
+STEPS = {"stories": 10_000, "stories_ar": 4_000, "prose": 1_000}
 PIECES = 1024
 SAMPLES = 10
 ABOUT = {
@@ -43,7 +43,7 @@ def prose(folder: Path) -> learning.Run:
         corpus.vocab_size, 64, d_model=128, layers=3, heads=4, rng=np.random.default_rng(0)
     )  # fmt: skip
     options = learning.Options(
-        steps=STEPS["prose"], batch=32, optimiser="muon", lr=0.01, weight_decay=0.1, evaluate_every=500,
+        steps=STEPS["prose"], batch=32, optimiser="muon", lr=0.01, weight_decay=0.1, evaluate_every=250,
         evaluate_windows=512,
     )  # fmt: skip
     return learning.Run(corpus, MaskedDiffusion(corpus.vocab_size, estimator="count"), model, options, folder)
@@ -103,7 +103,7 @@ def card(name: str, run: learning.Run, folder: Path) -> str:
 def main() -> None:
     """Make those that are named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="+", choices=box.NAMES)
+    parser.add_argument("names", nargs="+", choices=[*STEPS])
     parser.add_argument("--out", type=Path, default=Path("runs/box"), help="folder of the runs")
     parser.add_argument("--box", type=Path, default=box.ROOT, help="folder of the models")
     arguments = parser.parse_args()

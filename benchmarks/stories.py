@@ -24,7 +24,7 @@ def candidates() -> dict[str, decoders.Decoder]:
     for t in (1.0, 0.7, 0.5, 0.3):
         draw = decoders.Draw(t)
         found[f"Random, T {t}"] = decoders.Random(draw=draw)
-        for noise in (0.0, 1.0, 4.0, 8.0):
+        for noise in (0.0, 1.0, 1.5, 4.0, 8.0):
             for kind in (decoders.LowConfidence, decoders.Entropy):
                 found[f"{kind.__name__}, T {t}, noise {noise:g}"] = kind(draw=draw, choice_temperature=noise)
     found["Ancestral in 180 steps"] = decoders.Ancestral(steps=180)

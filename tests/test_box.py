@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tinydiff import Run, box, data, decoders, learning
 from tinydiff.cli import demo
 from tinydiff.learning import CheckpointError
 from tinydiff.processes import Autoregressive, MaskedDiffusion
+from tinydiff.views import page
 
 LAW = data.stories.STORIES
 
@@ -21,7 +23,7 @@ def test_what_is_in_the_box() -> None:
     sizes = {name: sum(file.stat().st_size for file in (box.ROOT / name).iterdir()) for name in box.NAMES}
     assert max(sizes.values()) < 3e6
     assert sum(sizes.values()) < 6e6
-    for name, kind in zip(box.NAMES, (MaskedDiffusion, Autoregressive, MaskedDiffusion), strict=True):
+    for name, kind in zip(box.NAMES, (MaskedDiffusion, Autoregressive), strict=True):
         folder = box.ROOT / name
         assert {file.name for file in folder.iterdir()} == {"config.json", "state.safetensors", "CARD.md", "log.jsonl"}
         tensors, progress, _ = learning.checkpoint.read_state(folder, {})
@@ -32,7 +34,7 @@ def test_what_is_in_the_box() -> None:
         assert codec is not None
         assert "Not for: " in (folder / "CARD.md").read_text("utf-8")
         assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["step"] == progress["step"]
-    shapes = [learning.load(box.ROOT / name)[0].config for name in box.NAMES[:2]]
+    shapes = [learning.load(box.ROOT / name)[0].config for name in box.NAMES]
     assert shapes[0] == shapes[1]
     assert learning.load(box.ROOT / "stories")[2] == LAW.codec  # the grammar of today
 
@@ -79,15 +81,6 @@ def test_packing(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-def test_prose_needs_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces that can only be read back with the extra that cuts them."""
-    monkeypatch.setattr("tinydiff.data.codec._tokenizers", lambda: pytest.fail("asked for tokenizers"))
-    model, process, codec, _ = learning.load(box.ROOT / "prose")
-    assert codec is not None
-    *_, last = process.sample(model, 16, decoder=decoders.LowConfidence(), rng=np.random.default_rng(0))
-    assert codec.decode(last.state[0])
-
-
 def test_variety() -> None:
     """A model that tells one story, or mixes few: variety must fall; as many real ones keep it."""
     rng = np.random.default_rng(0)
@@ -98,3 +91,14 @@ def test_variety() -> None:
     assert LAW.variety(few) < 0.75 * LAW.entropy  # not log 10: it looks at each choice by itself
     windy = many[(many == LAW.codec.encode(" rose")[0]).any(axis=1)]  # of all that may happen only one
     assert LAW.variety(windy) < LAW.entropy - 1
+
+
+def test_the_page_in_docs_has_the_models_of_the_box() -> None:
+    """A page with yesterday's weights, or too large to be opened on a phone."""
+    path = Path(__file__).parents[1] / "docs" / "stories.html"
+    assert path.stat().st_size < 4e6
+    shown = path.read_text("utf-8")
+    for made in page.read_both(box.ROOT / "stories", box.ROOT / "stories_ar"):
+        assert made is not None
+        weights = b"".join(values.tobytes() for values in page.rounded(made.model, "half").values())
+        assert base64.b64encode(weights).decode() in shown

@@ -33,7 +33,7 @@ POWER = 0.5
 EMBEDDINGS = 25.0
 """How much larger than the Transformer's own the embeddings start: at 0.5, so that words differ from the first step."""
 SEED = 0
-DECODER = LowConfidence(draw=Draw(0.7), choice_temperature=1.0)
+DECODER = LowConfidence(draw=Draw(0.7), choice_temperature=1.5)
 """Chosen on the frontier of valid and varied, see `python -m benchmarks.stories`."""
 FEW = 8
 COUNTED = 200
@@ -136,7 +136,7 @@ def show(console: Console, folder: Path, corpus: data.Examples) -> None:
         f"tinydiff sample {quoted(folder)} --steps 16",
         f'tinydiff infill {quoted(folder)} "{BLANKS}"',
         f"tinydiff page {quoted(folder)} --out stories.html",
-        "tinydiff sample prose",
+        "tinydiff sample stories",
         "tinydiff train --text FILE --out runs/mine",
     ):
         say(f"  {COMMAND_FOLDER}{command}")

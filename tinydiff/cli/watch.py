@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from .. import data
+from .. import box, data
 from ..decoders import Frame
 from ..views import figures, terminal
 from ..views.gif import check_gif, check_name, save_gif
@@ -29,8 +29,9 @@ def watch(
             kept.append(frame)
             yield frame
 
-    terminal.show_sampling(console, codec, recorded(), title=str(run), delay=delay)
-    return Trajectory(kept, codec, str(run), seconds)
+    title = run.name if run.parent == box.ROOT else str(run)
+    terminal.show_sampling(console, codec, recorded(), title=title, delay=delay)
+    return Trajectory(kept, codec, title, seconds)
 
 
 def check_watching(batch: int, delay: float, strip: Path | None, html: Path | None, gif: Path | None) -> None:
