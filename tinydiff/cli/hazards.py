@@ -99,7 +99,7 @@ def ablate(
     texts: Annotated[int, typer.Option(help="Held-out texts, and as many generated ones.")] = 64,
     remasking: Annotated[
         Literal["low_confidence", "most_likely", "entropy", "margin", "random", "left_to_right"],
-        typer.Option(metavar="ORDER", help="The order to write in, whose direction is measured."),
+        typer.Option(help="The order to write in, whose direction is measured."),
     ] = "entropy",
     seed: Seed = 0,
 ) -> None:
