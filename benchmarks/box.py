@@ -103,7 +103,7 @@ def card(name: str, run: learning.Run, folder: Path) -> str:
 def main() -> None:
     """Make those that are named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="+", choices=[*STEPS])
+    parser.add_argument("names", nargs="+", choices=box.NAMES)
     parser.add_argument("--out", type=Path, default=Path("runs/box"), help="folder of the runs")
     parser.add_argument("--box", type=Path, default=box.ROOT, help="folder of the models")
     arguments = parser.parse_args()

@@ -136,7 +136,7 @@ def show(console: Console, folder: Path, corpus: data.Examples) -> None:
         f"tinydiff sample {quoted(folder)} --steps 16",
         f'tinydiff infill {quoted(folder)} "{BLANKS}"',
         f"tinydiff page {quoted(folder)} --out stories.html",
-        "tinydiff sample stories",
+        "tinydiff sample prose",
         "tinydiff train --text FILE --out runs/mine",
     ):
         say(f"  {COMMAND_FOLDER}{command}")
