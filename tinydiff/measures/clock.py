@@ -77,7 +77,8 @@ def flops(model: Transformer, call: Call) -> int:
     d, rows = model.d_model, call.batch * call.new
     outputs = model.vocab_size or model.features or 0
     b = call.causal or call.new  # the end of each position's block, as far as there are new ones
-    seen = sum(min((i // b + 1) * b, call.new) for i in range(call.new))
+    whole, rest = divmod(call.new, b)
+    seen = b * b * whole * (whole + 1) // 2 + rest * call.new
     pairs = call.batch * (call.new * call.past + seen)
     time = 2 * call.batch * 2 * d * d if model.time else 0
     return model.layers * (2 * rows * 12 * d * d + 4 * pairs * d) + 2 * call.selected * d * outputs + time

@@ -61,7 +61,7 @@ def cases(rng: np.random.Generator) -> list[tuple[Any, ...]]:
     shapes = [(64, 2, 80), (128, 4, 80), (32, 1, 1000), (8, 6, 5), (256, 2, 30)]
     machines = [(2e-4, 3e10, 4e-6), (1e-5, 1e10, 1e-5), (5e-4, 1e11, 1e-7), (2e-5, 1e9, 1e-7), (3e-5, 5e10, 2e-6)]
     for (d, layers, v), (call, rate, draw) in zip(shapes, machines, strict=True):
-        for length, batch in ((16, 1), (64, 1), (128, 1), (64, 8)):
+        for length, batch in ((16, 1), (48, 1), (80, 1), (32, 8)):
             made.append(
                 (SimpleNamespace(d_model=d, layers=layers, vocab_size=v), length, batch, Costs(call, rate, draw))
             )
