@@ -153,6 +153,7 @@ def test_figures_have_words_and_stay_small(monkeypatch: pytest.MonkeyPatch) -> N
     import matplotlib.pyplot as plt
 
     def draw(notebook: object) -> None:
+        plt.close("all")  # of tests before this one
         plt.figure()
         plt.plot(np.random.default_rng(0).random(200))
         notebook.show("A <wild> line & more")  # type: ignore[attr-defined]
