@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -95,7 +96,7 @@ def test_standard_error_on_a_full_disk(trained: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch", [1, 3000])
 def test_closed_pipes_end_quietly(batch: int, trained: Path) -> None:
     """`tinydiff sample | head -1` ends in "Exception ignored" and exit code 120."""
-    command = " ".join([*COMMAND, "sample", str(trained), "--steps=1", f"--batch={batch}"])
+    command = shlex.join([*COMMAND, "sample", str(trained), "--steps=1", f"--batch={batch}"])
     script = f"set -o pipefail; {command} | head -c 1 >/dev/null"
     if batch == 1:
         script = f"{command} >&-"
@@ -107,7 +108,9 @@ def test_closed_pipes_end_quietly(batch: int, trained: Path) -> None:
 
 def test_a_reader_that_goes_away_stops_a_training(runs: Runs, tmp_path: Path) -> None:
     """A traceback, or what was trained lost, because nobody reads the log."""
-    command = f"{' '.join(COMMAND)} train --text {runs.text} --out {tmp_path / 'run'} {' '.join(SIZES)} --steps 100000"
+    command = (
+        f"{shlex.join(COMMAND)} train --text {runs.text} --out {tmp_path / 'run'} {' '.join(SIZES)} --steps 100000"
+    )
     script = f"set -o pipefail; {command} 2>&1 | head -2"
     done = subprocess.run(["bash", "-c", script], env=environment(), capture_output=True, check=False, timeout=60)
     assert done.returncode == 141
@@ -351,7 +354,7 @@ def test_a_stop_that_cannot_be_saved_says_so(runs: Runs, tmp_path: Path) -> None
 
 def test_ignored_stops_stay_ignored(runs: Runs, tmp_path: Path) -> None:
     """`nohup tinydiff train &`: Ctrl-C at the shell ends it."""
-    script = f"trap '' INT HUP; exec {' '.join(COMMAND)} train --text {runs.text} --out {tmp_path / 'run'} "
+    script = f"trap '' INT HUP; exec {shlex.join(COMMAND)} train --text {runs.text} --out {tmp_path / 'run'} "
     command = ["bash", "-c", script + " ".join([*SIZES, "--steps=600"])]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as child:
         child.stderr.readline()

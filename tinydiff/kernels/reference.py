@@ -149,7 +149,8 @@ def layer_norm_backward(
 
 def _gelu_sigmoid(x: Floats) -> Floats:
     with np.errstate(over="ignore"):
-        return np.asarray(1 / (1 + np.exp(-math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x))))
+        s = 1 / (1 + np.exp(-math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x)))
+        return np.asarray(s, x.dtype)  # NumPy 1 makes float64 of an array without axes
 
 
 def gelu(x: Floats) -> Floats:
@@ -157,7 +158,7 @@ def gelu(x: Floats) -> Floats:
 
     Computed as x sigmoid(2u), which is the same and loses no digits for large negative x.
     """
-    return x * _gelu_sigmoid(x)
+    return np.asarray(x * _gelu_sigmoid(x))
 
 
 def gelu_backward(g: Floats, x: Floats) -> Floats:
@@ -165,7 +166,7 @@ def gelu_backward(g: Floats, x: Floats) -> Floats:
     _check(g.shape == x.shape, "g", g, str(x.shape))
     s = _gelu_sigmoid(x)
     near = np.clip(x, -100, 100)  # beyond, s (1 - s) has long been 0, but 0 times an infinite slope would be NaN
-    return np.asarray(g * (s + x * s * (1 - s) * math.sqrt(8 / math.pi) * (1 + 3 * 0.044715 * near * near)))
+    return np.asarray(g * (s + x * s * (1 - s) * math.sqrt(8 / math.pi) * (1 + 3 * 0.044715 * near * near)), x.dtype)
 
 
 def rotary(qkv: Floats, cos: Floats, sin: Floats) -> Floats:
