@@ -67,8 +67,8 @@ class Transformer:
     experts : feed-forward networks per block, 0 for a single one without a router, see `tinydiff.experts`
     active : how many of them work for a token, each 1 / active of the usual width: so the work is that of no experts
     routing : "token": each token takes its best experts; "expert": each expert takes its best tokens of a sequence
-    precision : "bfloat16" rounds what is multiplied by a matrix, forward and backward: faster on CPUs with AMX. Weights
-        stay float32
+    precision : "bfloat16" rounds what is multiplied by a matrix, forward and backward: faster with AVX512_BF16 or
+        AMX. Weights stay float32
 
     """
 
