@@ -65,7 +65,7 @@ class Network(nn.Module):
         h = self.embed(x)
         for block in self.blocks:
             h = block(h, self.cos, self.sin)
-        return self.head(self.norm(h))  # type: ignore[no-any-return]
+        return self.head(self.norm(h))
 
 
 class Training:

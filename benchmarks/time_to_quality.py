@@ -74,7 +74,7 @@ def time(
     seconds: dict[str, Any] = {"threads": threads, "who": {name: worker.describe for name, worker in workers.items()}}
     for mode in MODES:
         cases = {name: f"{mode} {name}" for name in ENTRIES}
-        times = measure({name: Case(workers[ENTRIES[name].module], case) for name, case in cases.items()}, mode, rounds)  # type: ignore[arg-type]
+        times = measure({name: Case(workers[ENTRIES[name].module], case) for name, case in cases.items()}, mode, rounds)
         seconds[mode] = {name: list(np.percentile(found, [25, 50, 75])) for name, found in times.items()}
     write(out / "seconds.json", seconds)
     for worker in workers.values():

@@ -31,7 +31,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "M": {"d_model": 128, "layers": 4, "heads": 4, "length": 128, "batch": 32, "steps": 3000},
     "L": {"d_model": 192, "layers": 6, "heads": 6, "length": 256, "batch": 16, "steps": 3000},
 }
-"""One knob for width, depth, context and work: on two cores about half a minute, a minute, ten and half an hour."""
+"""One knob for width, depth, context and work: on two cores with AVX-512 S takes a minute, M ten, L half an hour."""
 RATES = {"adamw": 2e-3, "muon": 0.02}
 """Peak rates. What Muon leaves to AdamW takes the same one, or it could not keep up."""
 
