@@ -197,3 +197,12 @@ def test_bad_input(options: dict[str, Any], words: str) -> None:
     """Each says what was expected, before anything is run."""
     with pytest.raises(ValueError, match=words):
         clock.race(network(), network(), rng=np.random.default_rng(0), **options)
+
+
+@pytest.mark.parametrize(("new", "causal"), [(10, 4), (8, 4), (5, 1), (7, 0), (3, 8)])
+def test_pairs_are_those_of_the_mask(new: int, causal: int) -> None:
+    """Each query with every key that it sees, a last block that is shorter among them."""
+    model = Transformer(5, 16, d_model=8, layers=1, heads=1, rng=np.random.default_rng(0))
+    ends = [min((i // (causal or new) + 1) * (causal or new), new) for i in range(new)]
+    work = 2 * 3 * new * 12 * 8 * 8 + 4 * 8 * 3 * (sum(ends) + 2 * new)
+    assert clock.flops(model, clock.Call(batch=3, new=new, past=2, selected=0, causal=causal)) == work
