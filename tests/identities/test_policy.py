@@ -162,4 +162,4 @@ def test_bad_input_says_what_is_wrong() -> None:
         exact.eubo(PROCESS, model, TEXTS, 0.0)
     unknown: object = "reward"
     with pytest.raises(ValueError, match="kind is 'reward'; expected one of log p, elbo"):
-        stand_in(unknown, PROCESS, model, TEXTS)  # type: ignore[arg-type]
+        stand_in(unknown, PROCESS, model, TEXTS)
