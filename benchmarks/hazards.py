@@ -548,7 +548,7 @@ def lengths() -> list[dict[str, Any]]:
         law = ends(canvas)
         v, at = law.codec.vocab_size, exact.state_index(law.ids, law.codec.vocab_size)
         true = np.array([text.index(".") for text in law.texts])
-        for looks in (canvas, canvas // 2, 2):
+        for looks in sorted({canvas, canvas // 2, 2}, reverse=True):
             for rule in RULES:
                 quotas = [canvas // looks] * looks
                 written = exact.unmask_law(td.MaskedDiffusion(v), exact.ListedDenoiser(law), quotas, rule)
