@@ -449,7 +449,8 @@ def figure(path: Path, results: dict[str, Any]) -> None:
     for i, (cure, colour, mark) in enumerate(zip(CURES, COLOURS, MARKS, strict=False)):
         there = [c for c in CANVASES if f"{cure}/{c}" in rows]
         at = np.array(there) * (1 + 0.02 * (i - 2))
-        axes[1, 0].plot(at, [rows[f"{cure}/{c}"]["length"] for c in there], color=colour, marker=mark, ms=9, label=cure)
+        found, errors = ([rows[f"{cure}/{c}"][what] for c in there] for what in ("length", "error"))
+        axes[1, 0].errorbar(at, found, errors, color=colour, marker=mark, ms=9, label=cure, capsize=3)
     axes[1, 0].axhline(3, color="#888888", linestyle=":", label="true mean")
     axes[1, 0].set_xscale("log", base=2)
     axes[1, 0].set_yscale("log", base=2)
@@ -491,7 +492,8 @@ def main() -> None:
     text = table(kept["results"])
     (arguments.out / "table.md").write_text(text)
     print(text)
-    figure(arguments.out / "recipes.png", kept["results"])
+    if jobs(arguments.scale).keys() <= kept["results"].keys():  # all of it
+        figure(arguments.out / "recipes.png", kept["results"])
 
 
 if __name__ == "__main__":
