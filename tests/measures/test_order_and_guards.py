@@ -141,6 +141,9 @@ def test_danger() -> None:
 def test_thresholds_are_probabilities(tau: float) -> None:
     with pytest.raises(ValueError, match=f"tau is {tau}; expected 0 < tau < 1"):
         guards.watched([], guards.Danger(LAW, zz), tau)
+    process, model = MaskedDiffusion(LAW.codec.vocab_size), exact.ListedDenoiser(LAW)
+    with pytest.raises(ValueError, match=f"tau is {tau}; expected 0 < tau < 1"):
+        exact.guarded_fate(process, model, guards.Danger(LAW, zz), LAW.ids[0], tau)
 
 
 def test_watched_stops_where_it_says() -> None:
