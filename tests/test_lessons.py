@@ -131,6 +131,7 @@ def test_an_edition_has_no_solutions(tmp_path: Path, capsys: pytest.CaptureFixtu
         student = without_solutions(notebook)
         assert len(student.cells) + sum("solution" in tags(cell) for cell in notebook.cells) == len(notebook.cells)
         assert "solution_" not in "".join(cell.source for cell in student.cells)
+        assert "Solutions are at the end" not in "".join(cell.source for cell in student.cells), path.name
     assert main(["edition", str(tmp_path / "out"), "03"]) == 0
     written = nbformat.read(tmp_path / "out" / "03_masked_elbo.ipynb", as_version=4)
     assert len(written.cells) < len(nbformat.read(HERE / "03_masked_elbo.ipynb", as_version=4).cells)
