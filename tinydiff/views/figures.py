@@ -204,8 +204,15 @@ def race(report: Mapping[str, Any]) -> Figure:
         "blocks": (GREEN, "D", "block diffusion, KV-cache"),
     }
     count = len(lengths) + 1
-    figure, grid_ = plt.subplots(1, count, figsize=(3.8 * count, 4.6), squeeze=False, layout="constrained")
-    panels = list(grid_[0])
+    across = count if count < 4 else 2  # so that the letters stay large
+    down = -(-count // across)
+    figure, grid_ = plt.subplots(
+        down, across, figsize=(5 * across, 0.6 + 4 * down), squeeze=False, layout="constrained"
+    )
+    panels = list(grid_.flat)
+    for empty in panels[count:]:
+        empty.remove()
+    panels = panels[:count]
 
     def plot(axes: Axes, kind: str, at: Sequence[int], entries: Sequence[Mapping[str, Any]]) -> None:
         color, marker, name = looks[kind]
@@ -223,25 +230,26 @@ def race(report: Mapping[str, Any]) -> Figure:
             if crossing["length"] == length and crossing["measured"] is not None:
                 axes.axvline(crossing["measured"], color=looks[crossing["against"]][0], lw=1.5, ls=":", zorder=0)
                 axes.annotate(
-                    f"{crossing['measured']:.0f}", (crossing["measured"], 0.02), (-3, 15 * beside), fontsize=13,
+                    f"{crossing['measured']:.0f}", (crossing["measured"], 0.02), (-3, 16 * beside), fontsize=14,
                     ha="right", xycoords=("data", "axes fraction"), textcoords="offset points",
                 )  # fmt: skip
                 beside += 1
         _log_axes(axes, sorted({4**i for i in range(9) if 4**i < length} | {length}))
-        axes.set_xlabel("steps of diffusion", fontsize=12)
-        axes.set_title(f"{length} tokens", fontsize=14)
+        axes.set_xlabel("steps of diffusion", fontsize=14)
+        axes.set_title(f"{length} tokens", fontsize=15)
     for kind in looks:
         entries = [
             e for e in report["one"] if e["kind"] == kind and (kind != "diffusion" or e["steps"] == report["steps"])
         ]
         plot(panels[-1], kind, [e["length"] for e in entries], entries)
     _log_axes(panels[-1], lengths)
-    panels[-1].set_xlabel("tokens", fontsize=12)
-    panels[-1].set_title(f"diffusion in {report['steps']} steps", fontsize=14)
-    panels[0].set_ylabel("milliseconds for one sequence", fontsize=12)
+    panels[-1].set_xlabel("tokens", fontsize=14)
+    panels[-1].set_title(f"diffusion in {report['steps']} steps", fontsize=15)
+    for first in panels[::across]:
+        first.set_ylabel("ms for one sequence", fontsize=14)
     handles, labels = panels[0].get_legend_handles_labels()
     (line,) = panels[0].plot([], [], "--", color="black")
-    figure.legend([*handles, line], [*labels, "predicted"], loc="outside upper center", ncols=5, fontsize=12)
+    figure.legend([*handles, line], [*labels, "predicted"], loc="outside upper center", ncols=3, fontsize=13)
     return figure
 
 
@@ -255,5 +263,5 @@ def _log_axes(axes: Axes, ticks: Sequence[int]) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.tick_params(labelsize=11)
+    axes.tick_params(labelsize=13)
     axes.grid(color="#dddddd", lw=0.5)
