@@ -23,7 +23,7 @@ for masked diffusion.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -179,10 +179,8 @@ class BlockDiffusion:
         check_seen(free, self.block_length if block_length is None else block_length)
         return model, x0, free
 
-    def _counted(
-        self, x0: Ints, free: Bools, length: int, u: Floats, rng: np.random.Generator
-    ) -> tuple[Ints, Floats]:
-        """k of the A free tokens of each block masked, k from 1 to A as `u` (B, blocks) says: ids, and A / k, (B, L)."""
+    def _counted(self, x0: Ints, free: Bools, length: int, u: Floats, rng: np.random.Generator) -> tuple[Ints, Floats]:
+        """k of A free tokens of each block masked, k from 1 to A by `u` (B, blocks): ids and weights A / k, (B, L)."""
         at = block_of(x0.shape[1], length)
         most = np.add.reduceat(free, np.arange(0, x0.shape[1], length), axis=1)  # A, (B, blocks)
         k = 1 + np.floor(u * most).astype(np.int64)
