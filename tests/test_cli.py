@@ -210,6 +210,7 @@ DRAWN = decoders.Draw(0.3, 2, 0.9)
         (MaskedDiffusion(3), {"threshold": 0.4, "block_length": 2, **DRAW}, decoders.Threshold(0.4, DRAWN, 2)),
         (MaskedDiffusion(3), {"gamma": 0.4, **DRAW}, decoders.EntropyBounded(DRAWN, gamma=0.4)),
         (MaskedDiffusion(3), {"factor": 0.4, "block_length": 2, **DRAW}, decoders.Frechet(DRAWN, 2, factor=0.4)),
+        (MaskedDiffusion(3), {"drafts": 3, **DRAW}, decoders.Speculate(3, draw=DRAWN)),
         (BlockDiffusion(3), {"cache": False, "factor": 0.4, **DRAW},
          decoders.Blocks(decoders.Frechet(DRAWN, factor=0.4), cache=False)),
         (MaskedDiffusion(3), {"remask": "cap", "eta": 0.5, "steps": 4, **DRAW}, decoders.RemaskCap(4, 0.5, DRAWN)),
@@ -242,7 +243,7 @@ def test_every_option_is_passed_on(command: str, trained: Path, monkeypatch: pyt
     monkeypatch.setattr(cli.generate, "decoder_of", spy)
     values = {
         "steps": 3, "remasking": "margin", "remask": "cap", "eta": 0.25, "commits": "cosine", "threshold": 0.5,
-        "gamma": 0.25, "factor": 0.125, "temperature": 0.75, "top_k": 4, "top_p": 0.875, "block_length": 5,
+        "gamma": 0.25, "factor": 0.125, "drafts": 3, "temperature": 0.75, "top_k": 4, "top_p": 0.875, "block_length": 5,
         "choice_temperature": 1.5,
     }  # fmt: skip
     values |= {"sampler": "euler", "solver": "rk4"} if command == "sample" else {}

@@ -76,6 +76,7 @@ def demo(
         "tinydiff train --pairs questions.jsonl --out runs/answers",
         "tinydiff train --process block --block-length 8 --out runs/blocks",
         "tinydiff train --start-from runs/left --process masked --steps 500 --out runs/dream",
+        "tinydiff train --process autoregressive --middles 0.5 --out runs/middles",
         "tinydiff train --process sedd_uniform --schedule geometric --out runs/scores",
         "tinydiff train --data spiral --process flow --out runs/spiral",
         "tinydiff train --data phrasebook --process nat --out runs/nat",
@@ -168,8 +169,8 @@ def train(
         Literal["time", "count"] | None,
         typer.Option(
             metavar="NAME",
-            help="What masked draws for each text: how many tokens to mask, count (default), or a time, and then each "
-            "token by itself.",
+            help="What masked draws for each text, block for each block: how many tokens to mask, count (default), or "
+            "a time, and then each token by itself.",
         ),
     ] = None,
     predict: Annotated[
@@ -182,6 +183,12 @@ def train(
     block_length: Annotated[
         int | None, typer.Option(help="Of block: tokens in each, masked together; default 8, 1 goes left to right.")
     ] = None,
+    middles: Annotated[
+        float,
+        typer.Option(
+            help="Of autoregressive: share of the windows whose middle is moved to the end: so it learns to fill gaps."
+        ),
+    ] = 0.0,
     steps: Annotated[int | None, typer.Option(help="Training steps; default 3000 for text.")] = None,
     batch: Annotated[int | None, typer.Option(help="Sequences per step; default 32 for text.")] = None,
     length: Annotated[
@@ -250,13 +257,19 @@ def train(
             what = f"--active is {active}" if active is not None else f"--routing is {routing}"
             raise ValueError(f"{what}, but there are no experts: add --experts, or leave it out")
         source = None if start_from is None else started(start_from, given(context))
-        corpus = source[1] if source else corpus_named(text, data_name, pairs, tokens, vocab, rainbow)
+        corpus: Any = source[1] if source else corpus_named(text, data_name, pairs, tokens, vocab, rainbow)
+        if middles:
+            if process != "autoregressive" or type(corpus) is not data.Corpus:
+                raise ValueError(
+                    f"--middles is {middles:g}, which is for --process autoregressive on a text; masks need none"
+                )
+            corpus = data.Middles(corpus, middles)
         chosen_here = {
             "process": process, "steps": steps, "batch": batch, "length": length,
             "d_model": d_model, "layers": layers, "heads": heads, "optimiser": optimiser, "lr": lr,
         }  # fmt: skip
         chosen_here = {name: value for name, value in chosen_here.items() if value is not None}
-        recipe, sized = dict(corpus.recipe), dict(SIZES[size] if size else {})
+        recipe, sized = dict(getattr(corpus, "recipe", {})), dict(SIZES[size] if size else {})
         if optimiser not in (None, recipe.get("optimiser")):
             recipe.pop("lr", None)  # it is of the recipe's own optimiser
         if isinstance(corpus, data.Examples | data.Vectors):
