@@ -5,19 +5,23 @@
 Trains an autoregressive model, one-pass translation, a conditional masked language model, masked diffusion and
 iterative refinement, all of one size, on tasks whose law is known (`tinydiff.data.phrasebook`): on their own targets,
 on the modes that the autoregressive model finds, and on its samples. Then one pass on words in any order, n = 2 .. 5,
-against n!/n^n, and lengths. Writes table.md, results.json and lineage.png. Some minutes of one core.
+against n!/n^n, and lengths. Writes results.json as it goes (given again, it goes on where it stopped; networks/ holds
+what was trained), then table.md and lineage.png. Some minutes of one core.
 
-Every source is translated the same number of times by a decoder that draws, and once by one that does not. `+-` is two
-standard errors of the share of valid targets. Time is wall clock for one sentence, the median over rounds in which all
-take turns.
+Every source is translated the same number of times by a decoder that draws, and once by one that does not. `exact` is
+the share of valid targets if the network knew the law it was trained on, `+-` two standard errors of the share that was
+found. Time is wall clock for one sentence, the median over rounds in which all take turns; `--no-clock` leaves it to
+another call, when nothing else runs.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import functools
+import io
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,12 +34,20 @@ from tinydiff.arrays import Bools, Ints
 from tinydiff.data import Parallel, Translations, examples, phrasebook
 from tinydiff.decoders import Draw
 from tinydiff.learning.distillation import distilled
+from tinydiff.learning.files import write_atomically
 from tinydiff.measures import translations as measures
+
+from .hazards import Store
 
 SIZE: dict[str, Any] = {"d_model": 32, "layers": 2, "heads": 4, "positions": "learned"}
 DRAWN = Draw(temperature=1.0)
-COPIES = 250  # translations of each source
+TEXTS = 4000  # translations by a decoder that draws
 ROUNDS = 15  # of the clock
+TASKS = {
+    "one phrase": phrasebook.phrasebook(1),
+    "two phrases": phrasebook.phrasebook(2),
+    "orders of 4": phrasebook.orders(4),
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,6 @@ class Way:
     trained : process and network
     name : of the decoder, for the table
     decoder : a value
-    passes : looks at the text, counted
 
     """
 
@@ -59,13 +70,21 @@ class Way:
     decoder: Any
 
 
-def trained(corpus: Parallel, process: Any, steps: int, seed: int = 0) -> tuple[Any, Any]:
-    """The process and its network, with averaged weights."""
-    model = td.Transformer(corpus.vocab_size, corpus.law.length, **SIZE, rng=np.random.default_rng(seed))
-    options = td.Options(steps=steps, batch=64, lr=4e-3, warmup=50, evaluate_every=steps, ema=0.99, seed=seed)
-    run = td.Run(corpus, process, model, options)
-    *_, _ = td.train(run)
-    return process, run.averaged()
+def trained(data: Callable[[], Parallel], law: Translations, process: Any, steps: int, file: Path) -> tuple[Any, Any]:
+    """The process and its network, with averaged weights: from the file, if it was trained before."""
+    model = td.Transformer(law.codec.vocab_size, law.length, **SIZE, rng=np.random.default_rng(0))
+    if not file.exists():
+        options = td.Options(steps=steps, batch=64, lr=4e-3, warmup=50, evaluate_every=steps, ema=0.99)
+        run = td.Run(data(), process, model, options)
+        *_, _ = td.train(run)
+        buffer = io.BytesIO()
+        np.savez(buffer, **{name: p.data for name, p in run.averaged().params.items()})
+        write_atomically(file, buffer.getvalue())
+        print(file.stem, flush=True)
+    with np.load(file) as kept:
+        for name, p in model.params.items():
+            p.data[...] = kept[name]
+    return process, model
 
 
 def asked(law: Translations, copies: int) -> tuple[Ints, Bools]:
@@ -106,31 +125,41 @@ def milliseconds(law: Translations, ways: list[Way], rounds: int) -> list[float]
     return [1e3 * float(np.median(each)) for each in spent]
 
 
-def ways_of(law: Translations, steps: int) -> list[Way]:
+def ways_of(task: str, steps: int, folder: Path) -> list[Way]:
     """Every model trained on every kind of data, with the ways of writing that it has."""
-    corpus = examples.parallel(law)
-    v = corpus.vocab_size
-    left = trained(corpus, td.Autoregressive(v), steps)
-    by_mode = distilled(*left, corpus, decoders.Beam(8))
-    by_samples = distilled(*left, corpus, decoders.NextToken(), np.random.default_rng(2))
+    law, v = TASKS[task], TASKS[task].codec.vocab_size
+
+    @functools.cache
+    def data(name: str) -> Parallel:
+        raw = examples.parallel(law)
+        if name == "raw":
+            return raw
+        by = decoders.Beam(8) if name == "modes" else decoders.NextToken()
+        return distilled(*left, raw, by, np.random.default_rng(2))
+
+    def network(name: str, process: Any) -> tuple[Any, Any]:
+        file = folder / f"{task}, {name}, {process.config['process']}, {steps}.npz".replace(", ", "-").replace(" ", "_")
+        return trained(lambda: data(name), law, process, steps, file)
+
+    left = network("raw", td.Autoregressive(v))
     ways = [
         Way("autoregressive", "raw", left, "draws", decoders.NextToken()),
         Way("autoregressive", "raw", left, "greedy", decoders.NextToken(Draw(0.0))),
         Way("autoregressive", "raw", left, "beam of 8", decoders.Beam(8)),
     ]
-    for name, data in (("raw", corpus), ("modes", by_mode), ("samples", by_samples)):
-        one = trained(data, td.OnePass(v), steps)
+    for name in ("raw", "modes", "samples"):
+        one = network(name, td.OnePass(v))
         ways += [
             Way("one pass", name, one, "likeliest words", decoders.AtOnce()),
             Way("one pass", name, one, "draws", decoders.AtOnce(DRAWN)),
         ]
-        masked = trained(data, td.CMLM(v), steps)
+        masked = network(name, td.CMLM(v))
         for passes in (1, 2, 3, 4, 6) if name == "raw" else (1, 2):
             ways.append(Way("CMLM", name, masked, f"Mask-Predict, kept {passes}", decoders.MaskPredict(passes)))
             if name == "raw" and passes > 1:
                 fresh = decoders.MaskPredict(passes, "fresh")
                 ways.append(Way("CMLM", name, masked, f"Mask-Predict, fresh {passes}", fresh))
-        diffusion = trained(data, td.MaskedDiffusion(v), steps)
+        diffusion = network(name, td.MaskedDiffusion(v))
         for passes in (1, 2, 3, 4) if name == "raw" else (1, 4):
             if passes <= law.length - law.begin:
                 if name == "raw":
@@ -140,34 +169,71 @@ def ways_of(law: Translations, steps: int) -> list[Way]:
         if name == "raw":
             remask = decoders.RemaskRescale(16, 0.5, DRAWN)
             ways.append(Way("diffusion", name, diffusion, "draws, masks again 16", remask))
-            again = trained(data, td.Refinement(v), steps)
+            again = network(name, td.Refinement(v))
             ways.append(Way("refinement", name, again, "likeliest words", decoders.Refine(10)))
             ways.append(Way("refinement", name, again, "first pass draws", decoders.Refine(10, DRAWN)))
             ways.append(Way("one pass", name, ways[3].trained, "Mask-Predict, kept 2", decoders.MaskPredict(2)))
     return ways
 
 
-def table(law: Translations, steps: int, copies: int, rounds: int) -> list[dict[str, Any]]:
+def exact_share(law: Translations, way: Way) -> float | None:
+    """Share of valid targets if the network knew the law that it was trained on; None where no list says it.
+
+    Mask-Predict with fresh confidences asks about texts that the law does not have; masks that come back and
+    refinement depend on more than the law.
+    """
+    decoder = way.decoder
+    if way.data == "modes" or way.model == "autoregressive":
+        return 1.0
+    if isinstance(decoder, decoders.Random):
+        return in_steps(law, decoder.steps)
+    if isinstance(decoder, decoders.AtOnce) and draws(decoder):
+        return exact.valid_at_once(law)
+    fresh = getattr(decoder, "confidence", "kept") == "fresh"
+    known = {"one pass": decoders.AtOnce, "CMLM": decoders.MaskPredict, "diffusion": decoders.LowConfidence}
+    if fresh or not isinstance(decoder, known.get(way.model, ())):
+        return None
+    perfect = Way("", "", (td.MaskedDiffusion(law.codec.vocab_size), exact.ListedDenoiser(law)), "", decoder)
+    return float(measures.valid_texts(law, translated(law, perfect, 1)[0]).mean())
+
+
+def in_steps(law: Translations, steps: int) -> float:
+    """Share of valid targets of `decoders.Random` with the best denoiser, by listing all draws of the first source.
+
+    The sources are alike: what differs is how the words at each place are called, and the list calls them 0, 1, ...
+    """
+    mine = law.source == 0
+    words = np.stack([np.unique(place, return_inverse=True)[1] for place in law.ids[mine, law.begin :].T], axis=1)
+    v, n = int(words.max()) + 1, words.shape[1]
+    p = np.zeros(v**n)
+    p[exact.state_index(words, v)] = law.conditional[mine]
+    quotas = np.diff(n * np.arange(steps + 1) // steps).tolist()
+    return float(exact.unmask_law(td.MaskedDiffusion(v), exact.BayesDenoiser(p, v, n), quotas)[p > 0].sum())
+
+
+def table(law: Translations, ways: list[Way], texts: int) -> list[dict[str, Any]]:
     """A row for each way."""
-    ways, rows = ways_of(law, steps), []
-    for way, ms in zip(ways, milliseconds(law, ways, rounds), strict=True):
-        ids, passes = translated(law, way, copies)
-        row: dict[str, Any] = {"model": way.model, "data": way.data, "decoder": way.name, "passes": passes, "ms": ms}
-        row |= measures.columns(law, ids)
+    rows = []
+    for way in ways:
+        ids, passes = translated(law, way, texts // len(law.sources))
+        row: dict[str, Any] = {"model": way.model, "data": way.data, "decoder": way.name, "passes": passes}
+        row |= {"exact": exact_share(law, way)} | measures.columns(law, ids)
         row["error"] = math.sqrt(row["valid"] * (1 - row["valid"]) / len(ids))
         row |= measures.bleu_chrf(law, ids[:: max(1, len(ids) // 1000)], np.random.default_rng(3))
         rows.append(row)
     return rows
 
 
-def orders(steps: int, copies: int) -> list[dict[str, Any]]:
+def orders(steps: int, texts: int, folder: Path) -> list[dict[str, Any]]:
     """One pass on words in any order: drawn, against n!/n^n; TC against what its NLL is above H."""
     rows = []
     for n in range(2, 6):
         law = phrasebook.orders(n)
-        corpus = examples.parallel(law)
-        process, model = trained(corpus, td.OnePass(corpus.vocab_size), steps)
-        ids, _ = translated(law, Way("one pass", "raw", (process, model), "", decoders.AtOnce(DRAWN)), 40 * copies // n)
+        file = folder / f"orders_of_{n}-raw-nat-{steps}.npz"
+        one = functools.partial(examples.parallel, law)
+        process, model = trained(one, law, td.OnePass(law.codec.vocab_size), steps, file)
+        way = Way("one pass", "raw", (process, model), "", decoders.AtOnce(DRAWN))
+        ids, _ = translated(law, way, 20 * texts // len(law.sources) // n)
         given = np.tile(law.given, (len(law.ids), 1))
         nll = float(law.p @ process.bound(model, td.data.Batch(law.ids, given=given), np.random.default_rng(0)))
         share = measures.valid_texts(law, ids).mean()
@@ -181,12 +247,14 @@ def orders(steps: int, copies: int) -> list[dict[str, Any]]:
     return rows
 
 
-def lengths(steps: int, copies: int) -> list[dict[str, Any]]:
+def lengths(steps: int, texts: int, folder: Path) -> list[dict[str, Any]]:
     """Dates: what knowing the length is worth, exactly and for one pass trained with the length told half the time."""
     law = replace(phrasebook.dates(), told=0.5)
-    corpus = examples.parallel(law)
-    v, counts = corpus.vocab_size, tuple(law.count_ids.tolist())
-    one, masked = trained(corpus, td.OnePass(v), steps), trained(corpus, td.CMLM(v), steps)
+    v, counts = law.codec.vocab_size, tuple(law.count_ids.tolist())
+    one, masked = (
+        trained(lambda: examples.parallel(law), law, process, steps, folder / f"dates-raw-{name}-{steps}.npz")
+        for name, process in (("nat", td.OnePass(v)), ("cmlm", td.CMLM(v)))
+    )
     rows = []
     for name, model, decoder, known in (
         ("one pass, draws", one, decoders.AtOnce(DRAWN), "source"),
@@ -196,13 +264,13 @@ def lengths(steps: int, copies: int) -> list[dict[str, Any]]:
         ("CMLM, Mask-Predict 6", masked, decoders.MaskPredict(6), None),
         ("CMLM, 3 lengths, Mask-Predict 4", masked, decoders.LengthBeam(law.fill_id, counts, 3), None),
     ):
-        ids, _ = translated(law, Way("", "", model, name, decoder), max(1, copies // 25))
+        ids, _ = translated(law, Way("", "", model, name, decoder), max(1, texts // 400))
         share = measures.valid_texts(law, ids).mean()
         rows.append({
             "way": name, "valid": float(share), "error": math.sqrt(share * (1 - share) / len(ids)),
             "exact": exact.valid_at_once(law, known) if known else None,
         })  # fmt: skip
-    x0 = np.repeat(law.ids, max(1, copies // 100), axis=0)
+    x0 = np.repeat(law.ids, max(1, texts // 2000), axis=0)
     given = law.known(x0, True)
     words = given[..., None] | (np.arange(v) != law.fill_id)
     *_, last = one[0].sample(
@@ -225,16 +293,28 @@ def written(task: str, law: Translations, rows: list[dict[str, Any]]) -> str:
     lines = [
         f"{task}: H(Y|x) = {h:.3f}, TC(Y|x) = {tc:.3f} nats; drawn at once {at_once:.3f} are valid; the modes are "
         f"{away:.2f} away", "",
-        "| model | data | decoder | passes | ms | valid | TV | entropy | NLL | repeats | BLEU | one ref. | chrF |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| model | data | decoder | passes | ms | exact | valid | TV | entropy | NLL | repeats | BLEU | one ref. "
+        "| chrF |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for r in rows:
         lines.append(
-            f"| {r['model']} | {r['data']} | {r['decoder']} | {r['passes']} | {r['ms']:.2f} "
-            f"| {r['valid']:.3f} +- {2 * r['error']:.3f} | {r['tv']:.2f} | {r['entropy']:.2f} | {r['nll']:.2f} "
+            f"| {r['model']} | {r['data']} | {r['decoder']} | {r['passes']} | {r['ms']:.2f} | {shown(r['exact'])} "
+            f"| {r['valid']:.3f} +- {2 * r['error']:.3f}{' (!)' * misses(r)} | {r['tv']:.2f} | {r['entropy']:.2f} "
+            f"| {r['nll']:.2f} "
             f"| {r['repeats']:.3f} | {r['bleu']:.0f} | {r['bleu1']:.0f} | {r['chrf']:.0f} |"
         )
     return "\n".join(lines)
+
+
+def shown(share: float | None) -> str:
+    """An exact share, or nothing."""
+    return "" if share is None else f"{share:.3f}"
+
+
+def misses(row: dict[str, Any]) -> bool:
+    """Whether a trained model is more than two standard errors away from the exact figure."""
+    return row["exact"] is not None and abs(row["valid"] - row["exact"]) > 2 * row["error"] + 1e-12
 
 
 def figure(path: Path, results: dict[str, Any]) -> None:
@@ -254,10 +334,10 @@ def figure(path: Path, results: dict[str, Any]) -> None:
         ("one pass", "raw", "likeliest words"): ("#D55E00", "X", "one pass"),
         ("one pass", "modes", "likeliest words"): ("#CC79A7", "P", "one pass, distilled"),
     }
-    tasks = list(results["tasks"])
+    tasks = ["two phrases", "orders of 4"]
     drawing, axes = plt.subplots(1, len(tasks) + 1, figsize=(5 * (len(tasks) + 1), 4.2), layout="constrained")
     for axis, task, column in (*zip(axes, tasks, ["passes"] * 9, strict=False), (axes[-1], tasks[0], "ms")):
-        rows = results["tasks"][task]
+        rows = results[task]
         for shift, ((model, decoder), (colour, style)) in enumerate(curves.items()):
             mine = [
                 r
@@ -289,38 +369,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/lineage"))
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--copies", type=int, default=COPIES)
+    parser.add_argument("--texts", type=int, default=TEXTS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--no-clock", action="store_true")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    tasks = {"phrasebook": phrasebook.phrasebook(2), "orders of 4": phrasebook.orders(4)}
-    results: dict[str, Any] = {"steps": arguments.steps, "tasks": {}}
-    lines = []
-    for task, law in tasks.items():
-        rows = results["tasks"][task] = table(law, arguments.steps, arguments.copies, arguments.rounds)
-        lines += [written(task, law, rows), ""]
-        print(lines[-2], flush=True)
-    results["orders"] = orders(arguments.steps, arguments.copies)
+    steps, texts, folder = arguments.steps, arguments.texts, arguments.out / "networks"
+    folder.mkdir(parents=True, exist_ok=True)
+    store = Store(arguments.out / "results.json")
+    wanted = {"steps": steps, "texts": texts}
+    if store.get("settings", lambda: wanted) != wanted:
+        parser.error(f"{store.path} holds results of {store.found['settings']}; choose another --out")
+    for task, law in TASKS.items():
+        store.get(task, lambda task=task, law=law: table(law, ways_of(task, steps, folder), texts))
+    store.get("orders", lambda: orders(steps, texts, folder))
+    store.get("lengths", lambda: lengths(steps, texts, folder))
+    if arguments.no_clock:
+        return
+    for task, law in TASKS.items():
+        clock = functools.partial(milliseconds, law, rounds=arguments.rounds)
+        store.get(f"{task}, ms", lambda task=task, clock=clock: clock(ways_of(task, steps, folder)))
+        for row, ms in zip(store.found[task], store.found[f"{task}, ms"], strict=True):
+            row["ms"] = ms
+    lines = [line for task, law in TASKS.items() for line in (written(task, law, store.found[task]), "")]
     lines += [
         "| n words in any order | n!/n^n | one pass, drawn | repeats (1/n) | TC | NLL - H |",
         "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {r['n']} | {r['exact']:.4f} | {r['valid']:.4f} +- {2 * r['error']:.4f} | {r['repeats']:.3f} "
-        f"| {r['tc']:.3f} | {r['above']:.3f} |"
-        for r in results["orders"]
-    ]  # fmt: skip
-    results["lengths"] = lengths(arguments.steps, arguments.copies)
+        f"| {r['n']} | {r['exact']:.4f} | {r['valid']:.4f} +- {2 * r['error']:.4f}{' (!)' * misses(r)} "
+        f"| {r['repeats']:.3f} | {r['tc']:.3f} | {r['above']:.3f} |"
+        for r in store.found["orders"]
+    ]
     lines += ["", "| dates | exact | valid |", "|---|---|---|"]
     lines += [
-        f"| {r['way']} | {'' if r['exact'] is None else format(r['exact'], '.3f')} "
-        f"| {r['valid']:.3f} +- {2 * r['error']:.3f} |"
-        for r in results["lengths"]
+        f"| {r['way']} | {shown(r['exact'])} | {r['valid']:.3f} +- {2 * r['error']:.3f}{' (!)' * misses(r)} |"
+        for r in store.found["lengths"]
     ]
-    print("\n".join(lines[-17:]))
+    print("\n".join(lines))
     (arguments.out / "table.md").write_text("\n".join(lines) + "\n", "utf-8")
-    (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
-    figure(arguments.out / "lineage.png", results)
+    figure(arguments.out / "lineage.png", store.found)
 
 
 if __name__ == "__main__":

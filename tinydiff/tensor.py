@@ -309,8 +309,10 @@ class Tensor:
 
     # --- shape ------------------------------------------------------------------------------------------------------
 
-    def reshape(self, *shape: int) -> Tensor:
-        return Tensor.from_op(self.data.reshape(shape), (self,), lambda g: (g.reshape(self.shape),))
+    def reshape(self, *shape: int | tuple[int, ...]) -> Tensor:
+        """As in NumPy: `reshape(2, 3)` or `reshape((2, 3))`."""
+        sizes: Any = shape[0] if len(shape) == 1 else shape
+        return Tensor.from_op(self.data.reshape(sizes), (self,), lambda g: (g.reshape(self.shape),))
 
     def transpose(self, *axes: int) -> Tensor:
         """Reorder the axes; reverse them if none are given."""

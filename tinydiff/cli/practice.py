@@ -12,7 +12,7 @@ import typer
 
 from ..learning.files import quoted, write_atomically
 from ..practice import progress as kept
-from ..practice.catalogue import QUESTIONS, SERIES, explanation, find, series_of, sheet, solution, words
+from ..practice.catalogue import QUESTIONS, SERIES, explanation, find, series_of, sheet, solution, stub, words
 from ..practice.classroom import page, results
 from ..practice.judge import judge
 from ..practice.progress import Progress
@@ -73,7 +73,7 @@ def following(
         if name is None:
             say("All of it is done.")
             return
-        say(words(name))
+        _ask(name)
         _how_to_answer(name, folder)
         return
     skipped: set[str] = set()
@@ -196,6 +196,14 @@ def _record(state: Progress, name: str, verdict: Verdict) -> None:
         state.save()
 
 
+def _ask(name: str) -> None:
+    """The question; of a function also its name, its parameters and what they mean."""
+    asks = find(name).asks
+    say(words(name))
+    if isinstance(asks, Function):
+        say(f"\n{stub(asks).rpartition('    raise')[0].rstrip()}")
+
+
 def _how_to_answer(name: str, folder: Path) -> None:
     if isinstance(find(name).asks, Function):
         key = series_of(name).key
@@ -209,7 +217,9 @@ def _how_to_answer(name: str, folder: Path) -> None:
 def _sitting(name: str, state: Progress) -> bool:
     """Ask one question until it is over or skipped; False to stop."""
     question = find(name)
-    say(f"\n{words(name)}\n")
+    say()
+    _ask(name)
+    say()
     code = isinstance(question.asks, Function)
     if code:
         path = sheet_path(series_of(name).key, state.folder)
@@ -230,6 +240,8 @@ def _sitting(name: str, state: Progress) -> bool:
             return True
         if word == "hint":
             taken = state.of(name)
+            if taken.hints == len(question.hints):
+                say("There are no more hints. The last one was:")
             taken.hints = min(taken.hints + 1, len(question.hints))
             say(f"Hint {taken.hints} of {len(question.hints)}: {question.hints[taken.hints - 1]}")
             state.save()

@@ -83,7 +83,7 @@ def stub(asks: Function) -> str:
     """The function with its docstring, not written yet."""
     names = ", ".join(inspect.signature(asks.solution).parameters)
     doc = textwrap.indent(inspect.getdoc(asks.solution) or "", "    ").strip()
-    end = "\n\n    " if "\n" in doc else ""
+    end = "\n    " if "\n" in doc else ""
     return f'def {asks.name}({names}):\n    """{doc}{end}"""\n    raise NotImplementedError("not written yet")\n'
 
 

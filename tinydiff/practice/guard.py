@@ -13,6 +13,7 @@ import io
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -83,7 +84,10 @@ def watched(everywhere: bool = False) -> Iterator[Printed]:
     try:
         builtins.input = _no_input
         sys.stdin = io.StringIO()
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        with (
+            contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), warnings.catch_warnings()
+        ):  # fmt: skip
+            warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, about log 0: whether it hurts, the verdict says
             yield printed
     finally:
         _watching.reset(token)

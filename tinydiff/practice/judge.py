@@ -101,14 +101,18 @@ def _judge_choice(asks: Choice, answer: Any) -> Verdict:
         word = answer.strip().lower().strip("().: ")
         place = letters.index(word) if len(word) == 1 and word in letters else None
         if place is None:  # the words of an option, or their beginning
-            fits = [
-                i for i, option in enumerate(asks.options) if len(word) > 3 and option.text.lower().startswith(word)
-            ]
+            typed, texts = _letters(answer), [_letters(option.text) for option in asks.options]
+            fits = [i for i, text in enumerate(texts) if text == typed or (len(typed) > 3 and text.startswith(typed))]
             place = fits[0] if len(fits) == 1 else None
     if place is None:
         return Verdict("type", f"Answer with one of the letters {', '.join(letters)}, in quotes where Python reads it.")
     option = asks.options[place]
     return Verdict("right" if option.right else "suspect", option.says)
+
+
+def _letters(text: str) -> str:
+    """Without blanks and signs."""
+    return "".join(filter(str.isalnum, text.lower()))
 
 
 def _nothing(answer: Any) -> bool:
@@ -177,7 +181,12 @@ def _examined(
 ) -> tuple[Seen, Verdict | None]:
     """What is seen of an answer on a case, and what is wrong with it, if something is. Refused if there is nothing."""
     arguments = tuple(map(_copied, case))
-    values, errors = found = look(asks, answer, arguments)
+    try:
+        values, errors = found = look(asks, answer, arguments)
+    except Refused as refused:
+        if refused.verdict.kind == "raises" and (spoilt := _changed(asks, case, arguments)):
+            raise Refused("raises", f"{refused.verdict.says} It has also changed its argument {spoilt}.") from refused
+        raise
     right, slack = expected
     if values.shape != right.shape:
         return found, Verdict(
@@ -186,9 +195,8 @@ def _examined(
     broken = ~np.isfinite(values) & np.isfinite(right)
     if broken.any():
         return found, Verdict("finite", f"The result contains {'NaN' if np.isnan(values).any() else 'infinity'}.")
-    for name, before, after in zip(inspect.signature(asks.solution).parameters, case, arguments, strict=False):
-        if not _same(before, after):
-            return found, Verdict("argument", f"The function changes its argument {name}; work on a copy of it.")
+    if spoilt := _changed(asks, case, arguments):
+        return found, Verdict("argument", f"The function changes its argument {spoilt}; work on a copy of it.")
     for holds in asks.properties:
         broken_how = holds(*map(_copied, case), values)
         if broken_how:
@@ -240,7 +248,7 @@ def _watched(function: Callable[..., Any]) -> Callable[..., Any]:
             raise Refused("raises", "It calls itself without end.") from error
         except Exception as error:
             raise Refused(
-                "raises", f"It raises {type(error).__name__}: {str(error)[:200]}{_line(error, function)}"
+                "raises", f"It raises {type(error).__name__}: {str(error)[:200].rstrip('.')}{_line(error, function)}."
             ) from error
 
     return run
@@ -248,17 +256,22 @@ def _watched(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _guarded(asks: Function, function: Callable[..., Any]) -> Callable[..., Any]:
     """For functions that are called many times: none of the calls may change an argument."""
-    watched, names = _watched(function), list(inspect.signature(asks.solution).parameters)
+    watched = _watched(function)
 
     def run(*arguments: Any) -> Any:
         before = tuple(map(_copied, arguments))
         output = watched(*arguments)
-        for name, old, new in zip(names, before, arguments, strict=False):
-            if not _same(old, new):
-                raise Refused("argument", f"The function changes its argument {name}; work on a copy of it.")
+        if spoilt := _changed(asks, before, arguments):
+            raise Refused("argument", f"The function changes its argument {spoilt}; work on a copy of it.")
         return output
 
     return run
+
+
+def _changed(asks: Function, before: tuple[Any, ...], after: tuple[Any, ...]) -> str:
+    """The first argument that is not what it was, "" if there is none."""
+    names = inspect.signature(asks.solution).parameters
+    return next((n for n, old, new in zip(names, before, after, strict=False) if not _same(old, new)), "")
 
 
 def _line(error: Exception, function: Callable[..., Any]) -> str:
@@ -402,7 +415,11 @@ def _at(asks: Function, verdict: Verdict, case: tuple[Any, ...]) -> Verdict:
     if verdict.kind == "unwritten":
         return verdict
     names = inspect.signature(asks.solution).parameters
-    shown = ", ".join(f"{name} = {shown_value(value)}" for name, value in zip(names, case, strict=False))
+    shown = ", ".join(
+        f"{name} = {shown_value(value)}"
+        for name, value in zip(names, case, strict=False)
+        if not (callable(value) or isinstance(value, np.random.Generator))  # of which there is nothing to be seen
+    )
     return Verdict(verdict.kind, f"{verdict.says} With {shown}.")
 
 
@@ -412,12 +429,8 @@ def shown_value(value: Any) -> str:
         if value.size > 24:
             return f"an array of shape {value.shape}"
         return " ".join(np.array2string(value, precision=4, separator=", ", threshold=30).split())
-    if isinstance(value, np.random.Generator):
-        return "a generator"
     if isinstance(value, float | np.floating):
         return f"{value:.6g}"
-    if callable(value):
-        return "a model"
     return repr(value)[:80]
 
 

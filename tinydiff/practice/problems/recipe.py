@@ -16,6 +16,8 @@ from ..models import Table
 from ..question import Function, Question, Seen, Series, Suspect
 
 ROWS, CALLS = 64, 32
+MOST, SCATTER = 512, 0.1
+"""Calls at most, and the share of the mean that chance may then still move it by: weights of 1/t need some 5 %."""
 
 
 def masked_loss(model: Any, x0: Ints, mask_id: int, rng: np.random.Generator) -> Tensor:
@@ -71,20 +73,32 @@ def truth(model: Table, x0: Ints, mask_id: int, rng: np.random.Generator) -> flo
 
 
 def observe(function: Callable[..., Any], case: tuple[Any, ...]) -> Seen:
-    """The mean of a few calls; and that chance comes from rng, and that there is a gradient, which is the right one."""
+    """The mean of some calls; and that chance comes from rng, and that there is a gradient, which is the right one."""
     model, x0, mask_id, rng = case
-    seeds = rng.integers(1 << 30, size=CALLS)
+    seeds = rng.integers(1 << 30, size=MOST)
 
     def called(seed: int) -> Any:
         return function(model, x0, mask_id, np.random.default_rng(seed))
 
-    losses = [array(output, ()) for output in map(called, seeds)]
-    if float(array(called(seeds[0]))) != float(losses[0]):
+    losses = [float(array(called(seed), ())) for seed in seeds[:CALLS]]
+    if not np.isfinite(losses).all():
+        raise Refused("finite", f"The result is {'NaN' if np.isnan(losses).any() else 'infinite'}.")
+    if float(array(called(seeds[0]))) != losses[0]:
         raise Refused("property", "Twice the same generator, and two results: draw all chance from rng.")
     if np.ptp(losses) == 0:
         raise Refused("property", "New draws, and the same result: draw what is hidden from rng, anew in every call.")
     check_gradient(called, model, int(seeds[0]))
-    return np.asarray(np.mean(losses)), np.asarray(np.std(losses, ddof=1) / np.sqrt(CALLS))
+    while (error := np.std(losses, ddof=1) / np.sqrt(len(losses))) > SCATTER / 4 * abs(np.mean(losses)):
+        if len(losses) == MOST:
+            break
+        losses += [float(array(called(seed), ())) for seed in seeds[len(losses) : 2 * len(losses)]]
+    if error > SCATTER * abs(np.mean(losses)):
+        raise Refused(
+            "property",
+            "The results scatter beyond all bounds from call to call, as no right weight makes them do: is something "
+            "divided by t (or k) twice, once by a mean and once by the weight?",
+        )
+    return np.asarray(np.mean(losses)), np.asarray(error)
 
 
 def check_gradient(called: Callable[[int], Any], model: Table, seed: int) -> None:

@@ -33,8 +33,9 @@ def by_enumeration(p: Floats, q: Floats) -> Floats:
 
 
 def two_laws(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    """Laws of two positions."""
-    return [(rng.dirichlet(np.ones(v)), rng.dirichlet(np.ones(v))) for v in (2, 2, 3, 4)]
+    """Laws of two positions; the last have a tie."""
+    made: list[tuple[Any, ...]] = [(rng.dirichlet(np.ones(v)), rng.dirichlet(np.ones(v))) for v in (2, 2, 3, 4)]
+    return [*made, (np.array([0.5, 0.3, 0.2]), np.array([0.5, 0.25, 0.25]))]
 
 
 def sums_to_one(p: Floats, q: Floats, law: Floats) -> str | None:
@@ -197,6 +198,13 @@ SET = Series(
                         "The less sure draw is kept in yours.",
                     ),
                     Suspect(
+                        lambda p, q: (
+                            np.outer(p, q)
+                            * (np.array([q[q < a].sum() for a in p])[:, None] + np.array([p[p <= b].sum() for b in q]))
+                        ),
+                        "Nearly: in a tie the left draw is kept, and yours keeps the right one.",
+                    ),
+                    Suspect(
                         lambda p, q: np.outer(p, q) ** 2 / (np.outer(p, q) ** 2).sum(),
                         "This is a lower temperature, every probability squared. The order tilts the law in another "
                         "way: "
@@ -345,15 +353,24 @@ SET = Series(
         ),
         Question(
             "The largest sigma",
-            "In a step from alpha_t = 0.5 to alpha_s = 0.6, with which probability may visible tokens be masked again "
+            "In a step from alpha_t = 0.4 to alpha_s = 0.75, with which probability may visible tokens be masked again "
             "at most "
             "(ReMDM)?",
             Number(
-                lambda: min(1.0, (1 - 0.6) / 0.5),
+                lambda: min(1.0, (1 - 0.75) / 0.4),
                 (
-                    Trap(lambda: (1 - 0.5) / 0.6, "The two levels are swapped: (1 - alpha_s) / alpha_t."),
-                    Trap(lambda: 0.2, "This is what ancestral sampling reveals, (alpha_s - alpha_t) / (1 - alpha_t)."),
-                    Trap(lambda: 1.0, "Then all masks that there were would have to be revealed, and 0.5 is too few."),
+                    Trap(lambda: (1 - 0.4) / 0.75, "The two levels are swapped: (1 - alpha_s) / alpha_t."),
+                    Trap(
+                        lambda: (0.75 - 0.4) / (1 - 0.4),
+                        "This is what ancestral sampling reveals, (alpha_s - alpha_t) / (1 - alpha_t).",
+                    ),
+                    Trap(
+                        lambda: (1 - 0.75) / (1 - 0.4),
+                        "This is the share of the masks that stay, without any masked again. What is asked for is a "
+                        "share of the visible ones: divide by alpha_t.",
+                    ),
+                    Trap(lambda: 1 - 0.75, "So many are masked at s, of all tokens; how many of the visible ones?"),
+                    Trap(lambda: 1.0, "Then even all masks together, 0.6 of the text, would be too few to reveal."),
                 ),
                 unit="share",
             ),
