@@ -24,9 +24,10 @@ from rich.table import Table
 
 from benchmarks import cases, ours
 from benchmarks.__main__ import Worker, measure, summary
-from tinydiff import kernels
+from tinydiff import kernels, ops
 
 SIZES = ("S", "M")
+STEPS: tuple[tuple[str, ops.Precision], ...] = (("S", "full"), ("M", "full"), ("L", "full"), ("L", "bfloat16"))
 CORES = (1, 2, 4, 8)
 ELSEWHERE = "outside kernels"
 NARROWER = {
@@ -115,10 +116,13 @@ def main(
         console.print("No native kernels here: nothing to extrapolate from.")
         return
     console.print(ours.describe(), highlight=False)
-    for size in SIZES:
-        found = by_threads(ours.train_step(cases.SIZES[size]), seconds)
+    for size, precision in STEPS:
+        if precision == "bfloat16" and not kernels.has_bfloat16():
+            continue
+        what = f"size {size}" + (", bfloat16" if precision == "bfloat16" else "")
+        found = by_threads(ours.train_step(cases.SIZES[size], precision), seconds)
         one = sum(found[1].values())
-        table = Table("part", "1 thread, ms", "2 threads", "of 1 thread", title=f"a step at size {size}")
+        table = Table("part", "1 thread, ms", "2 threads", "of 1 thread", title=f"a step, {what}")
         for name in sorted(found[1], key=lambda name: -found[1][name]):
             a, b = found[1][name], found[2][name]
             table.add_row(name, f"{a * 1e3:.2f}", f"{b * 1e3:.2f}", f"{a / one:.1%}")
@@ -126,7 +130,7 @@ def main(
         line = ", ".join(
             f"{n} cores {on_cores(n, found) * 1e3:.3g} ms ({one / on_cores(n, found):.2f}×)" for n in CORES
         )
-        console.print(f"size {size}: measured on 2 {sum(found[2].values()) * 1e3:.3g} ms; extrapolated: {line}")
+        console.print(f"{what}: measured on 2 {sum(found[2].values()) * 1e3:.3g} ms; extrapolated: {line}")
 
 
 if __name__ == "__main__":
