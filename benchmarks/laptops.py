@@ -1,12 +1,11 @@
-"""What a training step would take on other machines: `python -m benchmarks.laptops`.
+"""What a training step would take on more cores: `python -m benchmarks.laptops`.
 
-- Measured here, taking turns: the step on narrower instruction sets, and on NumPy alone, as on a machine without a
-  compiler.
-- Extrapolated, for more cores than there may be here: every kernel is timed on one thread and on two. What the second
-  does not shorten is taken not to shrink with more (Amdahl 1967), memory that all wait for and the handing out of
-  tasks included; the rest is divided by the number of cores, as is nothing outside kernels. So the clock is taken to
-  stay as it is, and every core to be as fast as every other: a laptop that lowers its clock when all cores work, or
-  has slower ones among them, gets less.
+Every kernel is timed on one thread and on two, taking turns. What the second does not shorten is taken not to shrink
+with more (Amdahl 1967), waiting for memory and the handing out of tasks included; nor does what is outside kernels. The
+rest is divided by the number of cores. So the clock is taken to stay as it is, and every core to be as fast as every
+other: a laptop that lowers its clock when all cores work, or has slower ones among them, gets less.
+
+`python -m benchmarks --only "train step"` measures narrower instruction sets, and NumPy alone, as without a compiler.
 """
 
 from __future__ import annotations
@@ -23,19 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import cases, ours
-from benchmarks.__main__ import Worker, measure, summary
 from tinydiff import kernels, ops
 
-SIZES = ("S", "M")
 STEPS: tuple[tuple[str, ops.Precision], ...] = (("S", "full"), ("M", "full"), ("L", "full"), ("L", "bfloat16"))
 CORES = (1, 2, 4, 8)
 ELSEWHERE = "outside kernels"
-NARROWER = {
-    "as here": {"TINYDIFF_KERNELS": "native"},
-    "AVX2": {"TINYDIFF_KERNELS": "native", "TINYDIFF_ISA": "avx2"},
-    "no AVX": {"TINYDIFF_KERNELS": "native", "TINYDIFF_ISA": "baseline"},
-    "no compiler": {"TINYDIFF_KERNELS": "numpy"},
-}
 
 
 @contextmanager
@@ -96,22 +87,9 @@ def on_cores(cores: int, found: dict[int, dict[str, float]]) -> float:
     return total
 
 
-def main(
-    rounds: Annotated[int, typer.Option(help="Turns of each instruction set.")] = 5,
-    seconds: Annotated[float, typer.Option(help="How long to time the kernels of each size.")] = 15,
-) -> None:
-    """Measure narrower instruction sets, and extrapolate to more cores."""
+def main(seconds: Annotated[float, typer.Option(help="How long to time the kernels of each step.")] = 15) -> None:
+    """Time every kernel on one thread and on two, and extrapolate to more."""
     console = Console()
-    workers = {name: Worker("ours", environment, 2) for name, environment in NARROWER.items()}
-    table = Table("step", *workers, title="milliseconds on 2 threads, and how many times as long as here")
-    for size in SIZES:
-        times = {name: summary(t)["median"] for name, t in measure(workers, f"train step {size}", rounds).items()}
-        here = times["as here"]
-        table.add_row(size, *(f"{t * 1e3:.3g} ({t / here:.2f}×)" for t in times.values()))
-    for worker in workers.values():
-        worker.close()
-    console.print(table)
-
     if kernels.active() != "native":
         console.print("No native kernels here: nothing to extrapolate from.")
         return
