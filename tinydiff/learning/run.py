@@ -165,7 +165,7 @@ class Run:
             "training": asdict(self.options),
         }
 
-    def _arrays(self) -> dict[str, Floats]:
+    def arrays(self) -> dict[str, Floats]:
         """Every array of the state, as views by name."""
         flat = self.optimiser.flat
         groups = {"model": flat.values, "ema": self.ema.values}
@@ -187,7 +187,7 @@ class Run:
         if self.folder is not None:
             self.check_folder()
             progress = {"step": self.step, "rng": self.rng.bit_generator.state, "config": self.config}
-            self._digest = checkpoint.write_state(self.folder, self._arrays(), progress)
+            self._digest = checkpoint.write_state(self.folder, self.arrays(), progress)
 
     def extend(self, steps: int | None = None, lr: float | None = None) -> None:
         """Train to another number of steps, or with another peak rate: a warm restart (Loshchilov and Hutter 2017).
@@ -237,7 +237,7 @@ class Run:
         run.folder = folder
         if not (folder / "state.safetensors").exists():
             return run  # stopped before the first save: the seed gives the same start
-        arrays = run._arrays()
+        arrays = run.arrays()
         shapes = {name: a.shape for name, a in arrays.items()}
         tensors, progress, run._digest = checkpoint.read_state(folder, shapes)
         for name, array in arrays.items():
