@@ -104,6 +104,8 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what cannot be encoded is shown escaped, not lost
+    if place():
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (to the end): of several ranks the first speaks for all
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: _report("warning", str(message), "yellow")
         stop = _Stop()

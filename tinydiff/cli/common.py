@@ -236,8 +236,6 @@ def given(context: typer.Context) -> list[str]:
 @contextmanager
 def one_voice(ranks: Ranks) -> Iterator[None]:
     """Of several ranks the first speaks for all, and another only if something happens to it alone; then all end."""
-    if ranks.rank:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (to the end)
     try:
         yield
     except BaseException as error:

@@ -12,7 +12,8 @@ import typer
 from .. import data, kernels, learning
 from ..learning.files import quoted
 from ..learning.interrupts import stops_wait
-from ..learning.ranks import Alone, Ranks, launched, together
+from ..learning.ranks import Alone, RankLost, Ranks, launched, together
+from ..learning.shards import Shares
 from ..processes import Bert, MaskedDiffusion
 from ..processes.named import new_process
 from ..transformer import Transformer
@@ -283,7 +284,13 @@ def train(
                 rng=np.random.default_rng(seed),
                 experts=experts, active=active or 1, routing=routing or "token", precision=precision or "full",
             )  # fmt: skip
-            run = learning.Run(corpus, made, model, options, None if check or ranks.rank else out)
+            run = learning.Run(corpus, made, model, options)
+    with one_voice(ranks):
+        with together(ranks):
+            Shares(run, ranks)  # refuses what cannot be shared out, before anything is written
+        with together(ranks):
+            if out is not None and not ranks.rank and not check:
+                run.write_to(out)
     if check:
         return
     if resume is not None and run.step >= run.options.steps:
@@ -385,6 +392,9 @@ def follow(run: learning.Run, ranks: Ranks | None = None) -> float:
         except OSError:
             if not stops:  # the terminal that was closed cannot be written to
                 raise
+        except RankLost as error:
+            on = f"; the last checkpoint is whole: tinydiff train --resume {quoted(folder)}" if folder else ""
+            raise RankLost(f"{error}{on}") from None
         except Exception:
             stops.clear()  # it was not saved: that is what is to be said
             raise

@@ -125,6 +125,8 @@ def alive(pid: int) -> bool:
         return False
     except (OSError, OverflowError):
         pass
+    with suppress(OSError):  # dead, and its parent has not asked yet
+        return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0] != "Z"
     return True
 
 

@@ -209,13 +209,19 @@ class Mpi:
     def _wait(self, request: Any) -> None:
         """Until a collective is done: looking all the time at first, then at ever longer intervals, up to 1 ms."""
         start = looked = time.monotonic()
-        while not request.Test():
+        while not self._done(request):
             now = time.monotonic()
             if now - start > 2e-4:
                 time.sleep(min(1e-3, (now - start) / 8))
             if now - looked > LOOK:
                 looked = now
                 self._look()
+
+    def _done(self, request: Any) -> bool:
+        try:
+            return bool(request.Test())
+        except self._mpi.Exception as error:
+            raise RankLost(f"another rank cannot be reached any more ({error})") from None
 
     def _look(self) -> None:
         for rank, pid in self._neighbours.items():

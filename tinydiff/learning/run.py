@@ -111,12 +111,17 @@ class Run:
         self.step = 0
         self._digest: str | None = None  # of the state on disk that this run has read or written
         if folder is not None:
-            checkpoint.refuse_foreign(folder)
-            checkpoint.make_folder(folder)
-            with locked(folder):
-                checkpoint.refuse_foreign(folder)  # another may have been quicker
-                checkpoint.write_config(folder, self.config)
-                self.save()
+            self.write_to(folder)
+
+    def write_to(self, folder: Path) -> None:
+        """Keep this run, which is in memory, in a folder from now on; CheckpointError if that holds something."""
+        checkpoint.refuse_foreign(folder)
+        checkpoint.make_folder(folder)
+        with locked(folder):
+            checkpoint.refuse_foreign(folder)  # another may have been quicker
+            self.folder = folder
+            checkpoint.write_config(folder, self.config)
+            self.save()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy, or a run that was pickled: it trains on to the same bits, in memory and not in the folder."""

@@ -36,7 +36,7 @@ import numpy as np
 from .. import kernels
 from ..arrays import Floats
 from ..processes.divided import Divided, is_divided, rows
-from .ranks import Ranks
+from .ranks import Ranks, agreed
 from .run import Run
 
 
@@ -51,6 +51,8 @@ class Shares:
 
     def __init__(self, run: Run, ranks: Ranks) -> None:
         shards, process = run.options.shards, run.process
+        if ranks.size > 1:
+            check_alike(run, ranks)  # first: whatever else is refused, all refuse
         if ranks.size > shards:
             raise ValueError(
                 f"{ranks.size} ranks were started, but shards is {shards}, and each rank needs one of its own: start "
@@ -65,8 +67,6 @@ class Shares:
         self.owners = [range(r * shards // ranks.size, (r + 1) * shards // ranks.size) for r in range(ranks.size)]
         self.parts = cuts([part.stop for part, _ in run.optimiser.flat.slices.values()], ranks.size)
         self.own = self.parts[ranks.rank]
-        if ranks.size > 1:
-            check_alike(run, ranks)
 
     def gradient(self, batch: Any) -> float:
         """Put the gradient of the batch where the optimiser finds it; the batch's loss."""
@@ -108,7 +108,10 @@ class Shares:
     def update(self, lr: float) -> float:
         """Clip, update this rank's slice of the weights, fetch the others'; the gradient's norm before clipping."""
         optimiser = self.run.optimiser
-        norm = optimiser.step(lr, self.own)
+        try:
+            norm = optimiser.step(lr, self.own)
+        except FloatingPointError as error:
+            raise agreed(error) from None  # all have the same gradient
         self.ranks.allgatherv(optimiser.flat.values, self.parts)
         return norm
 
