@@ -271,7 +271,10 @@ def test_ask_options_reach_the_decoder(runs: Path, monkeypatch: pytest.MonkeyPat
         (("train", "--start-from", "{left}", "--d-model", "8", "--text", "x", "--out", "{new}"), "--text, --d-model"),
         (("train", "--start-from", "{none}", "--out", "{new}"), "there is no run in"),
         (("train", "--start-from", "{left}", "--process", "sedd_uniform", "--out", "{new}"), "the network of"),
-        (("train", "--start-from", "{left}", "--process", "block", "--block-length", "0", "--out", "{new}"), "block_length is 0"),
+        (
+            ("train", "--start-from", "{left}", "--process", "block", "--block-length", "0", "--out", "{new}"),
+            "block_length is 0",
+        ),
     ],
 )  # fmt: skip
 def test_bad_input_says_what_to_do_and_writes_nothing(runs: Path, arguments: tuple[str, ...], message: str) -> None:

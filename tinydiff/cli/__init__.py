@@ -35,6 +35,7 @@ from typer.core import TyperGroup
 from .. import __version__, _start
 from ..learning.files import CheckpointError
 from ..learning.interrupts import STOPS
+from ..learning.ranks import RankLost, place
 from . import answer, generate, hazards, info, measure, page, practice, train, translate
 from .common import CLOSED, console, say, tame
 
@@ -103,6 +104,8 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what cannot be encoded is shown escaped, not lost
+    if place():
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (to the end): of several ranks the first speaks for all
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: _report("warning", str(message), "yellow")
         stop = _Stop()
@@ -133,7 +136,7 @@ def _run() -> int:
         return CLOSED
     except (ValueError, FileNotFoundError) as error:
         return _failed(error, 2)
-    except (CheckpointError, FloatingPointError, NotImplementedError, OSError, MemoryError) as error:
+    except (CheckpointError, RankLost, FloatingPointError, NotImplementedError, OSError, MemoryError) as error:
         return _failed(error, 1)
     return 0
 
@@ -191,7 +194,7 @@ def _failed(error: BaseException, code: int) -> int:
     words = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:  # the system's, with a number in front
         words = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    _report("error", words, "bold red")
+    _report(f"error on rank {place()}" if place() else "error", words, "bold red")
     return code
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -22,6 +23,7 @@ from .. import box
 from ..data import Codec
 from ..decoders import CHOICE_TEMPERATURE
 from ..learning.files import printable, quoted, refuse_existing
+from ..learning.ranks import Ranks
 
 RUNS = Path("runs")
 TEMPERATURE = 0.7
@@ -236,6 +238,18 @@ def given(context: typer.Context) -> list[str]:
         for option in context.command.params
         if option.name and getattr(context.get_parameter_source(option.name), "name", "") == "COMMANDLINE"
     ]
+
+
+@contextmanager
+def one_voice(ranks: Ranks) -> Iterator[None]:
+    """Of several ranks the first speaks for all, and another only if something happens to it alone; then all end."""
+    try:
+        yield
+    except BaseException as error:
+        if not (isinstance(error, typer.Exit) or getattr(error, "agreed", False)):
+            sys.stderr = sys.__stderr__ if ranks.rank else sys.stderr
+            ranks.abort()
+        raise
 
 
 def check_delay(delay: float) -> None:

@@ -12,18 +12,20 @@ import typer
 from .. import data, kernels, learning
 from ..learning.files import quoted
 from ..learning.interrupts import stops_wait
+from ..learning.ranks import Alone, RankLost, Ranks, launched, together
+from ..learning.shards import Shares
 from ..processes import Bert, MaskedDiffusion
 from ..processes.named import new_process
 from ..transformer import Transformer
 from ..views import terminal
 from . import demo as demonstration
-from .common import RUNS, Seed, console, epilog, figure, given, need_end, report_untrained
+from .common import RUNS, Seed, console, epilog, figure, given, need_end, one_voice, report_untrained
 
 app = typer.Typer()
 BESIDE_RESUME = ("--resume", "--steps", "--lr", "--text", "--pairs")
 BESIDE_START = (
     "--start-from", "--out", "--process", "--schedule", "--estimator", "--block-length", "--steps", "--batch",
-    "--optimiser", "--lr", "--muon-lr", "--random-lengths", "--seed",
+    "--optimiser", "--lr", "--muon-lr", "--random-lengths", "--seed", "--shards", "--check",
 )  # fmt: skip
 GENERAL: dict[str, Any] = {
     "process": "masked", "optimiser": "muon", "evaluate_every": 250,
@@ -81,6 +83,7 @@ def demo(
         "tinydiff train --data spiral --process flow --out runs/spiral",
         "tinydiff train --data phrasebook --process nat --out runs/nat",
         "tinydiff train --resume runs/book",
+        "mpiexec -n 4 tinydiff train --text book.txt --out runs/book --shards 8",
     )
 )
 def train(
@@ -233,77 +236,103 @@ def train(
         ),
     ] = None,
     seed: Seed = 0,
+    shards: Annotated[
+        int,
+        typer.Option(
+            help="Pieces that a batch is computed in. As many processes can share the work, with the same result: "
+            "mpiexec -n N tinydiff train ... (needs tinydiff\\[mpi])."
+        ),
+    ] = 1,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only see whether this can be trained; write nothing.")
+    ] = False,
 ) -> None:
     """Train a model, with checkpoints, a log and the held-out bits per character or dimension."""
-    if resume is not None:
-        others = [option for option in given(context) if option not in BESIDE_RESUME]
-        if others:
-            raise ValueError(
-                f"{', '.join(others)} cannot be changed beside --resume, which continues a run with its own options: "
-                f"leave {'it' if len(others) == 1 else 'them'} out"
-            )
-        run = learning.Run.resume(resume, moved(resume, text, pairs))
-        extend(run, steps, lr)
-        if run.step >= run.options.steps:
-            console.print(
-                f"{resume} is trained to its {run.options.steps} steps already; train on with: "
-                f"tinydiff train --resume {quoted(resume)} --steps {2 * run.options.steps}"
-            )
-            return
-    else:
-        if out is None:
-            raise ValueError("--out is missing: the folder to write the run to, for instance --out runs/mine")
-        if not experts and (active is not None or routing is not None):
-            what = f"--active is {active}" if active is not None else f"--routing is {routing}"
-            raise ValueError(f"{what}, but there are no experts: add --experts, or leave it out")
-        source = None if start_from is None else started(start_from, given(context))
-        corpus: Any = source[1] if source else corpus_named(text, data_name, pairs, tokens, vocab, rainbow)
-        if middles:
-            if process != "autoregressive" or type(corpus) is not data.Corpus:
+    ranks = launched()
+    with one_voice(ranks), together(ranks):
+        if resume is not None:
+            others = [option for option in given(context) if option not in BESIDE_RESUME]
+            if others:
                 raise ValueError(
-                    f"--middles is {middles:g}, which is for --process autoregressive on a text; masks need none"
+                    f"{', '.join(others)} cannot be changed beside --resume, which continues a run with its own "
+                    f"options: leave {'it' if len(others) == 1 else 'them'} out"
                 )
-            corpus = data.Middles(corpus, middles)
-        chosen_here = {
-            "process": process, "steps": steps, "batch": batch, "length": length,
-            "d_model": d_model, "layers": layers, "heads": heads, "optimiser": optimiser, "lr": lr,
-        }  # fmt: skip
-        chosen_here = {name: value for name, value in chosen_here.items() if value is not None}
-        recipe, sized = dict(getattr(corpus, "recipe", {})), dict(SIZES[size] if size else {})
-        if optimiser not in (None, recipe.get("optimiser")):
-            recipe.pop("lr", None)  # it is of the recipe's own optimiser
-        if isinstance(corpus, data.Examples | data.Vectors):
-            sized.pop("length", None)  # whole ones, as long as they are
-        chosen = GENERAL | SIZES["S"] | recipe | sized | chosen_here
-        options = learning.Options(
-            steps=chosen["steps"], batch=chosen["batch"], lr=chosen.get("lr", RATES[chosen["optimiser"]]), seed=seed,
-            warmup=min(100, chosen["steps"]), evaluate_every=min(chosen["evaluate_every"], chosen["steps"]),
-            optimiser=chosen["optimiser"], muon_lr=muon_lr, random_lengths=random_lengths,
-        )  # fmt: skip
-        made = new_process(
-            chosen["process"],
-            corpus,
-            schedule=schedule,
-            predict=predict,
-            pairing=pairing,
-            estimator=estimator,
-            block_length=block_length,
-        )
-        if source and source[0].time != made.needs_time:
-            has = "is told the time" if source[0].time else "is not told the time"
-            raise ValueError(
-                f"--process is {chosen['process']}, and the network of {start_from} {has}: choose a --process like it"
+            run = learning.Run.resume(resume, moved(resume, text, pairs))
+            if ranks.rank:
+                run.folder = None
+            extend(run, steps, lr)
+        else:
+            if out is None and not check:
+                raise ValueError("--out is missing: the folder to write the run to, for instance --out runs/mine")
+            if not experts and (active is not None or routing is not None):
+                what = f"--active is {active}" if active is not None else f"--routing is {routing}"
+                raise ValueError(f"{what}, but there are no experts: add --experts, or leave it out")
+            source = None if start_from is None else started(start_from, given(context))
+            corpus: Any = source[1] if source else corpus_named(text, data_name, pairs, tokens, vocab, rainbow)
+            if middles:
+                if process != "autoregressive" or type(corpus) is not data.Corpus:
+                    raise ValueError(
+                        f"--middles is {middles:g}, which is for --process autoregressive on a text; masks need none"
+                    )
+                corpus = data.Middles(corpus, middles)
+            chosen_here = {
+                "process": process, "steps": steps, "batch": batch, "length": length,
+                "d_model": d_model, "layers": layers, "heads": heads, "optimiser": optimiser, "lr": lr,
+            }  # fmt: skip
+            chosen_here = {name: value for name, value in chosen_here.items() if value is not None}
+            recipe, sized = dict(getattr(corpus, "recipe", {})), dict(SIZES[size] if size else {})
+            if optimiser not in (None, recipe.get("optimiser")):
+                recipe.pop("lr", None)  # it is of the recipe's own optimiser
+            if isinstance(corpus, data.Examples | data.Vectors):
+                sized.pop("length", None)  # whole ones, as long as they are
+            chosen = GENERAL | SIZES["S"] | recipe | sized | chosen_here
+            options = learning.Options(
+                steps=chosen["steps"], batch=chosen["batch"], lr=chosen.get("lr", RATES[chosen["optimiser"]]),
+                warmup=min(100, chosen["steps"]), evaluate_every=min(chosen["evaluate_every"], chosen["steps"]),
+                optimiser=chosen["optimiser"], muon_lr=muon_lr, random_lengths=random_lengths, seed=seed, shards=shards,
+            )  # fmt: skip
+            made = new_process(
+                chosen["process"],
+                corpus,
+                schedule=schedule,
+                predict=predict,
+                pairing=pairing,
+                estimator=estimator,
+                block_length=block_length,
             )
-        corpus.check_length(source[0].length if source else chosen["length"])
-        model = source[0] if source else Transformer(
-            getattr(corpus, "vocab_size", None), chosen["length"], features=getattr(corpus, "features", None),
-            classes=getattr(corpus, "classes", 0), time=made.needs_time,
-            positions="learned" if isinstance(corpus, data.Examples | data.Vectors) else "both",  # of a whole, a window
-            d_model=chosen["d_model"], layers=chosen["layers"], heads=chosen["heads"], rng=np.random.default_rng(seed),
-            experts=experts, active=active or 1, routing=routing or "token", precision=precision or "full",
-        )  # fmt: skip
-        run = learning.Run(corpus, made, model, options, out)
-    follow(run)
+            if source and source[0].time != made.needs_time:
+                has = "is told the time" if source[0].time else "is not told the time"
+                raise ValueError(
+                    f"--process is {chosen['process']}, and the network of {start_from} {has}: choose a --process like "
+                    "it"
+                )
+            corpus.check_length(source[0].length if source else chosen["length"])
+            model = source[0] if source else Transformer(
+                getattr(corpus, "vocab_size", None), chosen["length"], features=getattr(corpus, "features", None),
+                classes=getattr(corpus, "classes", 0), time=made.needs_time,
+                # of a whole, of a window
+                positions="learned" if isinstance(corpus, data.Examples | data.Vectors) else "both",
+                d_model=chosen["d_model"], layers=chosen["layers"], heads=chosen["heads"],
+                rng=np.random.default_rng(seed),
+                experts=experts, active=active or 1, routing=routing or "token", precision=precision or "full",
+            )  # fmt: skip
+            run = learning.Run(corpus, made, model, options)
+    with one_voice(ranks):
+        with together(ranks):
+            Shares(run, ranks)  # refuses what cannot be shared out, before anything is written
+        with together(ranks):
+            if out is not None and not ranks.rank and not check:
+                run.write_to(out)
+    if check:
+        return
+    if resume is not None and run.step >= run.options.steps:
+        console.print(
+            f"{resume} is trained to its {run.options.steps} steps already; train on with: "
+            f"tinydiff train --resume {quoted(resume)} --steps {2 * run.options.steps}"
+        )
+        return
+    with one_voice(ranks):
+        follow(run, ranks)
 
 
 def started(run: Path, typed: list[str]) -> tuple[Transformer, Any]:
@@ -385,33 +414,37 @@ def extend(run: learning.Run, steps: int | None, lr: float | None) -> None:
         )
 
 
-def follow(run: learning.Run) -> float:
+def follow(run: learning.Run, ranks: Ranks | None = None) -> float:
     """Train a run to its end while showing it, and return its speed in tokens/s; when stopped, say how to go on.
 
     Ctrl-C, a signal to end or a closed terminal wait for the end of a step and until it is saved, and so do more of
-    them: what is said to be saved is.
+    them: what is said to be saved is. Several ranks stop together.
     """
-    folder = run.folder
+    folder, ranks = run.folder, ranks or Alone()
     console.print(
         f"{run.corpus.name}: {getattr(run.corpus, 'description', 'data of your own')}; "
-        f"model of {run.optimiser.flat.values.size:,} parameters; {kernels.active()} kernels",
+        f"model of {run.optimiser.flat.values.size:,} parameters; {kernels.active()} kernels"
+        + (f"; {ranks.size} ranks, {run.options.shards} shards" if ranks.size > 1 else ""),
     )
     report_untrained(run.corpus)
     held_out, speeds, unit = None, [], getattr(run.corpus, "short_unit", run.corpus.unit)
     loss_unit = "mean square" if getattr(run.corpus, "features", None) else "nats/token"
     with stops_wait() as stops:
         try:
-            with closing(learning.train(run)) as frames, closing(terminal.show_training(
+            with closing(learning.train(run, ranks)) as frames, closing(terminal.show_training(
                 console, frames, start=run.step, steps=run.options.steps, unit=unit, loss_unit=loss_unit
             )) as shown:  # fmt: skip
                 for frame in shown:
                     held_out = frame.held_out
                     speeds.append(frame.tokens_per_second)
-                    if stops:
+                    if stops and ranks.size == 1:  # several end by themselves, after the same step
                         break
         except OSError:
             if not stops:  # the terminal that was closed cannot be written to
                 raise
+        except RankLost as error:
+            on = f"; the last checkpoint is whole: tinydiff train --resume {quoted(folder)}" if folder else ""
+            raise RankLost(f"{error}{on}") from None
         except Exception:
             stops.clear()  # it was not saved: that is what is to be said
             raise

@@ -91,7 +91,7 @@ def _held(descriptor: int, path: Path) -> bool:
     except (BlockingIOError, PermissionError):
         raise _taken(path, _holder(descriptor)) from None
     except OSError:  # no locks on this file system: go by the name in the file
-        if holder and (holder["host"] != socket.gethostname() or _alive(holder["pid"])):
+        if holder and (holder["host"] != socket.gethostname() or alive(holder["pid"])):
             raise _taken(path, holder) from None
     return _same(descriptor, path)
 
@@ -116,7 +116,7 @@ def _holder(descriptor: int) -> dict[str, Any] | None:
     return holder if isinstance(holder.get("pid", 0), int) else None
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
     if sys.platform == "win32" or pid == os.getpid():
         return True  # Windows has locks; os.kill would end the process there
     try:
@@ -125,6 +125,8 @@ def _alive(pid: int) -> bool:
         return False
     except (OSError, OverflowError):
         pass
+    with suppress(OSError):  # dead, and its parent has not asked yet
+        return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0] != "Z"
     return True
 
 

@@ -65,12 +65,14 @@ class Muon(AdamW):
         adam = {key: view for key, view in both.items() if key.split("/")[1] not in own}
         return {f"muon.m/{name}": both[f"adam.m/{name}"] for name in self.matrices} | adam
 
-    def _update(self, lr: float) -> None:
-        super()._update(lr)
+    def _update(self, lr: float, own: slice) -> None:
+        super()._update(lr, own)
         lr = lr * self.relative_rate
         values, grads, means = (self.flat.named(all_) for all_ in (self.flat.values, self.flat.grads, self.m))
         alike: dict[tuple[int, int], list[tuple[Floats, Floats, Floats]]] = {}  # weights, gradients, means, by shape
         for name in self.matrices:
+            if not own.start <= self.flat.slices[name][0].start < own.stop:
+                continue
             for p, g, m in zip(*(_as_matrices(name, all_[name]) for all_ in (values, grads, means)), strict=True):
                 alike.setdefault((p.shape[0], p.shape[1]), []).append((p, g, m))
         for (inputs, outputs), group in alike.items():

@@ -14,6 +14,8 @@ from .. import kernels
 from ..arrays import Floats
 from ..tensor import Tensor
 
+WHOLE = slice(None)
+
 
 class Flat:
     """The parameters as views of one array, matrices first (those are decayed); likewise their gradients."""
@@ -84,8 +86,14 @@ class AdamW:
         moments = {"adam.m": self.flat.named(self.m), "adam.v": self.flat.named(self.v)}
         return {f"{moment}/{name}": view for moment, views in moments.items() for name, view in views.items()}
 
-    def step(self, lr: float) -> float:
-        """Clip, update the parameters, clear the gradients; return the gradient's norm before clipping."""
+    def step(self, lr: float, own: slice = WHOLE) -> float:
+        """Clip, update the parameters, clear the gradients; return the gradient's norm before clipping.
+
+        Parameters
+        ----------
+        own : update only these places of the flat array, which end where parameters do; others are another rank's
+
+        """
         flat = self.flat
         norm = math.sqrt(float(np.dot(flat.grads, flat.grads)))
         if not math.isfinite(norm):
@@ -96,12 +104,14 @@ class AdamW:
         if norm > self.clip:
             flat.grads *= self.clip / norm
         self.steps += 1
-        self._update(lr)
+        self._update(lr, slice(*own.indices(flat.grads.size)))
         flat.grads[...] = 0
         return norm
 
-    def _update(self, lr: float) -> None:
-        for part, decay in self.parts:
+    def _update(self, lr: float, own: slice) -> None:
+        for whole, decay in self.parts:
+            start, stop, _ = whole.indices(self.flat.grads.size)
+            part = slice(max(start, own.start), max(start, own.start, min(stop, own.stop)))
             kernels.adamw(
                 self.flat.values[part], self.flat.grads[part], self.m[part], self.v[part],
                 lr, *self.betas, self.eps, decay, self.steps,
@@ -119,10 +129,10 @@ class EMA:
         self.flat, self.decay = flat, decay
         self.values = flat.values.copy()
 
-    def update(self, step: int) -> None:
-        """Move towards the current weights; `step` counts from 1."""
+    def update(self, step: int, own: slice = WHOLE) -> None:
+        """Move towards the current weights; `step` counts from 1, and `own` is as of `AdamW.step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        self.values += (1 - decay) * (self.flat.values - self.values)
+        self.values[own] += (1 - decay) * (self.flat.values[own] - self.values[own])
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, final: float = 0.1) -> float:

@@ -29,6 +29,8 @@ class Options:
     muon_lr : peak learning rate of Muon's matrices, `lr` being that of the rest; default 0.02
     weight_decay, clip, ema : see `tinydiff.learning.optim`
     seed : of windows and masks
+    shards : pieces that a batch is computed in, each by itself, so that as many ranks can share in it, see
+        `tinydiff.learning.shards`; at most one per sequence. Another number rounds differently
     evaluate_every : steps between estimates of the held-out bits per character
     evaluate_windows : held-out windows for each of them
     log_every : steps between lines of the log
@@ -52,6 +54,7 @@ class Options:
     random_lengths: float = 0.0
     optimiser: Literal["adamw", "muon"] = "adamw"
     muon_lr: float | None = None
+    shards: int = 1
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -63,9 +66,11 @@ class Options:
                 raise ValueError(f"{field.name} is {value!r}; expected a {kind}")
             if isinstance(value, int) and abs(value) > MOST:
                 raise ValueError(f"{field.name} is {value}; it must be at most {MOST}")
-        for name in ("steps", "batch", "warmup", "evaluate_every", "evaluate_windows", "log_every"):
+        for name in ("steps", "batch", "warmup", "evaluate_every", "evaluate_windows", "log_every", "shards"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.shards > self.batch:
+            raise ValueError(f"shards is {self.shards}, but batch is {self.batch}: a shard needs at least one sequence")
         if not 0 <= self.restart < self.steps:
             raise ValueError(f"restart is {self.restart}; expected 0 <= restart < steps = {self.steps}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):

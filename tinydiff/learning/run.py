@@ -111,12 +111,17 @@ class Run:
         self.step = 0
         self._digest: str | None = None  # of the state on disk that this run has read or written
         if folder is not None:
-            checkpoint.refuse_foreign(folder)
-            checkpoint.make_folder(folder)
-            with locked(folder):
-                checkpoint.refuse_foreign(folder)  # another may have been quicker
-                checkpoint.write_config(folder, self.config)
-                self.save()
+            self.write_to(folder)
+
+    def write_to(self, folder: Path) -> None:
+        """Keep this run, which is in memory, in a folder from now on; CheckpointError if that holds something."""
+        checkpoint.refuse_foreign(folder)
+        checkpoint.make_folder(folder)
+        with locked(folder):
+            checkpoint.refuse_foreign(folder)  # another may have been quicker
+            self.folder = folder
+            checkpoint.write_config(folder, self.config)
+            self.save()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy, or a run that was pickled: it trains on to the same bits, in memory and not in the folder."""
@@ -165,7 +170,7 @@ class Run:
             "training": asdict(self.options),
         }
 
-    def _arrays(self) -> dict[str, Floats]:
+    def arrays(self) -> dict[str, Floats]:
         """Every array of the state, as views by name."""
         flat = self.optimiser.flat
         groups = {"model": flat.values, "ema": self.ema.values}
@@ -187,7 +192,7 @@ class Run:
         if self.folder is not None:
             self.check_folder()
             progress = {"step": self.step, "rng": self.rng.bit_generator.state, "config": self.config}
-            self._digest = checkpoint.write_state(self.folder, self._arrays(), progress)
+            self._digest = checkpoint.write_state(self.folder, self.arrays(), progress)
 
     def extend(self, steps: int | None = None, lr: float | None = None) -> None:
         """Train to another number of steps, or with another peak rate: a warm restart (Loshchilov and Hutter 2017).
@@ -237,7 +242,7 @@ class Run:
         run.folder = folder
         if not (folder / "state.safetensors").exists():
             return run  # stopped before the first save: the seed gives the same start
-        arrays = run._arrays()
+        arrays = run.arrays()
         shapes = {name: a.shape for name, a in arrays.items()}
         tensors, progress, run._digest = checkpoint.read_state(folder, shapes)
         for name, array in arrays.items():

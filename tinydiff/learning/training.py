@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,7 +25,9 @@ from ..transformer import Model
 from . import checkpoint
 from .interrupts import stops_wait
 from .optim import learning_rate
+from .ranks import Alone, Ranks, together
 from .run import Run
+from .shards import Shares
 
 EVALUATION_BATCH = 64
 EVALUATION_SEED = 1  # the same windows and masks at every evaluation, so that figures can be compared
@@ -70,31 +73,54 @@ class TrainFrame:
     held_out: HeldOut | None
 
 
-def train(run: Run) -> Generator[TrainFrame, None, None]:
+def train(run: Run, ranks: Ranks | None = None) -> Generator[TrainFrame, None, None]:
     """Train to the end of `run.options.steps`, yielding a frame per step.
 
     Ctrl-C, a signal to end and a closed terminal take effect between steps; they, and leaving the loop early, save a
     checkpoint first. Nobody else can train in the run's folder meanwhile.
+
+    Parameters
+    ----------
+    ranks : who trains this run together, see `tinydiff.learning.ranks`; default this process alone. Each rank calls
+        this with a run of its own, made alike, of which that of rank 0 has the folder. A signal to one of them stops
+        all after the same step; who leaves the loop early must do so on all
+
     """
-    with run.held():
-        yield from _train(run)
+    ranks = ranks or Alone()
+    try:
+        with ExitStack() as held:
+            with together(ranks):
+                shares = Shares(run, ranks)
+                held.enter_context(run.held())
+            stops = held.enter_context(stops_wait()) if ranks.size > 1 else []
+            yield from _train(run, shares, stops)
+    except (GeneratorExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if not getattr(error, "agreed", False):
+            ranks.abort()
+        raise
 
 
-def _train(run: Run) -> Generator[TrainFrame, None, None]:
+def _train(run: Run, shares: Shares, waiting: list[int]) -> Generator[TrainFrame, None, None]:
+    """The loop; `waiting` holds the signals to this rank of several, until all stop together."""
     options, corpus, model = run.options, run.corpus, run.model
     log = checkpoint.Log(run.folder, run.step) if run.folder is not None else None
     saved_at, saved_step = time.monotonic(), run.step
 
     def save() -> None:
         nonlocal saved_at, saved_step
-        run.check_folder()
-        if log is not None:
-            log.flush()  # before the state: the log may run ahead of it, never behind
-        run.save()
+        shares.fetch_state()
+        with together(shares.ranks):
+            run.check_folder()
+            if log is not None:
+                log.flush()  # before the state: the log may run ahead of it, never behind
+            run.save()
         saved_at, saved_step = time.monotonic(), run.step
 
     try:
-        while run.step < options.steps:
+        stop = 0
+        while run.step < options.steps and not stop:
             with stops_wait() as stops:
                 start = time.perf_counter()
                 run.optimiser.flat.check_bound(model.params)
@@ -104,26 +130,30 @@ def _train(run: Run) -> Generator[TrainFrame, None, None]:
                     length = int(run.rng.integers(least, model.length, endpoint=True))
                 batch = corpus.examples(length, options.batch, run.rng)
                 try:
-                    loss = run.process.loss(model, batch, run.rng)
-                    loss.backward()
+                    loss = shares.gradient(batch)
                 except BaseException:
                     run.optimiser.flat.grads[...] = 0  # part of a gradient would be added to the next
                     raise
                 since, until = run.step - options.restart, options.steps - options.restart
                 lr = learning_rate(since, until, options.lr, options.warmup)
-                norm = run.optimiser.step(lr)
+                norm = shares.update(lr)
                 run.step += 1
-                run.ema.update(run.step)
+                shares.average()
                 speed = len(batch.x0) * length / (time.perf_counter() - start)
                 last = run.step == options.steps
                 held_out = None
                 if run.step % options.evaluate_every == 0 or last:
+                    shares.fetch_average()
                     held_out = evaluate(run.averaged(), run.process, corpus, windows=options.evaluate_windows)
-                frame = TrainFrame(run.step, options.steps, loss.item(), norm, lr, speed, held_out)
+                frame = TrainFrame(run.step, options.steps, loss, norm, lr, speed, held_out)
                 if log is not None and (run.step % options.log_every == 0 or held_out or last):
                     log.append({"step": frame.step, "loss": frame.loss, "lr": lr, "held_out": held_out})
-                if last or stops or time.monotonic() - saved_at >= options.save_every:
+                due = time.monotonic() - saved_at >= options.save_every
+                stop, due = shares.agree(next(iter([*waiting, *stops]), 0), due)
+                if last or stop or due:
                     save()
+            if stop and not waiting:
+                waiting.append(stop)  # as if this rank had received it too
             yield frame
     except (KeyboardInterrupt, GeneratorExit):
         if run.step > saved_step:

@@ -16,6 +16,7 @@ from .block import BlockDiffusion
 from .cart import CART
 from .cmlm import CMLM, OnePass
 from .d3pm import D3PM
+from .divided import Divided
 from .flow import FlowMatching
 from .gaussian import GaussianDiffusion
 from .masked import MaskedDiffusion
@@ -32,6 +33,7 @@ __all__ = [
     "Autoregressive",
     "Bert",
     "BlockDiffusion",
+    "Divided",
     "FlowMatching",
     "GaussianDiffusion",
     "MaskedDiffusion",

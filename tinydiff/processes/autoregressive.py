@@ -20,9 +20,10 @@ from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
 from .discrete import share
+from .divided import Divided, Draws
 
 
-class Autoregressive:
+class Autoregressive(Divided):
     """Left-to-right language model over `vocab_size` tokens."""
 
     needs_time = False
@@ -45,13 +46,19 @@ class Autoregressive:
         kept = length - np.floor(np.asarray(t) * _prefix_left(given, x0).sum(axis=1) + 0.5)  # halves up
         return np.where(np.arange(length) < kept[:, None], x0, self.start_id)
 
-    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
+    def draw(self, batch: Batch | Ints, rng: np.random.Generator) -> Draws:
+        """Labels, ids, and which are free, that is not given, as a prefix of each sequence must be. No chance in it."""
+        batch = Batch.of(batch)
+        x0 = np.asarray(batch.x0)
+        return batch.label, x0, _prefix_left(batch.given, x0)
+
+    def loss_of(self, model: Model, draws: Draws) -> Tensor:
         """Cross-entropy of every free token given those before it: a scalar in nats per free token.
 
-        What is `given` must be a prefix of each sequence; each has the mean of its own free tokens.
+        Each sequence has the mean of its own free tokens.
         """
-        model, x0, free = self.unpacked(model, batch)
-        nll = self._nll(model, x0)  # (B * L,)
+        label, x0, free = draws
+        nll = self._nll(decoders.conditioned(model, label), x0)  # (B * L,)
         return nll.mean() if free.all() else (nll * (free * share(free)[:, None]).ravel()).mean()
 
     def bound(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Floats:

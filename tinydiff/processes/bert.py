@@ -19,9 +19,10 @@ import numpy as np
 from .. import decoders
 from ..arrays import Floats, Ints, one_hot
 from ..data import Batch
-from ..tensor import Tensor, no_grad
+from ..tensor import no_grad
 from ..transformer import Model
 from .discrete import share
+from .divided import Draws
 from .masked import MaskedDiffusion
 
 
@@ -48,13 +49,12 @@ class Bert(MaskedDiffusion):
         """The arguments that build this process again."""
         return {"process": "bert", "vocab_size": self.vocab_size, "rate": self.rate}
 
-    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
-        """Cross-entropy of the masked tokens over the number expected, rate * A: a scalar in nats per free token."""
-        model, x0, free = self.unpacked(model, batch)
+    def draw(self, batch: Batch | Ints, rng: np.random.Generator) -> Draws:
+        """As of masked diffusion, at one time: the cross-entropy is over the number of masks expected, rate * A."""
+        label, x0, free = self.known(batch)
         t = np.full(len(x0), self.rate)  # the linear schedule: the time is the rate
         weight = np.broadcast_to((1 / self.rate * share(free))[:, None], x0.shape)
-        total: Tensor = self._weighted_nll(model, x0, self.corrupt(x0, t, rng, ~free), t, weight).sum() / x0.size
-        return total
+        return label, x0, self.corrupt(x0, t, rng, ~free), t, weight
 
     def refill(self, model: Model, xt: Ints, draw: decoders.Draw | None = None) -> Floats:
         """Laws of every position after filling the masks of x_t, (B, L) to (B, L, V); visible tokens stay."""

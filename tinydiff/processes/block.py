@@ -34,10 +34,11 @@ from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
 from .discrete import T_MIN, Spread, share, uniforms
+from .divided import Divided, Draws
 from .masked import Estimator, MaskedDiffusion
 
 
-class BlockDiffusion:
+class BlockDiffusion(Divided):
     """Masked diffusion in blocks, over `vocab_size` tokens.
 
     Parameters
@@ -90,14 +91,15 @@ class BlockDiffusion:
             return self.inside.corrupt(x0, t, rng, given)
         return self._masked_at(x0, np.asarray(t)[:, block_of(x0.shape[1], self.block_length)], rng, given)
 
-    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
-        """Weighted masked cross-entropy, a scalar in nats per free token: an estimate of NELBO / A, averaged.
+    def draw(self, batch: Batch | Ints, rng: np.random.Generator) -> Draws:
+        """Labels, x_0, x_t, 1 / t with each sequence's share of free tokens, (B, L), and the length of blocks, (B,).
 
         Every block of every sequence has its own time, or count. Those of a batch are stratified and then shuffled: in
         order, the first block would always have little noise and the last one much.
         """
         length = self.block_length if not self.mixture else int(rng.choice(self.mixture))
-        model, x0, free = self.unpacked(model, batch, length)
+        label, x0, free = self.inside.known(batch)
+        check_seen(free, length)
         at = block_of(x0.shape[1], length)
         u = uniforms(len(x0) * (at[-1] + 1), rng, "stratified").reshape(len(x0), -1)
         if self.estimator == "count":
@@ -106,9 +108,14 @@ class BlockDiffusion:
             low, high = self.clip
             t = (low + (high - low) * u)[:, at]  # (B, L)
             xt, weight = self._masked_at(x0, t, rng, ~free), 1 / t
+        return label, x0, xt, share(free)[:, None] * weight, np.full(len(x0), length)
+
+    def loss_of(self, model: Model, draws: Draws) -> Tensor:
+        """Weighted masked cross-entropy, a scalar in nats per free token: an estimate of NELBO / A, averaged."""
+        label, x0, xt, weight, length = draws
         masked = xt == self.mask_id
-        nll = ops.cross_entropy(together(model, x0, xt, length, masked), x0[masked])  # (n,)
-        weighted: Tensor = (nll * (share(free)[:, None] * weight)[masked]).sum() / x0.size
+        logits = together(self.inside.told(model, label), x0, xt, int(length[0]), masked)
+        weighted: Tensor = (ops.cross_entropy(logits, x0[masked]) * weight[masked]).sum() / x0.size
         return weighted
 
     def bound(

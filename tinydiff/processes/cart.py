@@ -20,6 +20,7 @@ from ..data import Batch
 from ..tensor import Tensor
 from ..transformer import Model
 from .discrete import T_MIN
+from .divided import Draws
 from .masked import MaskedDiffusion
 
 
@@ -51,12 +52,16 @@ class CART(MaskedDiffusion):
         near = np.where(away > 0, self.p * (1 - self.p) ** (away - 1.0), 0)  # (L, L)
         return np.asarray(np.where(hidden, ~hidden @ near / 2, 0))
 
-    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
-        """Weighted masked cross-entropy per free position: a scalar, in nats but no bound of anything."""
-        model, x0, free = self.unpacked(model, batch)
+    def draw(self, batch: Batch | Ints, rng: np.random.Generator) -> Draws:
+        """As of masked diffusion, with the weights above over the number of free positions."""
+        label, x0, free = self.known(batch)
         t = T_MIN + (1 - T_MIN) * (np.arange(len(x0)) + rng.random()) / len(x0)
         xt = self.corrupt(x0, t, rng, ~free)
         hidden = xt == self.mask_id
-        weight = self.weights(hidden) / free.sum(axis=1, keepdims=True)
-        loss: Tensor = self._weighted_nll(model, x0, xt, t, weight).sum() / len(x0)
+        return label, x0, xt, t, self.weights(hidden) / free.sum(axis=1, keepdims=True)
+
+    def loss_of(self, model: Model, draws: Draws) -> Tensor:
+        """Weighted masked cross-entropy per free position: a scalar, in nats but no bound of anything."""
+        label, x0, xt, t, weight = draws
+        loss: Tensor = self._weighted_nll(self.told(model, label), x0, xt, t, weight).sum() / len(x0)
         return loss

@@ -26,9 +26,10 @@ import numpy as np
 from .. import decoders
 from ..arrays import Floats, Ints
 from ..data import Batch
-from ..tensor import Tensor, no_grad
+from ..tensor import no_grad
 from ..transformer import Model
 from .discrete import share
+from .divided import Draws
 from .masked import MaskedDiffusion
 
 
@@ -63,21 +64,20 @@ class OnePass(MaskedDiffusion):
         """The arguments that build this process again."""
         return {"process": "nat", "vocab_size": self.vocab_size}
 
-    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
-        """Cross-entropy of all free words from one look: a scalar in nats per word, each sentence's mean averaged."""
-        model, x0, free = self.unpacked(model, batch)
-        weight = np.broadcast_to(share(free)[:, None], x0.shape)
-        loss: Tensor = self._at_once(model, x0, free, weight).sum() / x0.size
-        return loss
+    def draw(self, batch: Batch | Ints, rng: np.random.Generator) -> Draws:
+        """As of masked diffusion: all free words are masked, and the mean of each sentence counts the same."""
+        label, x0, free = self.known(batch)
+        xt, t = self._at_once(x0, free)
+        return label, x0, xt, t, np.broadcast_to(share(free)[:, None], x0.shape)
 
     def bound(self, model: Model, batch: Batch | Ints, rng: np.random.Generator, **options: Any) -> Floats:
         """Exact -log p(free | given) of one look: (B,) nats per sequence."""
         model, x0, free = self.unpacked(model, batch)
         nll = np.zeros(x0.shape)
         with no_grad():
-            nll[free] = self._at_once(model, x0, free, np.ones(x0.shape)).data
+            nll[free] = self._weighted_nll(model, x0, *self._at_once(x0, free), np.ones(x0.shape)).data
         return np.asarray(nll.sum(axis=1))
 
-    def _at_once(self, model: Model, x0: Ints, free: Any, weight: Floats) -> Tensor:
-        xt = np.where(free, self.mask_id, x0)
-        return self._weighted_nll(model, x0, xt, free.mean(axis=1), weight)
+    def _at_once(self, x0: Ints, free: Any) -> tuple[Ints, Floats]:
+        """All that is free masked, (B, L), and the times."""
+        return np.where(free, self.mask_id, x0), free.mean(axis=1)

@@ -30,6 +30,7 @@ from ..tensor import Tensor, no_grad
 from ..transformer import Model
 from . import transitions
 from .discrete import DiscreteDiffusion, ranks, share, stratified
+from .divided import Draws
 from .transitions import Nearest
 
 
@@ -99,16 +100,20 @@ class D3PM(DiscreteDiffusion):
             )
         return np.rint(np.linspace(0, self.steps, steps + 1)) / self.steps
 
-    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
+    def draw(self, batch: Batch | Ints, rng: np.random.Generator) -> Draws:
+        """Labels, x_0, what is free, steps, and x_t: each sequence has its own step, stratified over the batch."""
+        label, x0, free = self.known(batch)
+        i = 1 + np.floor(stratified(len(x0), rng) * self.steps).astype(np.int64)
+        return label, x0, free, i, self.corrupt(x0, i / self.steps, rng)
+
+    def loss_of(self, model: Model, draws: Draws) -> Tensor:
         """(L_vb + hybrid cross-entropy) / A, a scalar in nats per free token, without L_T, which has no parameters.
 
-        Each sequence has its own step t, stratified over the batch; its term counts T times.
+        The term of each sequence's step counts T times.
         """
-        model, x0, free = self.unpacked(model, batch)
-        i = 1 + np.floor(stratified(len(x0), rng) * self.steps).astype(np.int64)
-        t = i / self.steps
-        noised = self.corrupt(x0, t, rng)
-        xt = np.where(free, noised, x0)
+        label, x0, free, i, noised = draws
+        model, t = self.told(model, label), i / self.steps
+        xt = np.asarray(np.where(free, noised, x0))
         if self.matrix == "absorbing":
             return self._masked_loss(model, x0, xt, i, share(free))
         before, now = self._levels[i - 1], self._levels[i]

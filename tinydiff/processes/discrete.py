@@ -26,13 +26,14 @@ from ..schedules import Schedule
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
 from . import transitions
+from .divided import Divided
 from .transitions import Transition
 
 T_MIN = 1e-3
 """Training times start here: below it almost nothing is noised, and the weight of what is would swamp the gradient."""
 
 
-class DiscreteDiffusion:
+class DiscreteDiffusion(Divided):
     """Base of the processes on tokens.
 
     Parameters
@@ -191,12 +192,23 @@ class DiscreteDiffusion:
         canvas = decoders.Canvas.of(length, batch, self.mask_id, x0=x0, given=given, allowed=allowed)
         return chosen(self, decoders.constrained(model, canvas.allowed), canvas, rng)
 
+    def known(self, batch: Batch | Ints) -> tuple[Ints | None, Ints, Bools]:
+        """The labels of the batch, (B,) or None; its ids; and which of them are free, that is not given: (B, L)."""
+        batch = Batch.of(batch)
+        x0 = self._checked(batch.x0)
+        free = np.ones(x0.shape, bool) if batch.given is None else ~batch.given
+        return batch.label, x0, free
+
+    def told(self, model: Model, label: Ints | None) -> Model:
+        """The model, told the labels; ValueError if it is of another vocabulary."""
+        self.check_suits(model)
+        return decoders.conditioned(model, label)
+
     def unpacked(self, model: Model, batch: Batch | Ints) -> tuple[Model, Ints, Bools]:
         """The model, told the labels of the batch; its ids; and which of them are free, that is not given: (B, L)."""
-        batch = Batch.of(batch)
-        x0 = self._checked(batch.x0, model)
-        free = np.ones(x0.shape, bool) if batch.given is None else ~batch.given
-        return decoders.conditioned(model, batch.label), x0, free
+        told = self.told(model, Batch.of(batch).label)
+        _, x0, free = self.known(batch)
+        return told, x0, free
 
     def check_suits(self, model: Model) -> None:
         """A model of another vocabulary would take a token for MASK, or MASK for a token, and say nothing."""
@@ -207,9 +219,7 @@ class DiscreteDiffusion:
                 "real tokens for both, as the model makes room for MASK by itself"
             )
 
-    def _checked(self, x0: Ints, model: Model | None = None) -> Ints:
-        if model is not None:
-            self.check_suits(model)
+    def _checked(self, x0: Ints) -> Ints:
         x0 = np.asarray(x0)
         if x0.ndim != 2 or x0.dtype.kind not in "iu":
             raise ValueError(f"x0 has shape {x0.shape} and dtype {x0.dtype}; expected (B, L) token ids")

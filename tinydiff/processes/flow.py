@@ -25,10 +25,11 @@ import numpy as np
 
 from ..arrays import Floats, Ints
 from ..data import Batch
-from ..decoders import ODE, Solver, suited
+from ..decoders import ODE, Solver, conditioned, suited
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
-from .paths import VectorFrame, check_sizes, checked, split, unpacked
+from .divided import Divided, Draws
+from .paths import VectorFrame, check_sizes, checked, known, split, unpacked
 
 Slope: TypeAlias = Callable[[Floats, float], Floats]
 """(x, t) -> dx/dt, of the shape of x."""
@@ -59,7 +60,7 @@ def rk4(slope: Slope, x: Floats, t: float, h: float) -> Floats:
 SOLVERS: dict[Solver, Callable[[Slope, Floats, float, float], Floats]] = {"euler": euler, "heun": heun, "rk4": rk4}
 
 
-class FlowMatching:
+class FlowMatching(Divided):
     """Flow matching of (B, L, F) vectors.
 
     Parameters
@@ -96,18 +97,21 @@ class FlowMatching:
         t = t[:, None, None]
         return np.asarray((1 - t) * x0 + t * noise)
 
-    def loss(self, model: Model, batch: Batch | Floats, rng: np.random.Generator) -> Tensor:
-        """Mean square error of the velocity, a scalar (Lipman et al. 2023, eq. 23, with no noise left at t = 0).
-
-        Each example has its own time, stratified over the batch.
-        """
-        model, x0 = unpacked(model, batch, self.features)
+    def draw(self, batch: Batch | Floats, rng: np.random.Generator) -> Draws:
+        """Labels, x_0, times, stratified over the batch, and the noise that each example is joined with."""
+        label, x0 = known(batch, self.features)
         t = (np.arange(len(x0)) + rng.random()) / len(x0)
         noise = rng.standard_normal(x0.shape)
         if self.pairing == "optimal":
             noise = noise[uncross(x0.reshape(len(x0), -1), noise.reshape(len(x0), -1))]
-        error = model(self.q_sample(x0, t, noise), t) - (noise - x0)
-        return (error * error).mean()
+        return label, x0, t, noise
+
+    def loss_of(self, model: Model, draws: Draws) -> Tensor:
+        """Mean square error of the velocity, a scalar (Lipman et al. 2023, eq. 23, with no noise left at t = 0)."""
+        label, x0, t, noise = draws
+        error = conditioned(model, label)(self.q_sample(x0, t, noise), t) - (noise - x0)
+        loss: Tensor = (error * error).mean()
+        return loss
 
     def velocity(self, model: Model, x: Floats, t: float) -> Floats:
         """The network's dx/dt at one time for all: (B, L, F)."""

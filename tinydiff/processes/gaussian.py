@@ -28,10 +28,11 @@ from numpy.typing import ArrayLike
 
 from ..arrays import Floats, Ints
 from ..data import Batch
-from ..decoders import DDIM, suited
+from ..decoders import DDIM, conditioned, suited
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
-from .paths import Prediction, VectorFrame, check_sizes, checked, join, split, unpacked
+from .divided import Divided, Draws
+from .paths import Prediction, VectorFrame, check_sizes, checked, join, known, split, unpacked
 
 REACHED = 0.01
 """A schedule reaches noise if at most this share of the data's variance is left at its end."""
@@ -54,7 +55,7 @@ def cosine_betas(T: int) -> Floats:
 SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
 
 
-class GaussianDiffusion:
+class GaussianDiffusion(Divided):
     """Gaussian diffusion of (B, L, F) vectors.
 
     Parameters
@@ -176,12 +177,12 @@ class GaussianDiffusion:
         """The network's grad log p_k(x_k) = -eps / sqrt(1 - alpha_bar_k), (B, L, F) (Song et al. 2021)."""
         return np.asarray(-self.guess(model, xk, k, clip)[1] / self.scales(np.broadcast_to(k, (len(xk),)))[1])
 
-    def loss(self, model: Model, batch: Batch | Floats, rng: np.random.Generator) -> Tensor:
-        """Mean square error of the prediction, a scalar (Ho et al. 2020, eq. 14, for "eps").
+    def draw(self, batch: Batch | Floats, rng: np.random.Generator) -> Draws:
+        """Labels, x_0, steps and noise.
 
         Each example has its own step. Those of a batch are stratified, one in each of B equal parts of 1..T.
         """
-        model, x0 = unpacked(model, batch, self.features)
+        label, x0 = known(batch, self.features)
         largest = float(np.abs(x0).max(initial=0.0))
         if self.clip is not None and largest > self.clip * (1 + 1e-6):  # last bits differ between machines
             raise ValueError(
@@ -189,10 +190,13 @@ class GaussianDiffusion:
                 "data to about unit variance, or give the process a larger clip"
             )
         u = np.minimum((np.arange(len(x0)) + rng.random()) / len(x0), np.nextafter(1.0, 0.0))  # not rounded up to 1
-        k = 1 + np.floor(u * self.T).astype(np.int64)
-        noise = rng.standard_normal(x0.shape)
+        return label, x0, 1 + np.floor(u * self.T).astype(np.int64), rng.standard_normal(x0.shape)
+
+    def loss_of(self, model: Model, draws: Draws) -> Tensor:
+        """Mean square error of the prediction, a scalar (Ho et al. 2020, eq. 14, for "eps")."""
+        label, x0, k, noise = draws
         target = join(x0, noise, *self.scales(k), self.predict)
-        error = model(self.q_sample(x0, k, noise), k / self.T) - target
+        error = conditioned(model, label)(self.q_sample(x0, k, noise), k / self.T) - target
         return (error * error).mean()
 
     # --- the bound --------------------------------------------------------------------------------------------------

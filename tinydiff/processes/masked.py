@@ -26,6 +26,7 @@ from ..tensor import Tensor, no_grad
 from ..transformer import Model
 from . import transitions
 from .discrete import T_MIN, DiscreteDiffusion, Spread, ranks, share, uniforms
+from .divided import Draws
 
 Estimator: TypeAlias = Literal["time", "count"]
 
@@ -70,15 +71,13 @@ class MaskedDiffusion(DiscreteDiffusion):
         config |= {} if self.estimator == "time" else {"estimator": self.estimator}
         return config if self.power == 1 else config | {"power": self.power}
 
-    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
-        """Weighted masked cross-entropy, a scalar in nats per free token: an estimate of NELBO / A, averaged.
-
-        A is the number of free positions of a sequence, all L without a prompt (LLaDA's fine-tuning loss, eq. 5).
+    def draw(self, batch: Batch | Ints, rng: np.random.Generator) -> Draws:
+        """Labels, x_0, x_t, times, and what each position counts if it is masked, (B, L).
 
         Each sequence has its own time, or count. Those of a batch are stratified, one in each of B equal parts of the
         unit interval, which lowers the variance (Kingma et al. 2021, appendix I).
         """
-        model, x0, free = self.unpacked(model, batch)
+        label, x0, free = self.known(batch)
         uniform = (np.arange(len(x0)) + rng.random()) / len(x0)
         if self.estimator == "count":
             xt, t, weight = self._counted(x0, free, uniform, rng)
@@ -87,8 +86,16 @@ class MaskedDiffusion(DiscreteDiffusion):
             xt = self.corrupt(x0, t, rng, ~free)
             weight = self.schedule.weight(t)
         weight = weight**self.power * share(free)
-        nll = self._weighted_nll(model, x0, xt, t, np.broadcast_to(weight[:, None], x0.shape))  # (n,)
-        return nll.sum() / x0.size
+        return label, x0, xt, t, np.broadcast_to(weight[:, None], x0.shape)
+
+    def loss_of(self, model: Model, draws: Draws) -> Tensor:
+        """Weighted masked cross-entropy, a scalar in nats per free token: an estimate of NELBO / A, averaged.
+
+        A is the number of free positions of a sequence, all L without a prompt (LLaDA's fine-tuning loss, eq. 5).
+        """
+        label, x0, xt, t, weight = draws
+        loss: Tensor = self._weighted_nll(self.told(model, label), x0, xt, t, weight).sum() / x0.size
+        return loss
 
     def bound(
         self,

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..arrays import Floats
+from ..arrays import Floats, Ints
 from ..data import Batch
 from ..decoders import conditioned
 from ..transformer import Model
@@ -83,12 +83,18 @@ def checked(x0: Floats, features: int) -> Floats:
     return x0.astype(np.float64)
 
 
-def unpacked(model: Model, batch: Batch | Floats, features: int) -> tuple[Model, Floats]:
-    """The model, told the labels of the batch, and its vectors; ValueError if some are given beforehand."""
+def known(batch: Batch | Floats, features: int) -> tuple[Ints | None, Floats]:
+    """The labels of the batch, (B,) or None, and its vectors; ValueError if some are given beforehand."""
     batch = Batch.of(batch)
     if batch.given is not None:
         raise ValueError("given is set, but noise on vectors spares no position: leave it out, or use tokens")
-    return conditioned(model, batch.label), checked(batch.x0, features)
+    return batch.label, checked(batch.x0, features)
+
+
+def unpacked(model: Model, batch: Batch | Floats, features: int) -> tuple[Model, Floats]:
+    """The model, told the labels of the batch, and its vectors; ValueError if some are given beforehand."""
+    label, x0 = known(batch, features)
+    return conditioned(model, label), x0
 
 
 def check_sizes(**sizes: int) -> None:

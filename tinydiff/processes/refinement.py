@@ -30,13 +30,14 @@ from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
 from .discrete import ranks, share
+from .divided import Divided, Draws
 
 REPEAT, REPLACE, SWAP = range(3)
 OWN = 0.5
 """How often a later pass sees the model's own output (alpha of the paper)."""
 
 
-class Refinement:
+class Refinement(Divided):
     """Iterative refinement over `vocab_size` tokens.
 
     Parameters
@@ -78,13 +79,21 @@ class Refinement:
             xt[:, after] = np.where(repeated | swapped, here, xt[:, after])
         return xt
 
-    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
+    def draw(self, batch: Batch | Ints, rng: np.random.Generator) -> Draws:
+        """Labels, x_0, what is free, noised text, and whether a sequence starts from the network's own, (B, 1)."""
+        batch = Batch.of(batch)
+        x0 = np.asarray(batch.x0)
+        free = np.ones(x0.shape, bool) if batch.given is None else ~batch.given
+        noised = self.corrupt(x0, rng.random(len(x0)), rng, ~free)
+        return batch.label, x0, free, noised, rng.random((len(x0), 1)) < OWN
+
+    def loss_of(self, model: Model, draws: Draws) -> Tensor:
         """Cross-entropy of the first pass and of a later one, half each: a scalar in nats per free token."""
-        model, x0, free = self._unpacked(model, batch)
+        label, x0, free, noised, by_itself = draws
+        model = decoders.conditioned(model, label)
         nothing = np.where(free, self.mask_id, x0)
         own = np.where(free, self._greedy(model, nothing), x0)
-        noised = self.corrupt(x0, rng.random(len(x0)), rng, ~free)
-        later = np.where(rng.random((len(x0), 1)) < OWN, own, noised)
+        later = np.where(by_itself, own, noised)
         weight = (free * share(free)[:, None]).ravel()
         first, then = ((self._nll(model, x, x0) * weight).mean() for x in (nothing, later))
         loss: Tensor = (first + then) * 0.5

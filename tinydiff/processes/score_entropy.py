@@ -36,6 +36,7 @@ from ..tensor import Tensor, no_grad
 from ..transformer import Model
 from . import transitions
 from .discrete import T_MIN, DiscreteDiffusion, ranks, share, stratified
+from .divided import Draws
 
 NOISES = ("loglinear", "geometric")  # schedules whose total noise -log(alpha(1)) is finite, as Euler steps need
 
@@ -113,15 +114,18 @@ class ScoreEntropy(DiscreteDiffusion):
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
-    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
-        """Denoising score entropy with the weights of the bound, without its prior term: nats per free token."""
-        model, x0, free = self.unpacked(model, batch)
+    def draw(self, batch: Batch | Ints, rng: np.random.Generator) -> Draws:
+        """Labels, x_0, x_t, times, stratified over the batch, and what each position counts, (B, L)."""
+        label, x0, free = self.known(batch)
         t = T_MIN + (1 - T_MIN) * stratified(len(x0), rng)
-        xt = self.corrupt(x0, t, rng, ~free)
-        counts = free * share(free)[:, None]
+        return label, x0, self.corrupt(x0, t, rng, ~free), t, free * share(free)[:, None]
+
+    def loss_of(self, model: Model, draws: Draws) -> Tensor:
+        """Denoising score entropy with the weights of the bound, without its prior term: nats per free token."""
+        label, x0, xt, t, counts = draws
         if self.graph == "absorbing":
             counts = counts[xt == self.mask_id]
-        total: Tensor = (self.integrand(model, x0, xt, t) * counts).sum() / x0.size
+        total: Tensor = (self.integrand(self.told(model, label), x0, xt, t) * counts).sum() / x0.size
         return total
 
     def integrand(self, model: Model, x0: Ints, xt: Ints, t: Floats) -> Tensor:

@@ -14,9 +14,8 @@ import numpy as np
 
 from ..arrays import Ints
 from ..data import Batch
-from ..tensor import Tensor
-from ..transformer import Model
 from .discrete import ranks, share, stratified
+from .divided import Draws
 from .masked import MaskedDiffusion
 
 
@@ -40,14 +39,13 @@ class SuffixMasks(MaskedDiffusion):
         """The arguments that build this process again."""
         return {"process": "suffix", "vocab_size": self.vocab_size, "suffixes": self.suffixes}
 
-    def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
-        """Cross-entropy of the k masks with weight A / k, k uniform on 1 .. A: a scalar in nats per free token."""
-        model, x0, free = self.unpacked(model, batch)
+    def draw(self, batch: Batch | Ints, rng: np.random.Generator) -> Draws:
+        """As of masked diffusion: k masks with weight A / k, k uniform on 1 .. A."""
+        label, x0, free = self.known(batch)
         most = free.sum(axis=1)
         k = 1 + np.floor(stratified(len(x0), rng) * most).astype(np.int64)
         from_right = np.cumsum(free[:, ::-1], axis=1)[:, ::-1] - 1
         last = rng.random(len(x0)) < self.suffixes
         hidden = free & (np.where(last[:, None], from_right, ranks(free, rng)) < k[:, None])
         weight = np.broadcast_to((most / k * share(free))[:, None], x0.shape)
-        nll = self._weighted_nll(model, x0, np.where(hidden, self.mask_id, x0), k / most, weight)
-        return nll.sum() / x0.size
+        return label, x0, np.where(hidden, self.mask_id, x0), k / most, weight
