@@ -70,7 +70,7 @@ def export(run: Path, out: Path) -> None:
         "model.safetensors": save(renamed(model), {"format": "pt"}),
         "tokenizer.json": words.to_str(pretty=True).encode() + b"\n",
         "tokenizer_config.json": _json(_tokenizer_settings(model, codec, causal)),
-        "README.md": card(run, out, model, process, codec).encode(),
+        "README.md": card(run.resolve(), out.resolve(), model, process, codec).encode(),
         MODELING.name: MODELING.read_bytes(),
     }
     write_folder(out, files)
@@ -258,11 +258,11 @@ def card(run: Path, out: Path, model: Transformer, process: Process, codec: Code
         f"A small language model, {process.config['process']}, made with tinydiff {__version__}: {size:,} parameters, "
         f"{model.layers} layers of {model.d_model}, {codec.vocab_size:,} {codec.unit}s, texts of up to {model.length} "
         "of them.", "",
-        f"- Quality: {bits}. To measure it again: `tinydiff evaluate {quoted(run)}`.",
-        f"- Made by: `tinydiff export hf {quoted(run)} {quoted(out)}`.",
+        f"- Quality: {bits}. To measure it again: `tinydiff evaluate {quoted(run.name)}`.",
+        f"- Made by: `tinydiff export hf {quoted(run.name)} {quoted(out.name)}`.",
         "- What the alphabet does not have is read as " + ("`[PAD]`." if causal else "`[MASK]`."),
         "", "```python", f"from transformers import AutoTokenizer, {auto}", "",
-        f'tokenizer = AutoTokenizer.from_pretrained("{out.name}")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{out.name}", trust_remote_code=True)',
         f'model = {auto}.from_pretrained("{out.name}", trust_remote_code=True)', "```", "",
     ]  # fmt: skip
     if causal:

@@ -1,9 +1,9 @@
 """The transformer of tinydiff in PyTorch, for Hugging Face's transformers: configuration and network in one file.
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)  # AutoModelForCausalLM: left to right
 
-Importing the file registers the classes, so that folders load without `trust_remote_code` afterwards.
+Importing the file, in place of trusting it, registers the classes as well.
 
 Logits are not shifted: those of a mask are about the token that it hides. A left-to-right model reads START (the
 `bos_token`) first, so that what it says at a place is about the next one, as everywhere in transformers. Special tokens
