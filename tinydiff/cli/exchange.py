@@ -11,8 +11,17 @@ from ..exchange import hugging_face, nanogpt
 from ..learning.files import quoted
 from .common import RunFolder, console, epilog
 
-export = typer.Typer(no_args_is_help=True, help="Write a run for other tools.")
-imports = typer.Typer(no_args_is_help=True, help="Make a run of a model of other tools.")
+export = typer.Typer(
+    no_args_is_help=True, help="Write a run for other tools.", epilog=epilog("tinydiff export hf stories out/stories")
+)
+imports = typer.Typer(
+    no_args_is_help=True,
+    help="Make a run of a model of other tools.",
+    epilog=epilog(
+        "tinydiff import hf out/book --out runs/back",
+        "tinydiff import nanogpt model.safetensors --text input.txt --heads 6 --out runs/gpt",
+    ),
+)
 
 NewRun = Annotated[Path, typer.Option(help="Folder of the run to write.", show_default=False)]
 
