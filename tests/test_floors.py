@@ -12,7 +12,7 @@ FLOORS = [
     {"decoders"},
     {"processes"},
     {"learning", "exact"},
-    {"box", "measures", "views", "practice"},
+    {"box", "exchange", "measures", "views", "practice"},
     {"cli", "__main__"},
 ]
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}

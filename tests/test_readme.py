@@ -35,3 +35,19 @@ def test_commands_exist(command: str) -> None:
     done = subprocess.run([sys.executable, "-m", "tinydiff", command, "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Examples" in done.stdout
+
+
+def test_links_of_the_published_readme(tmp_path: Path) -> None:
+    """On an index of packages there is nothing beside it: every link and picture says where it is."""
+    script = ROOT / ".github" / "absolute_links.py"
+    copy = tmp_path / "README.md"
+    copy.write_text(README, "utf-8")
+    home = "https://example.org/a/b"
+    subprocess.run([sys.executable, str(script), home, "v1", str(copy)], check=True)
+    links = re.findall(r"(!?)\[[^]]*\]\(([^)]+)\)", copy.read_text("utf-8"))
+    before = re.findall(r"(!?)\[[^]]*\]\(([^)]+)\)", README)
+    assert len(links) == len(before)
+    for (picture, link), (_, old) in zip(links, before, strict=True):
+        expected = old if old.startswith("http") else f"{home}/{'raw' if picture else 'blob'}/v1/{old}"
+        assert link == expected
+    assert f"git clone {home} && cd" in copy.read_text("utf-8")

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..learning import Run, checkpoint
+from ..learning.run import write_weights
 
 NAMES = ("stories", "stories_ar", "prose")
 ROOT = Path(__file__).parent
@@ -30,12 +31,10 @@ def pack(run: Run, folder: Path) -> None:
     """Write the averaged weights of a run, in half precision, and its config, replacing what is there."""
     weights = run.optimiser.flat.named(run.ema.values)
     with np.errstate(over="ignore"):
-        half = {f"ema/{name}": values.astype(np.float16) for name, values in weights.items()}
+        half = {name: values.astype(np.float16) for name, values in weights.items()}
     for name, values in half.items():
         if not np.isfinite(values).all():
             raise ValueError(f"{name} has a weight too large for half precision")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "state.safetensors").unlink(missing_ok=True)
-    config = run.config
-    checkpoint.write_config(folder, config)
-    checkpoint.write_state(folder, half, {"step": run.step, "config": config})
+    for name in checkpoint.FILES:
+        (folder / name).unlink(missing_ok=True)
+    write_weights(folder, half, run.config, run.step)

@@ -9,6 +9,7 @@
 - `measure`: evaluate, sweep, race
 - `hazards`: prefer, ablate
 - `practice`: practice and its own commands
+- `exchange`: export, import
 - `info`: info
 
 Every error that a user can cause ends in `main`.
@@ -36,7 +37,7 @@ from .. import __version__, _start
 from ..learning.files import CheckpointError
 from ..learning.interrupts import STOPS
 from ..learning.ranks import RankLost, place
-from . import answer, generate, hazards, info, measure, page, practice, train, translate
+from . import answer, exchange, generate, hazards, info, measure, page, practice, train, translate
 from .common import CLOSED, console, say, tame
 
 
@@ -93,6 +94,8 @@ for commands in (
 ):  # fmt: skip
     app.add_typer(commands)
 app.add_typer(practice.app, name="practice")
+app.add_typer(exchange.export, name="export")
+app.add_typer(exchange.imports, name="import")
 app.add_typer(info.app)
 
 

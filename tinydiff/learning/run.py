@@ -9,7 +9,7 @@ need.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -396,3 +396,14 @@ def branch(source: Path | str, folder: Path | str, model: Transformer) -> None:
         checkpoint.refuse_foreign(folder)
         checkpoint.write_config(folder, config)
         checkpoint.write_state(folder, arrays, progress)
+
+
+def write_weights(folder: Path, weights: Mapping[str, Floats], config: dict[str, Any], step: int) -> None:
+    """Write weights by name as a run to sample from, to evaluate and to start from, not to resume."""
+    checkpoint.refuse_foreign(folder)
+    checkpoint.make_folder(folder)
+    with locked(folder):
+        checkpoint.refuse_foreign(folder)
+        checkpoint.write_config(folder, config)
+        named = {f"ema/{name}": values for name, values in weights.items()}
+        checkpoint.write_state(folder, named, {"step": step, "config": config})
