@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 SIZES = ["--length=16", "--batch=4", "--d-model=8", "--layers=1", "--heads=2", "--steps=20"]
 COMMANDS = [
     "demo", "train", "sample", "infill", "finetune", "ask", "translate", "page", "serve", "evaluate", "sweep", "race",
-    "prefer", "ablate", "practice", "info",
+    "prefer", "ablate", "export", "import", "practice", "info",
 ]  # fmt: skip
 
 
@@ -107,7 +107,9 @@ def test_help_lists_commands_in_the_order_of_their_use() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_every_choice(command: str) -> None:
     """A choice that can be made and that nobody is told of, because its list is written out in words."""
-    for annotation in get_type_hints(get_command(cli.app).commands[command].callback, include_extras=True).values():
+    named = get_command(cli.app).commands[command]
+    callbacks = [each.callback for each in (named, *getattr(named, "commands", {}).values()) if each.callback]
+    for annotation in (a for each in callbacks for a in get_type_hints(each, include_extras=True).values()):
         for kind, option in [get_args(annotation)] if get_origin(annotation) is Annotated else []:
             choices = [x for part in (kind, *get_args(kind)) if get_origin(part) is Literal for x in get_args(part)]
             assert option.metavar is None or set(choices) <= set(re.findall(r"\w+", option.help)), option.help

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Runs
 from safetensors.numpy import load_file, save_file
 
+from tests.conftest import Runs
 from tinydiff import Run, Transformer, box, data, learning
 from tinydiff.data import Characters
 from tinydiff.data.codec import Codec, Pieces, Words

@@ -309,7 +309,7 @@ def test_start_from_begins_with_the_network_and_the_data_of_a_run(
 ) -> None:
     """Its averaged weights, to the bit, for another process; and other options are those of a new run."""
     seen: list[Run] = []
-    monkeypatch.setattr("tinydiff.cli.train.follow", seen.append)
+    monkeypatch.setattr("tinydiff.cli.train.follow", lambda run, ranks: seen.append(run))
     code, _, error = command(
         "train", "--start-from", str(runs / "left"), "--process", process, *options, "--steps", "5", "--lr", "0.01",
         "--out", str(tmp_path / "r"),

@@ -93,9 +93,9 @@ for commands in (
     train.app, generate.app, answer.app, translate.app, page.app, measure.app, hazards.app
 ):  # fmt: skip
     app.add_typer(commands)
-app.add_typer(practice.app, name="practice")
 app.add_typer(exchange.export, name="export")
 app.add_typer(exchange.imports, name="import")
+app.add_typer(practice.app, name="practice")
 app.add_typer(info.app)
 
 

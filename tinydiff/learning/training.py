@@ -104,7 +104,7 @@ def train(run: Run, ranks: Ranks | None = None) -> Generator[TrainFrame, None, N
 
 def _train(run: Run, shares: Shares, waiting: list[int]) -> Generator[TrainFrame, None, None]:
     """The loop; `waiting` holds the signals to this rank of several, until all stop together."""
-    options, corpus, model = run.options, run.corpus, run.model
+    options, corpus, model, several = run.options, run.corpus, run.model, shares.ranks.size > 1
     log = checkpoint.Log(run.folder, run.step) if run.folder is not None else None
     saved_at, saved_step = time.monotonic(), run.step
 
@@ -120,7 +120,7 @@ def _train(run: Run, shares: Shares, waiting: list[int]) -> Generator[TrainFrame
 
     try:
         stop = 0
-        while run.step < options.steps and not stop:
+        while run.step < options.steps and not (stop and several):  # alone, it is for the handler to end it
             with stops_wait() as stops:
                 start = time.perf_counter()
                 run.optimiser.flat.check_bound(model.params)
@@ -152,7 +152,7 @@ def _train(run: Run, shares: Shares, waiting: list[int]) -> Generator[TrainFrame
                 stop, due = shares.agree(next(iter([*waiting, *stops]), 0), due)
                 if last or stop or due:
                     save()
-            if stop and not waiting:
+            if stop and several and not waiting:
                 waiting.append(stop)  # as if this rank had received it too
             yield frame
     except (KeyboardInterrupt, GeneratorExit):
