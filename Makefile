@@ -13,7 +13,7 @@ export PIP_USER = 0
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT PYTHONHOME
 
 .NOTPARALLEL:
-.PHONY: help demo test lint format lessons lessons-check sanitize bench clean FORCE
+.PHONY: help demo test lint format lessons lessons-check docs sanitize bench clean FORCE
 
 help: ## list the targets (what a plain "make" does)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,10 @@ lessons: $(VENV)/with-lessons ## open the notebooks
 lessons-check: $(VENV)/with-test ## run all notebooks in full, a quarter of an hour, and compare with what is committed
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python -m lessons check $(LESSONS)
 
+docs: $(VENV)/with-docs ## build the documentation site, which needs no network, into build/site
+	$(BIN)/python -W ignore::RuntimeWarning -m sphinx --fail-on-warning --keep-going --quiet -E -b html docs/site build/site
+	@echo "build/site/index.html"
+
 bench: $(VENV)/with-demo ## measure the speed, side by side with other libraries where they are installed in .venv
 	@$(BIN)/python -m benchmarks $(ARGUMENTS)
 
@@ -51,7 +55,7 @@ clean: ## remove everything that was installed or built, but not the runs
 # --- installing -------------------------------------------------------------------------------------------------------
 # Files in .venv remember what has been done. with-NAME: an editable install, with the extra NAME of pyproject.toml.
 
-$(VENV)/with-demo $(VENV)/with-test $(VENV)/with-lessons: $(VENV)/compiler CMakeLists.txt $(wildcard csrc/*)
+$(VENV)/with-demo $(VENV)/with-docs $(VENV)/with-test $(VENV)/with-lessons: $(VENV)/compiler CMakeLists.txt $(wildcard csrc/*)
 
 $(VENV)/with-%: $(VENV)/python pyproject.toml
 	@echo "Installing tinydiff and what \"make $*\" needs into $(VENV): a minute or two the first time."
