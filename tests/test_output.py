@@ -334,9 +334,7 @@ def test_stops_save(number: signal.Signals, times: int, runs: Runs, tmp_path: Pa
     assert said.splitlines()[2:] == [
         f"Stopped and saved at step {step}. Continue with: tinydiff train --resume {tmp_path / 'run'}"
     ]
-    assert (
-        step >= int(re.search(r"^step (\d+)/", said, re.M)[1]) > 0
-    )  # the first estimate's, or of a slow machine's line
+    assert step >= int(re.search(r"^step (\d+)/", said, re.M)[1]) > 0
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.json", "state.safetensors", "log.jsonl"}
 
 
