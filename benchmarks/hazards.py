@@ -161,7 +161,7 @@ def variances(bits: Bits, draws: int) -> list[dict[str, Any]]:
         for shared in (True, False):
             for times, masks in ((8, 1), (1, 8)):
                 rng = np.random.default_rng(1)
-                objective = Objective(BETA, times, masks, estimator, shared)  # type: ignore[arg-type]
+                objective = Objective(BETA, times, masks, estimator, shared)
                 exactly, off, losses = 0.0, np.zeros(draws), []
                 for w, other in zip(pairs.chosen, pairs.rejected, strict=True):
                     mean, variance = exact.margin_moments(
@@ -303,7 +303,7 @@ def reversed_facts(kind: str, steps: int, seed: int) -> dict[str, float]:
         process = td.MaskedDiffusion(v)  # its network, asked as one of masks
     found: dict[str, float] = {}
     for question in ("forward", "backward", "other"):
-        texts, given, _ = facts.asked(question)  # type: ignore[arg-type]
+        texts, given, _ = facts.asked(question)
         if left and question == "backward":
             if both.reversed:  # the text turned round begins with the description
                 said = filled(process, model, texts[:, ::-1], given[::-1])[:, ::-1]

@@ -264,7 +264,7 @@ def clock(rounds: int) -> dict[str, Any]:
             process.loss(model, x0, np.random.default_rng(0)).backward()
             middle = time.perf_counter()
             optimisers[name].step(1e-4)
-            spent[name].append((middle - start, time.perf_counter() - middle))  # type: ignore[arg-type]
+            spent[name].append((middle - start, time.perf_counter() - middle))
     return {name: (1e3 * np.median(each[2:], axis=0)).tolist() for name, each in spent.items()}
 
 

@@ -71,7 +71,7 @@ def test_a_run_with_a_rainbow_resumes(tmp_path: Path) -> None:
         corpus, MaskedDiffusion(corpus.vocab_size), small(corpus.vocab_size, 24), Options(steps=2), tmp_path / "r"
     )
     assert Run.resume(tmp_path / "r").corpus.config == run.corpus.config
-    assert Run.resume(tmp_path / "r").corpus.rainbow == 3  # type: ignore[attr-defined]
+    assert Run.resume(tmp_path / "r").corpus.rainbow == 3
 
 
 @pytest.mark.parametrize("kind", ["text", "pairs"])
@@ -120,7 +120,7 @@ def test_eos_never_or_last() -> None:
     codec = Characters("ab.", ".")
     model, process = Fixed(np.log([0.3, 0.1, 0.6])), MaskedDiffusion(3)
     for eos, wanted in (("free", ""), ("never", "aaaa"), ("last", "")):
-        assert answers.answers(process, model, codec, ["b", "bab"], 4, eos=eos, rng=rng()) == [wanted] * 2  # type: ignore[arg-type]
+        assert answers.answers(process, model, codec, ["b", "bab"], 4, eos=eos, rng=rng()) == [wanted] * 2
     canvas = {"x0": np.array([1, 0, 0]), "given": np.arange(3) < 1}
     for last in (None, 2):
         decoder = LowConfidence(draw=Draw(1.0), last=last)
@@ -133,7 +133,7 @@ def test_eos_never_or_last() -> None:
     with pytest.raises(ValueError, match="eos is 'last', but Random does not rank"):
         answers.answers(process, model, codec, ["a"], 4, decoder=decoders.Random(), eos="last", rng=rng())
     with pytest.raises(ValueError, match="eos is 'no'; expected one of free, never, last"):
-        answers.answers(process, model, codec, ["a"], 4, eos="no", rng=rng())  # type: ignore[arg-type]
+        answers.answers(process, model, codec, ["a"], 4, eos="no", rng=rng())
     with pytest.raises(ValueError, match="canvas is 0; an answer needs"):
         answers.answers(process, model, codec, ["a"], 0, rng=rng())
     with pytest.raises(ValueError, match="prompt 'aaaaaaaaaaaa' has 12 characters, which leaves 0 of the 12"):
@@ -159,7 +159,7 @@ def test_new_tokens_leave_the_old_ones_as_they_were(kind: Any) -> None:
     assert wider.config == kind(8).config
     x = rng().integers(0, 5, (3, 12))
     np.testing.assert_array_equal(wide(np.where(x == 4, 8, x)).data[..., :4], model(x).data)
-    assert codec_for(replace(grown), "abc①", 2).alphabet == grown.alphabet  # type: ignore[attr-defined]
+    assert codec_for(replace(grown), "abc①", 2).alphabet == grown.alphabet
     with pytest.raises(ValueError, match="vocab_size is 3, but the model has 4; it can only grow"):
         widened(model, process, 3, rng())
     with pytest.raises(ValueError, match="only characters can be added to"):
