@@ -58,7 +58,7 @@ class Chain:
         self.steps = steps
 
     def bound(self, model: Model, x0: Any, rng: np.random.Generator) -> Any:
-        return self.process.bound(model, x0, rng, steps=self.steps)  # type: ignore[call-arg]  # only diffusion comes here
+        return self.process.bound(model, x0, rng, steps=self.steps)  # only diffusion comes here
 
 
 def new_run(name: str, steps: int, corpus: data.Corpus, folder: Path, seed: int) -> learning.Run:
@@ -82,7 +82,7 @@ def figures(folder: Path, corpus: data.Corpus) -> dict[str, Any]:
     row: dict[str, Any] = {"bound": learning.evaluate(model, process, corpus, windows=WINDOWS)}
     if not isinstance(process, Autoregressive):
         for steps in CHAINS:
-            row[str(steps)] = learning.evaluate(model, Chain(process, steps), corpus, windows=WINDOWS)  # type: ignore[arg-type]
+            row[str(steps)] = learning.evaluate(model, Chain(process, steps), corpus, windows=WINDOWS)
     return row
 
 

@@ -66,11 +66,11 @@ def changed(node: ast.AST) -> Iterator[ast.AST | None]:
             yield other
     elif isinstance(node, ast.BinOp | ast.BoolOp) and type(node.op) in SWAPPED:
         other = copy.deepcopy(node)
-        other.op = SWAPPED[type(node.op)]()  # type: ignore[assignment]
+        other.op = SWAPPED[type(node.op)]()
         yield other
     elif isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in SWAPPED:
         other = copy.deepcopy(node)
-        other.ops = [SWAPPED[type(node.ops[0])]()]  # type: ignore[list-item]
+        other.ops = [SWAPPED[type(node.ops[0])]()]
         yield other
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub | ast.Invert):
         yield node.operand

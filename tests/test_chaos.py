@@ -9,7 +9,7 @@ import chaos
 
 def test_kills(tmp_path: Path) -> None:
     """A run that cannot be resumed, is behind what was printed, or comes out otherwise."""
-    assert sum(chaos.kills(12, tmp_path).values()) == 12
+    assert sum(chaos.kills(12, tmp_path, steps=1000).values()) == 12
 
 
 def test_corruptions(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def shown_by(call: object, monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[s
 
     seen: list[tuple[dict[str, str], dict[str, dict[str, str]]]] = []
     monkeypatch.setattr("IPython.display.display", lambda data, raw, metadata: seen.append((data, metadata)))
-    call(notebook)  # type: ignore[operator]
+    call(notebook)
     return seen
 
 
@@ -157,10 +157,10 @@ def test_figures_have_words_and_stay_small(monkeypatch: pytest.MonkeyPatch) -> N
         plt.close("all")  # of tests before this one
         plt.figure()
         plt.plot(np.random.default_rng(0).random(200))
-        notebook.show("A <wild> line & more")  # type: ignore[attr-defined]
+        notebook.show("A <wild> line & more")
         assert not plt.get_fignums()
         with pytest.raises(ValueError, match="alt is empty"):
-            notebook.show(" ")  # type: ignore[attr-defined]
+            notebook.show(" ")
         plt.close("all")
 
     [(data, metadata)] = shown_by(draw, monkeypatch)
@@ -209,7 +209,7 @@ def test_exercises_say_what_is_missing_and_what_is_right(capsys: pytest.CaptureF
         return 2 * x
 
     def check(f: object) -> None:
-        assert f(3) == 6  # type: ignore[operator]
+        assert f(3) == 6
 
     attempt(check, double)
     attempt(check, right)

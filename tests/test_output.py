@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -333,7 +334,7 @@ def test_stops_save(number: signal.Signals, times: int, runs: Runs, tmp_path: Pa
     assert said.splitlines()[2:] == [
         f"Stopped and saved at step {step}. Continue with: tinydiff train --resume {tmp_path / 'run'}"
     ]
-    assert step >= 250
+    assert step >= int(re.search(r"^step (\d+)/", said, re.M)[1]) > 0
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.json", "state.safetensors", "log.jsonl"}
 
 

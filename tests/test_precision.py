@@ -84,7 +84,7 @@ def test_refused() -> None:
     with pytest.raises(ValueError, match="precision is 'bfloat16' and dtype float64; only float32 is rounded to it"):
         network(precision="bfloat16", dtype=np.float64)
     with pytest.raises(ValueError, match="precision is 'half'; expected"):
-        ops.linear(leaf(2, 3), leaf(3, 4), leaf(4), precision="half")  # type: ignore[arg-type]
+        ops.linear(leaf(2, 3), leaf(3, 4), leaf(4), precision="half")
     with pytest.raises(TypeError, match="x has dtype float64, but products in bfloat16 are of float32; use precision="):
         check_grads(lambda *xs: ops.linear(*xs, precision="bfloat16"), np.ones((2, 3)), np.ones((3, 4)), np.ones(4))
 

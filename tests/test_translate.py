@@ -91,7 +91,7 @@ def test_lengths(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -
 )
 def test_options_make_a_decoder(process: object, way: str | None, options: dict[str, object], expected: object) -> None:
     """Every option arrives; what is not given is the decoder's own, and the likeliest word."""
-    assert decoder_for(process, Path("run"), way, options) == expected  # type: ignore[arg-type]
+    assert decoder_for(process, Path("run"), way, options) == expected
 
 
 @pytest.mark.parametrize(

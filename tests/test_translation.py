@@ -77,7 +77,7 @@ def test_what_knowing_the_length_is_worth() -> None:
     assert tcs[0] > tcs[1] > tcs[2]
     assert abs(tcs[2]) < 1e-12
     with pytest.raises(ValueError, match="known is 'words'; expected 'source', 'length' or 'fertility'"):
-        exact.total_correlation(two, "words")  # type: ignore[arg-type]
+        exact.total_correlation(two, "words")
 
 
 def test_complexity_and_faithfulness_by_hand() -> None:
@@ -143,7 +143,7 @@ def test_a_corpus_gives_its_sources() -> None:
 def test_bad_input(call: object, words: str) -> None:
     """Errors that name argument, value and remedy."""
     with pytest.raises(ValueError, match=words):
-        call()  # type: ignore[operator]
+        call()
 
 
 def test_asking_for_a_length() -> None:
@@ -242,7 +242,7 @@ def test_one_pass_is_told_what_is_given() -> None:
     seen = []
 
     class Recorder(Transformer):
-        def __call__(self, x, *args, **options):  # type: ignore[no-untyped-def, override]
+        def __call__(self, x, *args, **options):
             seen.append(x)
             return super().__call__(x, *args, **options)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,16 @@ from tinydiff.measures.vectors import nearest
 from tinydiff.processes.named import new_process
 
 RNG = np.random.default_rng(0)
+drawn_once = functools.cache(data.glyphs.load)
 SMALL = ["--steps=6", "--batch=8", "--d-model=8", "--layers=1", "--heads=2"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _glyphs_are_drawn_once() -> Iterator[None]:
+    """Thirteen thousand pictures, the same every time, which `test_glyphs_are_what_they_say` sees."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(data.VECTORS, "glyphs", drawn_once)
+        yield
 
 
 def labelled_points(classes: str = "ab") -> Vectors:
@@ -87,7 +98,7 @@ def test_glyphs_are_what_they_say() -> None:
     for name, other in (("L", "T"), ("T", "L")):  # where their ink is
         top = x[glyphs.train_labels == glyphs.class_names.index(name), :8].mean()
         assert (top > x[glyphs.train_labels == glyphs.class_names.index(other), :8].mean()) == (name == "T")
-    assert data.load("glyphs").config == glyphs.config
+    assert data.glyphs.load().config == glyphs.config
     distance, _ = nearest(glyphs.held_out, glyphs.train)
     assert distance.min() > 0.05  # r.m.s.: none has a twin, as variants of one font do
 
@@ -361,6 +372,7 @@ def test_commands_refuse(
 def test_vectors_need_no_matplotlib_until_glyphs_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plain install that cannot draw the glyphs and says so with a traceback."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(data.VECTORS, "glyphs", data.glyphs.load)
     data.load("moons")
     with pytest.raises(FileNotFoundError, match=r"matplotlib is missing, .* pip install"):
         data.load("glyphs")

@@ -245,7 +245,7 @@ def test_middles_come_last_and_are_found_again() -> None:
     ids = np.arange(5)
     moved = middle_last(ids, 1, 3, 10)
     assert moved.tolist() == [10, 0, 11, 3, 4, 12, 1, 2, 13]
-    assert middle_of(moved, 10).tolist() == [1, 2]  # type: ignore[union-attr]
+    assert middle_of(moved, 10).tolist() == [1, 2]
     assert middle_of(moved[:-1], 10) is None
     assert middle_of(np.array([10, 0, 12, 11, 13]), 10) is None
     corpus = Middles(data.load("python_docs"), share=1.0)
@@ -415,13 +415,13 @@ def test_evaluate_the_law_of_a_decoder(trained: Path, run: Path, capsys: pytest.
         assert (
             f"(exact, of what the decoder writes: {options[1] if options[0] == '--decoder' else options[0][2:]}" in out
         )
-        figures.append(float(re.match(r"[\d.]+", out)[0]))  # type: ignore[index]
+        figures.append(float(re.match(r"[\d.]+", out)[0]))
     assert len(set(figures)) == 5
     model, process, _, config = load(trained)
     from tinydiff import evaluate, learning
 
     law = DecoderLaw(process, decoders.Entropy(4))
-    mean = evaluate(model, law, learning.corpus_of(trained, config), windows=64).mean  # type: ignore[arg-type]
+    mean = evaluate(model, law, learning.corpus_of(trained, config), windows=64).mean
     assert figures[1] == pytest.approx(mean, abs=1e-4)
     for options, words in (
         (["--decoder", "low_confidence"], "looks at the tokens"), (["--steps", "4"], "--steps is 4, but no --decoder"),

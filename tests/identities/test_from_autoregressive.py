@@ -78,7 +78,7 @@ def test_R2_openings_end_open() -> None:
     assert closed is not None
     assert (closed == np.tri(L + 1, dtype=bool)).all()
     assert annealed(L, 1.0, rng) is None
-    half = np.mean([annealed(20, 0.3, rng)[np.triu_indices(21, 1)] for _ in range(50)])  # type: ignore[index]
+    half = np.mean([annealed(20, 0.3, rng)[np.triu_indices(21, 1)] for _ in range(50)])
     assert abs(half - 0.3) < 4.5 * np.sqrt(0.21 / (50 * 210))
     blocks = [in_blocks(L, share) for share in np.linspace(0, 1, 13)]
     assert blocks[0] == 1
@@ -130,7 +130,7 @@ def test_a_run_trains_the_weights_of_the_network() -> None:
 
 
 @pytest.mark.parametrize("case", ["process", "alphabet", "length", "short", "folder"])
-def test_runs_that_do_not_fit(case: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_runs_that_do_not_fit(case: str, tmp_path) -> None:
     """Another process, alphabet or length; what has no START; a folder, where only a Transformer can be written."""
     network, left = random_model(V, L + 1), Autoregressive(V)
     if case == "process":

@@ -122,7 +122,7 @@ def test_L3_drawn_by_a_rule_of_the_state_lengths_have_their_law(rule: str) -> No
     """One token per step at temperature 1 by a rule of the state: the exact law of lengths, and of texts (K3)."""
     law = endings(2, 4, 3)  # V = 3 with EOS, L = 4
     v = law.codec.vocab_size
-    written = exact.unmask_law(MaskedDiffusion(v), exact.ListedDenoiser(law), [1] * 4, rule)  # type: ignore[arg-type]
+    written = exact.unmask_law(MaskedDiffusion(v), exact.ListedDenoiser(law), [1] * 4, rule)
     wanted = np.zeros(v**4)
     wanted[exact.state_index(law.ids, v)] = law.p
     np.testing.assert_allclose(written, wanted, atol=1e-12)
@@ -147,9 +147,9 @@ def test_L4_the_number_of_masks_is_uniform_whatever_the_draws() -> None:
     def listening(x: np.ndarray, *args: object, **options: object) -> object:
         assert (x[:, :prompt] == x0[:prompt]).all()
         seen.append((x == V).sum(axis=1))
-        return model(x, *args, **options)  # type: ignore[arg-type]
+        return model(x, *args, **options)
 
-    listening.vocab_size = V  # type: ignore[attr-defined]
+    listening.vocab_size = V
     for draws in (1, 2, 3, 5, 16):
         seen.clear()
         rng = np.random.default_rng(draws)

@@ -291,7 +291,7 @@ def test_K1_blocks_have_a_likelihood_too(kind: type[decoders.Entropy]) -> None:
     texts = exact.all_sequences(v, length)
     decoder = kind(steps) if kind is decoders.LeftToRight else kind(steps, block_length=2)
 
-    class Dictated(kind):  # type: ignore[misc, valid-type]
+    class Dictated(kind):
         """The same rule, with draws that are dictated."""
 
         def pick(self, model, look, quota, rng):

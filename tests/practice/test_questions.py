@@ -115,7 +115,7 @@ def test_sheets_are_python(key: str) -> None:
     exec(compile(sheet(key), "sheet", "exec"), names)
     functions = [name for name in SERIES[key].ids() if isinstance(QUESTIONS[name].asks, Function)]
     assert set(names["answers"]) == set(SERIES[key].ids()) - set(functions)
-    assert all(callable(names[QUESTIONS[name].asks.name]) for name in functions)  # type: ignore[union-attr]
+    assert all(callable(names[QUESTIONS[name].asks.name]) for name in functions)
 
 
 # --- numbers and choices ----------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def test_arguments_are_the_callers() -> None:
 
 def test_bits_are_told_from_nats() -> None:
     """For numbers that are typed, with a unit or without, and for functions."""
-    bits = QUESTIONS["1.1"].asks.answer() / math.log(2)  # type: ignore[union-attr]
+    bits = QUESTIONS["1.1"].asks.answer() / math.log(2)
     assert "bits" in judge(QUESTIONS["1.1"], bits).says
     assert judge(QUESTIONS["1.1"], f"{bits:.5f} bits").right
     asks = QUESTIONS["1.6"].asks
