@@ -149,11 +149,11 @@ def main(
     with Progress(console=Console(stderr=True)) as progress:
         for case in progress.track(wanted, description="measuring"):
             results[case] = {name: summary(times) for name, times in measure(workers, case, rounds).items()}
+            if json_file is not None:
+                described = {name: worker.describe for name, worker in workers.items()}
+                json_file.write_text(document(machine, threads, described, results))
     names = [name for name in workers if any(name in times for times in results.values())]
     Console(width=max(console.width, 40 + 22 * len(names))).print(table_of(results, names))
-    if json_file is not None:
-        described = {name: worker.describe for name, worker in workers.items()}
-        json_file.write_text(document(machine, threads, described, results))
     for worker in workers.values():
         worker.close()
 

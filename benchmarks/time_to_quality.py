@@ -28,7 +28,6 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.__main__ import Worker, measure
-from benchmarks.cases import SIZES
 from benchmarks.quality_cases import ENTRIES, REFERENCE, SEEDS, Board
 from tinydiff.arrays import Floats
 from tinydiff.learning.files import write_atomically
@@ -82,18 +81,20 @@ def key_of(board: Board, name: str, seed: int) -> str:
 
 @app.command()
 def time(
-    out: Out = Path("runs/quality"), rounds: Annotated[int, typer.Option(help="Turns of each entry.")] = 15
+    out: Out = Path("runs/quality"),
+    rounds: Annotated[int, typer.Option(help="Turns of each entry.")] = 15,
+    only: Annotated[str, typer.Option(help='Boards whose name, like "S masked", contains this.')] = "",
 ) -> None:
     """Measure a step of every entry, taking turns."""
     threads = os.cpu_count() or 1
     workers = {module: Worker(module, {}, threads) for module in ("quality_ours", "quality_torch")}
-    seconds: dict[str, Any] = {"threads": threads, "who": {name: worker.describe for name, worker in workers.items()}}
-    for board in SEEDS:
-        what = " ".join(board)
+    seconds = read(out / "seconds.json")
+    seconds |= {"threads": threads, "who": {name: worker.describe for name, worker in workers.items()}}
+    for what in filter(lambda board: only in board, map(" ".join, SEEDS)):
         entries = {name: OneCase(workers[entry.module], f"{what} {name}") for name, entry in ENTRIES.items()}
         times = measure(entries, what, rounds)
         seconds[what] = {name: list(np.percentile(found, [25, 50, 75])) for name, found in times.items()}
-    write(out / "seconds.json", seconds)
+        write(out / "seconds.json", seconds)
     for worker in workers.values():
         worker.close()
 
@@ -128,12 +129,13 @@ def report(
             + ("" if row["reaches"] else " (not there)"),
             f"{row['ms']:.1f}", f"{row['seconds']:.1f}", f"{row['of_reference']:.2f}",
         )  # fmt: skip
-    Console().print(table)
+    console = Console(width=max(Console().width, 110))
+    console.print(table)
     rounding = [
         found for board in SEEDS if (found := cost_of_rounding([r for r in rows if r["board"] == " ".join(board)]))
     ]
     for found in rounding:
-        Console().print(
+        console.print(
             f"{found['board']}: bfloat16 adds {found['mean']:+.4f} ± {found['error']:.4f} bits per character, "
             f"{len(found['bits'])} seeds, each against float32 with the same windows and masks"
         )
@@ -161,7 +163,7 @@ def rows_of(board: Board, bits: dict[str, Any], seconds: dict[str, Any]) -> list
             }
         )  # fmt: skip
     reference = next((row for row in rows if row["entry"] == REFERENCE), None)
-    if reference is None:
+    if reference is None or len(rows) == 1:
         return []
     for row in rows:
         row["reaches"] = row["mean"] <= reference["mean"]
@@ -204,10 +206,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 fontsize=12,
             )  # fmt: skip
         level = next(row["mean"] for row in mine if row["entry"] == REFERENCE)
-        size, mode = board.split()
-        axes.set_title(
-            f"size {size} ({SIZES[size].d_model} wide), {mode}: to {level:.2f} bits per character", fontsize=13
-        )
+        axes.set_title(f"{', '.join(board.split())}: {level:.2f} bits per character", fontsize=12)
         axes.set_xlim(0, 1.5 * max(row["seconds"] for row in mine))
         axes.set_xlabel("seconds of training", fontsize=12)
         axes.tick_params(labelsize=12)
