@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import typer
 
-from .. import data, learning
+from .. import box, data, learning
 from ..arrays import Bools
-from ..decoders import CHOICE_TEMPERATURE, Blocks, conditioned, prompted
+from ..decoders import Blocks, conditioned, prompted
 from ..processes import Autoregressive, Bert, BlockDiffusion, MaskedDiffusion, Process
 from ..transformer import Model, Transformer
 from ..views import terminal
@@ -33,6 +33,7 @@ from .common import (
     Html,
     Remask,
     Remasking,
+    Rounds,
     RunFolder,
     Seed,
     Steps,
@@ -66,6 +67,7 @@ VECTORS = "Points and pictures"  # a heading in the help
         "tinydiff sample runs/demo --html demo.html --gif demo.gif --strip demo.pdf",
         'tinydiff sample runs/demo --prompt "The " --threshold 0.9',
         "tinydiff sample runs/demo --gamma 0.1",
+        "tinydiff sample runs/demo --rounds 4",
         "tinydiff sample runs/demo --remask cap --eta 0.05 --steps 256",
         "tinydiff sample runs/spiral --gif spiral.gif",
         "tinydiff sample runs/glyphs --label A --cfg-scale 1 --gif letters.gif",
@@ -82,6 +84,7 @@ def sample(
     remasking: Remasking = None,
     remask: Remask = None,
     eta: Eta = None,
+    rounds: Rounds = None,
     commits: Commits = None,
     threshold: Threshold = None,
     gamma: Gamma = None,
@@ -122,12 +125,12 @@ def sample(
         if value is not None:
             kind = config["process"]["process"]
             raise ValueError(f"{name} is {value}, but {run} is a run of {kind}: leave {name} out")
-    defaults = {"choice_temperature": CHOICE_TEMPERATURE} | ({"steps": DDPM_STEPS} if codec is None else {})
+    defaults = {"steps": DDPM_STEPS} if codec is None else {"choice_temperature": box.choice_temperature(config)}
     decoder = decoder_of(
-        process, run, defaults, steps=steps, remasking=remasking, remask=remask, eta=eta, commits=commits,
-        threshold=threshold, gamma=gamma, factor=factor, sampler=sampler, temperature=temperature, top_k=top_k,
-        top_p=top_p,
-        block_length=block_length, choice_temperature=choice_temperature, cache=cache, solver=solver,
+        process, run, defaults, steps=steps, remasking=remasking, remask=remask, eta=eta, rounds=rounds,
+        commits=commits, threshold=threshold, gamma=gamma, factor=factor, sampler=sampler, temperature=temperature,
+        top_k=top_k, top_p=top_p, block_length=block_length, choice_temperature=choice_temperature, cache=cache,
+        solver=solver,
     )  # fmt: skip
     if codec is None:
         sample_vectors(run, model, process, config, batch, label, cfg_scale, decoder, seed, delay, gif)
@@ -218,6 +221,7 @@ def infill(
     remasking: Remasking = None,
     remask: Remask = None,
     eta: Eta = None,
+    rounds: Rounds = None,
     commits: Commits = None,
     threshold: Threshold = None,
     gamma: Gamma = None,
@@ -257,9 +261,9 @@ def infill(
         rest = model.length - len(x0)
         x0, given = np.pad(x0, (0, rest)), np.pad(given, (0, rest))
     decoder = decoder_of(
-        process, run, steps=steps, remasking=remasking, remask=remask, eta=eta, commits=commits, threshold=threshold,
-        gamma=gamma, factor=factor, temperature=temperature, top_k=top_k, top_p=top_p, block_length=block_length,
-        choice_temperature=choice_temperature,
+        process, run, steps=steps, remasking=remasking, remask=remask, eta=eta, rounds=rounds, commits=commits,
+        threshold=threshold, gamma=gamma, factor=factor, temperature=temperature, top_k=top_k, top_p=top_p,
+        block_length=block_length, choice_temperature=choice_temperature,
     )  # fmt: skip
     known: dict[str, Any] = {"x0": x0, "given": given}
     if allow is not None:

@@ -50,7 +50,7 @@ class MaskedDiffusion(DiscreteDiffusion):
         decoders.LeftToRight, decoders.Threshold, decoders.EntropyBounded, decoders.Frechet, decoders.Speculate,
         decoders.StaleBlocks,
         decoders.Ancestral, decoders.FirstHitting, decoders.RemaskCap,
-        decoders.RemaskRescale, decoders.RemaskConfidence, decoders.MaskPredict, decoders.AtOnce, decoders.LengthBeam,
+        decoders.RemaskRescale, decoders.RemaskConfidence, decoders.Gibbs, decoders.MaskPredict, decoders.AtOnce, decoders.LengthBeam,
     )  # fmt: skip
 
     def __init__(
