@@ -66,9 +66,8 @@ class Gibbs:
     ) -> Iterator[Frame]:
         free = canvas.free.sum(axis=1)
         hide = np.maximum(np.round(self.share * free).astype(np.int64), 1)  # (B,)
-        step, each = 0, int(hide.max())
-        if (least := getattr(self.inside, "steps", None)) is not None:
-            each = min(each, least)
+        each = min(getattr(self.inside, "steps", None) or canvas.most, int(hide.max()))  # steps of a round
+        state, confidence, hidden, step = canvas.start, canvas.given.astype(np.float64), canvas.free, 0
         for number in range(self.rounds + 1):
             if number:
                 hidden = highest(np.where(canvas.free, rng.random(state.shape), -np.inf), hide)
@@ -76,9 +75,8 @@ class Gibbs:
                 part = Canvas(state, ~hidden, canvas.mask_id, canvas.allowed)
                 draft = within(self.inside, part)(process, model, part, rng)
             for inner in draft:
-                state = inner.state
-                # A round's own canvas has for given what only stays this time.
-                confidence = inner.confidence if not number else np.where(hidden, inner.confidence, confidence)
+                # To a round what it does not hide is given, and certain.
+                state, confidence = inner.state, np.where(hidden, inner.confidence, confidence)
                 again = hidden if number and inner.step == 0 else inner.remasked
                 left = inner.steps - inner.step + (self.rounds - number) * (1 + each)
                 yield canvas.frame(step, step + left, inner.t, state, confidence, inner.committed, again)
