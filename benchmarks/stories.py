@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
 from pathlib import Path
 
 from tinydiff import box, decoders, learning
@@ -44,15 +45,17 @@ def demos(seeds: int, texts: int, out: Path) -> None:
         folder = out / f"demo-{seed}"
         known = (folder / "config.json").exists()
         run = learning.Run.resume(folder) if known else demo.new_run(folder, seed=seed)
+        start = time.perf_counter()
         for _ in learning.train(run):
             pass
+        seconds = time.perf_counter() - start
         bound = learning.evaluate(run.averaged(), run.process, run.corpus, windows=4096).per_token
         ratio = bound * STORIES.length * math.log(2) / STORIES.entropy
         for name, decoder in (("the demo's", demo.DECODER), ("without rounds", demo.ORDER)):
             found = demo.quality(run.averaged(), run.process, STORIES, decoder, texts)
             error = math.sqrt(found.valid * (1 - found.valid) / texts)
             print(
-                f"seed {seed}, {run.step:,} steps, {ratio:.3f} of the best: {name:14} valid {found.valid:.3f} +- "
+                f"seed {seed}, {seconds:.0f} s, {ratio:.3f} of the best: {name:14} valid {found.valid:.3f} +- "
                 f"{error:.3f}  variety {found.variety:.3f}  different {found.different:.3f}", flush=True,
             )  # fmt: skip
 

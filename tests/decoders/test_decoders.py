@@ -415,6 +415,7 @@ def test_rounds_hide_a_share_and_fill_it_again() -> None:
         assert (after.state[after.remasked] == MASK).all()
         assert ((after.confidence == 0) == (after.state == MASK)).all()
         assert (after.confidence[given] == 1).all()
+        np.testing.assert_array_equal(after.confidence[~changed], before.confidence[~changed])
     assert (frames[-1].state != MASK).all()
     once = decoders.Gibbs(decoders.LowConfidence(6, decoders.Draw(0.5)), rounds=0)
     *_, first = PROCESS.sample(random_model(V, L), L, 2, decoder=once, x0=x0, given=given, rng=rng())

@@ -277,8 +277,11 @@ def infill(
 
 
 def begun(config: dict[str, Any], text: str) -> str:
-    """A text as the data of a run begins: stories have a blank before every word, the first one too."""
-    return " " + text if config["data"]["name"] == "stories" and text[:1].isalpha() else text
+    """A text as the data of a run has it: stories have a blank before every word, the first one too, and none behind."""
+    if config["data"]["name"] != "stories":
+        return text
+    text = text.rstrip(" ")
+    return " " + text if text[:1].isalpha() else text
 
 
 def guided(model: Model, process: Process, run: Path, given: Bools, cfg_scale: float | None) -> Model:
