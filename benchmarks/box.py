@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tinydiff import Transformer, box, data, decoders, learning
-from tinydiff.cli.demo import DECODER, new_run, quality
+from tinydiff.cli.demo import DECODER, ORDER, new_run, quality
 from tinydiff.processes import Autoregressive, MaskedDiffusion
 
 STEPS = {"stories": 10_000, "stories_ar": 4_000, "prose": 1_000}
@@ -83,12 +83,13 @@ def card(name: str, run: learning.Run, folder: Path) -> str:
             f"{law.entropy / math.log(2):.2f}"
         )
         if isinstance(process, MaskedDiffusion):
-            found = quality(model, process, law, DECODER, 1000)
-            lines.append(
-                f"- of 1,000 samples {100 * found.valid:.1f} % keep every rule; those have {found.variety:.3f} of the "
-                f"law's entropy, and {100 * found.different:.1f} % of them are different; `{DECODER}`"
-            )
-    decoder = None if isinstance(process, Autoregressive) else DECODER
+            for way, named in ((ORDER, "`tinydiff sample`"), (DECODER, f"`--rounds {DECODER.rounds}`")):
+                found = quality(model, process, law, way, 2000)
+                lines.append(
+                    f"- of 2,000 samples of {named} {100 * found.valid:.1f} % keep every rule; those have "
+                    f"{found.variety:.3f} of the law's entropy, and {100 * found.different:.1f} % of them are different"
+                )
+    decoder: decoders.Decoder = ORDER  # what `tinydiff sample` takes
     if isinstance(process, Autoregressive):
         decoder = decoders.NextToken(draw=decoders.Draw(0.7))
     *_, last = process.sample(model, model.length, SAMPLES, decoder=decoder, rng=rng)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def test_stories_of_the_box_are_good() -> None:
     assert found.valid >= 0.9
     assert found.variety > 0.9
     assert found.different == 1
-    few = decoders.LowConfidence(8, draw=demo.DECODER.draw, choice_temperature=demo.DECODER.choice_temperature)
+    few = dataclasses.replace(demo.ORDER, steps=8)
     assert demo.quality(model, process, LAW, few, 100).valid < 0.7
 
 

@@ -218,6 +218,8 @@ DRAWN = decoders.Draw(0.3, 2, 0.9)
         (MaskedDiffusion(3), {"remask": "cap", "eta": 0.5, "steps": 4, **DRAW}, decoders.RemaskCap(4, 0.5, DRAWN)),
         (MaskedDiffusion(3), {"remask": "rescale", **DRAW}, decoders.RemaskRescale(None, 0.1, DRAWN)),
         (MaskedDiffusion(3), {"remask": "confidence", **DRAW}, decoders.RemaskConfidence(None, 1.0, DRAWN)),
+        (MaskedDiffusion(3), {"rounds": 2, "remasking": "random", "steps": 4, **DRAW},
+         decoders.Gibbs(decoders.Random(4, DRAWN), 2)),
         (MaskedDiffusion(3), {}, decoders.LowConfidence(None, decoders.Draw(0.7), choice_temperature=8.0)),
         (ScoreEntropy(3), {"sampler": "euler", "steps": 4}, decoders.Euler(4)),
         (ScoreEntropy(3), {"sampler": "analytic", "steps": 4, **DRAW}, decoders.Tweedie(4, DRAWN)),
@@ -246,7 +248,7 @@ def test_every_option_is_passed_on(command: str, trained: Path, monkeypatch: pyt
     values = {
         "steps": 3, "remasking": "margin", "remask": "cap", "eta": 0.25, "commits": "cosine", "threshold": 0.5,
         "gamma": 0.25, "factor": 0.125, "drafts": 3, "temperature": 0.75, "top_k": 4, "top_p": 0.875, "block_length": 5,
-        "choice_temperature": 1.5,
+        "choice_temperature": 1.5, "rounds": 2,
     }  # fmt: skip
     values |= {"sampler": "euler", "solver": "rk4"} if command == "sample" else {}
     flags = [part for name, value in values.items() for part in ("--" + name.replace("_", "-"), str(value))]

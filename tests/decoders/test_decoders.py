@@ -395,6 +395,33 @@ def test_remasking_keeps_the_marginals(decoder: decoders.RemaskCap, schedule: st
     assert not frames[-1].remasked.any()
 
 
+def test_rounds_hide_a_share_and_fill_it_again() -> None:
+    """A frame that masks a third of what is free in each row, chosen by chance, then one for each position of it.
+
+    What is given, and what a round does not hide, stays; frames count on, to a number of steps that they know.
+    """
+    given = np.array([np.arange(L) < 3, np.arange(L) < 0])
+    x0 = rng(1).integers(0, V, (2, L))
+    decoder = decoders.Gibbs(decoders.LowConfidence(6, decoders.Draw(0.5)), rounds=3, share=1 / 3)
+    frames = list(PROCESS.sample(random_model(V, L), L, 2, decoder=decoder, x0=x0, given=given, rng=rng()))
+    assert [frame.step for frame in frames] == list(range(1 + 6 + 3 * (1 + 4)))
+    assert {frame.steps for frame in frames} == {6 + 3 * (1 + 4)}
+    hidden = [frame.remasked for frame in frames if frame.remasked.any()]
+    assert [part.sum(axis=1).tolist() for part in hidden] == [[3, 4]] * 3
+    assert (hidden[0] != hidden[1]).any()
+    for before, after in itertools.pairwise(frames):
+        changed = before.state != after.state
+        np.testing.assert_array_equal(changed, after.committed | after.remasked)
+        assert (after.state[after.remasked] == MASK).all()
+        assert ((after.confidence == 0) == (after.state == MASK)).all()
+        assert (after.confidence[given] == 1).all()
+        np.testing.assert_array_equal(after.confidence[~changed], before.confidence[~changed])
+    assert (frames[-1].state != MASK).all()
+    once = decoders.Gibbs(decoders.LowConfidence(6, decoders.Draw(0.5)), rounds=0)
+    *_, first = PROCESS.sample(random_model(V, L), L, 2, decoder=once, x0=x0, given=given, rng=rng())
+    np.testing.assert_array_equal(first.state, frames[6].state)
+
+
 def test_strength_zero_is_ancestral_sampling() -> None:
     """Nothing is masked again, and the share of masks falls evenly, as by `ancestral` under the linear schedule."""
     for kind in (decoders.RemaskCap, decoders.RemaskRescale, decoders.RemaskConfidence):
@@ -613,6 +640,11 @@ def test_same_seed_same_text(kind: type[Order]) -> None:
         (lambda: decoders.Threshold(1.0), "threshold is 1.0; expected 0 < threshold < 1"),
         (lambda: decoders.Threshold(float("nan")), "threshold is nan"),
         (lambda: decoders.RemaskCap(eta=1.5), "eta is 1.5; expected 0 <= eta <= 1"),
+        (lambda: decoders.Gibbs(rounds=-1), "rounds is -1; it must be 0"),
+        (lambda: decoders.Gibbs(share=0), "share is 0; expected 0 < share <= 1"),
+        (lambda: decoders.Gibbs(share=1.5), "share is 1.5; expected"),
+        (lambda: decoders.Gibbs(decoders.Speculate()), "inside is Speculate.*; expected a decoder that fills one"),
+        (lambda: decoders.Gibbs(decoders.Gibbs()), "inside is Gibbs"),
         (lambda: decoders.RemaskConfidence(eta=-0.5), "eta is -0.5; expected 0 <= eta <= 1"),
         (lambda: decoders.DDIM(eta=1.1), "eta is 1.1; expected 0"),
         (lambda: decoders.Langevin(snr=0.0), "snr is 0.0"),

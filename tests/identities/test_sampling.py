@@ -347,6 +347,34 @@ def test_K3_one_token_per_step_with_bayes_conditionals_keeps_the_law(order: str)
     assert exact.total_variation(exact.unmask_law(process, model, [2, 1], order), law) > 0.02
 
 
+def test_K4_block_gibbs_keeps_the_law_and_finds_it() -> None:
+    """sum_x p(x) q(y | x) = p(y) for rounds that hide a random part and draw it anew (Geman and Geman 1984).
+
+    Drawn from the true conditionals the law is there from the beginning, and stays. From a model that knows them only
+    where at most one of three positions is masked, and nothing else, the draft is far from it, and the rounds find it.
+    G-test as in C1, seed fixed.
+    """
+    v, length, draws = 3, 3, 4_000
+    process, law = MaskedDiffusion(v), np.random.default_rng(0).dirichlet(np.full(v**length, 2.0))
+    bayes, rng = exact.BayesDenoiser(law, v, length), np.random.default_rng(3)
+
+    def near(x: Ints, t: Floats | None = None, *, causal: int = 0, select: np.ndarray | None = None) -> Tensor:
+        known = (x == v).sum(axis=1) <= 1
+        logits = np.where(known[:, None, None], bayes(x, t).data, 0.0)
+        return Tensor(logits if select is None else logits[select])
+
+    def drawn(model: Model, rounds: int, share: float) -> Ints:
+        decoder = decoders.Gibbs(decoders.Random(), rounds, share)
+        *_, last = process.sample(model, length, draws, decoder=decoder, rng=rng)
+        return last.state
+
+    assert_drawn_from(drawn(bayes, 3, 2 / 3), law, rng)
+    assert_drawn_from(drawn(near, 15, 1 / 3), law, rng)
+    for rounds, share in ((0, 1 / 3), (15, 2 / 3)):  # no second look, or one that sees too little
+        with pytest.raises(AssertionError):
+            assert_drawn_from(drawn(near, rounds, share), law, rng)
+
+
 WAYS: dict[str, decoders.Decoder] = {
     "random": decoders.Random(3),
     "low_confidence": decoders.LowConfidence(3),
@@ -361,6 +389,7 @@ WAYS: dict[str, decoders.Decoder] = {
     "cap": decoders.RemaskCap(6, 0.5),
     "rescale": decoders.RemaskRescale(6, 0.5),
     "confidence": decoders.RemaskConfidence(6),
+    "gibbs": decoders.Gibbs(decoders.LowConfidence(3), 2),
 }
 
 

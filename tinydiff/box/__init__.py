@@ -12,19 +12,28 @@ weights says how they were trained, how good they are, and what they should not 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..decoders import CHOICE_TEMPERATURE
 from ..learning import Run, checkpoint
 from ..learning.run import write_weights
 
 NAMES = ("stories", "stories_ar", "prose")
 ROOT = Path(__file__).parent
+CHOICE_TEMPERATURES = {"stories": 3.0, "python_prose": 3.0}
+"""By the name of the data: how much noise in the order suits a model that is trained well, see `benchmarks.stories`."""
 
 
 def found(run: Path) -> Path:
     """The folder of a model by its name, unless there is a folder of that name here; other paths as they are."""
     return ROOT / run if str(run) in NAMES and not run.exists() else run
+
+
+def choice_temperature(config: dict[str, Any]) -> float:
+    """The noise that suits a run by its config: that of the models in the box for runs on the same data."""
+    return CHOICE_TEMPERATURES.get(config["data"]["name"], CHOICE_TEMPERATURE)
 
 
 def pack(run: Run, folder: Path) -> None:

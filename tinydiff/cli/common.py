@@ -109,7 +109,7 @@ ChoiceTemperature = Annotated[
     float | None,
     typer.Option(
         help=f"Noise in the orders that ask the model; default {CHOICE_TEMPERATURE:g} of sample and 0 of infill, which "
-        "is the surest first.",
+        f"is the surest first; {box.CHOICE_TEMPERATURES['stories']:g} of sample for the models in the box.",
         rich_help_panel=DECODING,
     ),
 ]
@@ -156,6 +156,12 @@ Remask = Annotated[
 Eta = Annotated[
     float | None,
     typer.Option(help="--remask: how much, 0 to 1. ddpm: 1 ancestral (default), 0 DDIM.", rich_help_panel=DECODING),
+]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        help="Then mask a third of the text at random and fill it again, this many times.", rich_help_panel=DECODING
+    ),
 ]
 
 Temperature = Annotated[

@@ -47,6 +47,10 @@ def decoder_of(process: Process, run: Path, defaults: dict[str, Any] | None = No
     """
     if isinstance(process, BlockDiffusion):
         return blocks_of(process, run, defaults, **options)
+    if (rounds := options.pop("rounds", None)) is not None:
+        if decoders.Gibbs not in process.decoded_by:
+            raise foreign("rounds", rounds, process, run)
+        return decoders.Gibbs(decoder_of(process, run, defaults, **options), rounds)
     given = {name: value for name, value in options.items() if value is not None}
     chosen = {name: CHOICES[name][given[name]] for name in CHOICES if name in given}
     chosen |= {name: kind for name, kind in BY_BEING_THERE.items() if name in given}

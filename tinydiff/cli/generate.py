@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import typer
 
-from .. import data, learning
+from .. import box, data, learning
 from ..arrays import Bools, Ints
-from ..decoders import CHOICE_TEMPERATURE, Blocks, conditioned, prompted
+from ..decoders import Blocks, conditioned, prompted
 from ..processes import Autoregressive, Bert, BlockDiffusion, MaskedDiffusion, Process
 from ..transformer import Model, Transformer
 from ..views import terminal
@@ -34,6 +34,7 @@ from .common import (
     Html,
     Remask,
     Remasking,
+    Rounds,
     RunFolder,
     Seed,
     Steps,
@@ -68,6 +69,7 @@ VECTORS = "Points and pictures"  # a heading in the help
         'tinydiff sample runs/demo --prompt "The " --threshold 0.9',
         "tinydiff sample runs/demo --gamma 0.1",
         "tinydiff sample runs/demo --drafts 4",
+        "tinydiff sample runs/demo --rounds 4",
         "tinydiff sample runs/demo --remask cap --eta 0.05 --steps 256",
         "tinydiff sample runs/spiral --gif spiral.gif",
         "tinydiff sample runs/glyphs --label A --cfg-scale 1 --gif letters.gif",
@@ -84,6 +86,7 @@ def sample(
     remasking: Remasking = None,
     remask: Remask = None,
     eta: Eta = None,
+    rounds: Rounds = None,
     commits: Commits = None,
     threshold: Threshold = None,
     gamma: Gamma = None,
@@ -125,10 +128,11 @@ def sample(
         if value is not None:
             kind = config["process"]["process"]
             raise ValueError(f"{name} is {value}, but {run} is a run of {kind}: leave {name} out")
-    defaults = {"choice_temperature": CHOICE_TEMPERATURE} | ({"steps": DDPM_STEPS} if codec is None else {})
+    defaults = {"steps": DDPM_STEPS} if codec is None else {"choice_temperature": box.choice_temperature(config)}
     decoder = decoder_of(
-        process, run, defaults, steps=steps, remasking=remasking, remask=remask, eta=eta, commits=commits,
-        threshold=threshold, gamma=gamma, factor=factor, drafts=drafts, sampler=sampler, temperature=temperature,
+        process, run, defaults, steps=steps, remasking=remasking, remask=remask, eta=eta, rounds=rounds,
+        commits=commits, threshold=threshold, gamma=gamma, factor=factor, drafts=drafts, sampler=sampler,
+        temperature=temperature,
         top_k=top_k, top_p=top_p, block_length=block_length, choice_temperature=choice_temperature, cache=cache,
         solver=solver,
     )  # fmt: skip
@@ -228,6 +232,7 @@ def infill(
     remasking: Remasking = None,
     remask: Remask = None,
     eta: Eta = None,
+    rounds: Rounds = None,
     commits: Commits = None,
     threshold: Threshold = None,
     gamma: Gamma = None,
@@ -284,8 +289,8 @@ def infill(
         rest = model.length - len(x0)
         x0, given = np.pad(x0, (0, rest)), np.pad(given, (0, rest))
     decoder = decoder_of(
-        process, run, steps=steps, remasking=remasking, remask=remask, eta=eta, commits=commits, threshold=threshold,
-        gamma=gamma, factor=factor, drafts=drafts, temperature=temperature, top_k=top_k, top_p=top_p,
+        process, run, steps=steps, remasking=remasking, remask=remask, eta=eta, rounds=rounds, commits=commits,
+        threshold=threshold, gamma=gamma, factor=factor, drafts=drafts, temperature=temperature, top_k=top_k, top_p=top_p,
         block_length=block_length, choice_temperature=choice_temperature,
     )  # fmt: skip
     known: dict[str, Any] = {"x0": x0, "given": given}
@@ -332,8 +337,11 @@ def with_middle(
 
 
 def begun(config: dict[str, Any], text: str) -> str:
-    """A text as the data of a run begins: stories have a blank before every word, the first one too."""
-    return " " + text if config["data"]["name"] == "stories" and text[:1].isalpha() else text
+    """A text as the data of a run has it: stories have a blank before every word, the first one too, and none behind."""
+    if config["data"]["name"] != "stories":
+        return text
+    text = text.rstrip(" ")
+    return " " + text if text[:1].isalpha() else text
 
 
 def guided(model: Model, process: Process, run: Path, given: Bools, cfg_scale: float | None) -> Model:

@@ -9,6 +9,7 @@
 | | `Speculate`: guess several, verify them in one call |
 | | `Ancestral`, `FirstHitting`: the reverse process itself |
 | | `RemaskCap`, `RemaskRescale`, `RemaskConfidence`: that, with second thoughts (ReMDM) |
+| | `Gibbs`: any of these, and then parts of the text again |
 | | `AtOnce`, `MaskPredict`, `LengthBeam`: how translation without left to right began |
 | | `StaleBlocks`: blocks under full attention, with keys and values that are out of date |
 | block | `Blocks`: any of these in block after block, finished ones read once |
@@ -33,6 +34,7 @@ from .chains import Chain, Euler, Reverse, Tweedie
 from .decoder import Decoder, suited
 from .draws import Draw, categorical, constrained
 from .frames import Frame
+from .gibbs import Gibbs
 from .guidance import conditioned, prompted
 from .lengths import LengthBeam
 from .mask_predict import MaskPredict
@@ -69,6 +71,7 @@ __all__ = [
     "FirstHitting",
     "Frame",
     "Frechet",
+    "Gibbs",
     "Langevin",
     "LeftToRight",
     "LengthBeam",

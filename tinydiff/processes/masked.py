@@ -50,8 +50,8 @@ class MaskedDiffusion(DiscreteDiffusion):
         decoders.LowConfidence, decoders.MostLikely, decoders.Entropy, decoders.Margin, decoders.Random,
         decoders.LeftToRight, decoders.Threshold, decoders.EntropyBounded, decoders.Frechet, decoders.Speculate,
         decoders.StaleBlocks,
-        decoders.Ancestral, decoders.FirstHitting, decoders.RemaskCap,
-        decoders.RemaskRescale, decoders.RemaskConfidence, decoders.MaskPredict, decoders.AtOnce, decoders.LengthBeam,
+        decoders.Ancestral, decoders.FirstHitting, decoders.RemaskCap, decoders.RemaskRescale,
+        decoders.RemaskConfidence, decoders.Gibbs, decoders.MaskPredict, decoders.AtOnce, decoders.LengthBeam,
     )  # fmt: skip
 
     def __init__(

@@ -17,10 +17,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from .. import __version__, learning
+from .. import __version__, box, learning
 from ..arrays import Floats
 from ..data import LAWS, Codec
-from ..decoders import CHOICE_TEMPERATURE
 from ..learning.files import refuse_existing, write_atomically
 from ..processes import Autoregressive, MaskedDiffusion, Process
 from ..transformer import Transformer
@@ -131,7 +130,9 @@ def describe(masked: Shown, rival: Shown | None) -> dict[str, Any]:
         "orders": ORDERS,
         "noisy": NOISY,
         "attention": [model.layers, model.heads],
-        "defaults": {"order": ORDERS[0], "temperature": TEMPERATURE, "noise": CHOICE_TEMPERATURE, "seed": 0},
+        "defaults": {
+            "order": ORDERS[0], "temperature": TEMPERATURE, "noise": box.choice_temperature(masked.config), "seed": 0,
+        },
         "facts": f"{masked.folder.name}: {size:,} parameters, {model.layers} layers, {model.heads} heads; "
         f"{len(words['tokens'])} tokens, texts of up to {model.length}. Made by tinydiff {__version__}.",
     }  # fmt: skip
