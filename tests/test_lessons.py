@@ -183,7 +183,9 @@ def test_a_film_is_a_picture_and_a_player_that_needs_scripts(monkeypatch: pytest
     trajectory = record(process.sample(model, 6, 1, rng=np.random.default_rng(0)), codec, "a title")
     (player, _), (picture, metadata) = shown_by(lambda n: n.film(trajectory, alt="Six letters."), monkeypatch)
     before, script = player["text/html"].split("<script>")
-    assert re.fullmatch(r'<div data-film="\w+"></div>', before), "without scripts there is nothing to be seen"
+    words = re.fullmatch(r'<div data-film="\w+"><p>(.*)</p></div>', before)
+    assert words, "without scripts there are words to be read, and no button to be pressed"
+    assert words[1].startswith("Six letters.")
     assert "a title" in script
     assert script.count("</script>") == 1
     assert script.endswith("</script>")

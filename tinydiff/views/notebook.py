@@ -18,6 +18,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from html import escape
 from typing import Any
 
 from .html import player
@@ -120,16 +121,18 @@ def film(*trajectories: Trajectory, alt: str, moments: int = 6, columns: int = 6
 
 
 def play(html: str, alt: str) -> None:
-    """Show a player of `views.html` or `views.animation` where scripts run, and nothing where they do not.
+    """Show a player of `views.html` or `views.animation` where scripts run, and `alt` where they do not.
 
-    A notebook that is not trusted, and a viewer of files such as GitHub's, would show a dead button: show a picture
-    before it.
+    A notebook that is not trusted, and a viewer of files such as GitHub's, would show a dead button. And hardly a
+    viewer hands the alternative text of a picture on to its reader (of nbconvert's templates `classic` does), so that
+    it stands here as text.
     """
     markup, script = html.split("<script>")
     mark = hashlib.sha256(script.encode()).hexdigest()[:12]
     inner = json.dumps(markup + "</div>", ensure_ascii=False).replace("<", "\\u003c")
     shown = (
-        f'<div data-film="{mark}"></div><script>document.querySelectorAll(\'[data-film="{mark}"]\')'
+        f'<div data-film="{mark}"><p>{escape(alt)} (A film, where scripts run.)</p></div>'
+        f"<script>document.querySelectorAll('[data-film=\"{mark}\"]')"
         f".forEach(box => {{ box.removeAttribute('data-film'); box.innerHTML = {inner}; }});\n"
         f"{script.removesuffix('</div>')}"
     )
@@ -226,8 +229,6 @@ def _png(figure: Any, scale: float, colours: int) -> str:
 
 def _svg(figure: Any, alt: str) -> str:
     """An SVG with a title for screen readers, and no more decimals than can be seen."""
-    from html import escape
-
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.05, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
