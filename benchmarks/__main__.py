@@ -24,6 +24,7 @@ from rich.table import Table
 IMPLEMENTATIONS: dict[str, tuple[str, dict[str, str]]] = {
     "native": ("ours", {"TINYDIFF_KERNELS": "native"}),
     "avx2": ("ours", {"TINYDIFF_KERNELS": "native", "TINYDIFF_ISA": "avx2"}),
+    "baseline": ("ours", {"TINYDIFF_KERNELS": "native", "TINYDIFF_ISA": "baseline"}),
     "numpy": ("ours", {"TINYDIFF_KERNELS": "numpy"}),
     "torch": ("torch_eager", {}),
     "torch compiled": ("torch_compiled", {}),

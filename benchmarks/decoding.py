@@ -11,8 +11,10 @@ Runs made with
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,12 @@ from typing import Any
 import numpy as np
 
 import tinydiff as td
+from benchmarks import cases
 from tinydiff import decoders
 from tinydiff.arrays import Floats
 from tinydiff.measures import texts
 
-V, BATCH = 103, 32
+V = 103
 TEXTS = 800
 ORDERS: dict[str, Callable[[int], decoders.Decoder]] = {
     "random": decoders.Random,
@@ -32,6 +35,36 @@ ORDERS: dict[str, Callable[[int], decoders.Decoder]] = {
     "low_confidence, choice_temperature 1": partial(decoders.LowConfidence, choice_temperature=1.0),
     "most_likely": decoders.MostLikely,
 }
+
+
+def arithmetic(batch: int, length: int = 128, turns: int = 60) -> None:
+    """A forward pass of model M as a share of what its multiplications take at the speed of a large product."""
+    size = replace(cases.SIZES["M"], batch=batch, length=length)
+    network = td.Transformer(
+        cases.VOCABULARY,
+        length,
+        d_model=size.d_model,
+        layers=size.layers,
+        heads=size.heads,
+        rng=np.random.default_rng(0),
+    )
+    products = sum(math.prod(shape) for shape in cases.linear_shapes(size))
+    attention = size.layers * batch * 2 * length * length * size.d_model
+    x, square = np.zeros((batch, length), dtype=np.int64), np.ones((1024, 1024), np.float32)
+    times: dict[str, list[float]] = {"forward": [], "square": []}
+    for _ in range(turns):
+        for name, call in (("forward", lambda: network(x)), ("square", lambda: td.kernels.matmul(square, square))):
+            start = time.perf_counter()
+            with td.no_grad():
+                call()
+            times[name].append(time.perf_counter() - start)
+    spent, rate = np.median(times["forward"]), 1024**3 / np.median(times["square"])
+    together = products + attention
+    print(
+        f"forward M, length {length}, batch {batch}: {1e3 * spent:.2f} ms for {together / 1e6:.0f} million "
+        f"multiply-adds, {attention / together:.0%} of them of attention; a large product does as many in "
+        f"{together / rate / spent:.0%} of this time"
+    )
 
 
 def seconds(network: Any, process: Any, length: int, batch: int, decoder: decoders.Decoder) -> tuple[float, float]:
@@ -51,17 +84,19 @@ def seconds(network: Any, process: Any, length: int, batch: int, decoder: decode
     return time.process_time() - start, inside
 
 
-def overhead() -> None:
+def overhead(batch: int) -> None:
     """The decoder's own share, model M at length 128."""
     network = td.Transformer(V, 128, d_model=128, layers=4, heads=4, rng=np.random.default_rng(0))
-    print(f"overhead beyond the network, size M, length 128, batch {BATCH}, 8 steps (best of 3)")
+    turns = max(3, 96 // batch)
+    print(f"overhead beyond the network, size M, length 128, batch {batch}, 8 steps (median of {turns})")
     for kind in (
         decoders.LowConfidence, decoders.MostLikely, decoders.Entropy, decoders.Margin, decoders.Random,
         decoders.LeftToRight, decoders.RemaskCap,
     ):  # fmt: skip
-        runs = [seconds(network, td.MaskedDiffusion(V), 128, BATCH, kind(8)) for _ in range(3)]
-        share = min(total / inside - 1 for total, inside in runs)
-        print(f"  {kind.__name__:16} {100 * share:4.1f} %  (network {1e3 * runs[0][1] / 8:.0f} ms per step)")
+        runs = [seconds(network, td.MaskedDiffusion(V), 128, batch, kind(8)) for _ in range(turns)]
+        share = np.median([total / inside - 1 for total, inside in runs])
+        inside = np.median([inside for _, inside in runs])
+        print(f"  {kind.__name__:16} {100 * share:4.1f} %  (network {1e3 * inside / 8:.2f} ms per step)")
 
 
 def cache() -> None:
@@ -114,7 +149,9 @@ def main() -> None:
     parser.add_argument("--sums", type=Path)
     parser.add_argument("--agreement", type=Path)
     arguments = parser.parse_args()
-    overhead()
+    for batch in (1, 32):
+        overhead(batch)
+        arithmetic(batch)
     cache()
     if arguments.agreement:
         orders(arguments.agreement, (5, 10, 20, 40), "agreement: share of valid sentences")

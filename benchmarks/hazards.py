@@ -26,9 +26,11 @@ from tinydiff.arrays import Bools, Floats, Ints
 from tinydiff.data import Batch, Preferences, examples, laws, reversal
 from tinydiff.data.laws import Listed
 from tinydiff.decoders import Draw
+from tinydiff.exact.policy import StandIn
 from tinydiff.exact.preferences import Draws
+from tinydiff.exact.unmasking import Order
 from tinydiff.learning.files import write_atomically
-from tinydiff.learning.preferences import Objective, elbo, prefer
+from tinydiff.learning.preferences import Objective, prefer
 from tinydiff.measures import guards, order
 from tinydiff.measures.guards import Danger, Steered
 from tinydiff.processes import SuffixMasks
@@ -45,6 +47,7 @@ WAYS = {  # and the norm that gradients are cut to
     "naive: 1 time, apart": (NAIVE, 1.0),
     "naive, not clipped": (NAIVE, 1e9),
 }
+RULES: tuple[Order, ...] = ("random", "entropy", "low_confidence")
 KINDS = ("left to right", "left to right, both ways", "BERT, rate .15", "masked diffusion")
 REFUSALS = ("no refusal learnt", "refusal after prompts", "refusal at any masks")
 QUESTIONS = {"forward": "forward", "backward": "backward, same layout", "other": "backward, other layout"}
@@ -148,7 +151,7 @@ def preferred(bits: Bits, way: str, steps: int, seed: int) -> dict[str, Any]:
     norms, losses = (np.array([getattr(f, name) for f in frames]) for name in ("grad_norm", "loss"))
     return bits.figures(model) | {
         "largest gradient": norms.max(), "median gradient": float(np.median(norms)), "largest loss": losses.max(),
-        "first loss": losses[0], "norms": norms.round(3).tolist(), "losses": losses.round(3).tolist(),
+        "first loss": losses[0], "norms": np.quantile(norms, np.linspace(0, 1, 61)).round(3).tolist(),
     }  # fmt: skip
 
 
@@ -161,7 +164,7 @@ def variances(bits: Bits, draws: int) -> list[dict[str, Any]]:
         for shared in (True, False):
             for times, masks in ((8, 1), (1, 8)):
                 rng = np.random.default_rng(1)
-                objective = Objective(BETA, times, masks, estimator, shared)  # type: ignore[arg-type]
+                objective = Objective(BETA, times, masks, estimator, shared)
                 exactly, off, losses = 0.0, np.zeros(draws), []
                 for w, other in zip(pairs.chosen, pairs.rejected, strict=True):
                     mean, variance = exact.margin_moments(
@@ -187,36 +190,42 @@ def variances(bits: Bits, draws: int) -> list[dict[str, Any]]:
     return rows
 
 
+STAND_INS: dict[str, tuple[StandIn, float]] = {  # and the beta of the sandwich
+    "log p": ("log p", 0),
+    "ELBO": ("elbo", 0),
+    "mean over masked tokens (UniGRPO)": ("mean", 0),
+    "one look, all masked (d1)": ("one look", 0),
+    "complementary, as published (coupled-GRPO)": ("coupled", 0),
+    "complementary, unbiased": ("coupled, unbiased", 0),
+    "sandwich, beta 1 (SPG)": ("sandwich", 1),
+    "sandwich, beta 1.5 (SPG)": ("sandwich", 1.5),
+    f"sandwich, beta {BITS} = L: a bound": ("sandwich", BITS),
+    "the trace of the text (TraceRL)": ("trace", 0),
+}
+
+
 def policy_gradients(bits: Bits) -> list[dict[str, Any]]:
-    """grad E[r] with a stand-in for log p, in expectation: cosine with the true one, and relative length."""
-    process, texts = bits.process, bits.texts
-    model = copy.deepcopy(bits.reference)
-    masks = exact.all_masks(BITS)[1:]
-    k = masks.sum(axis=1)
-    share = 1 / np.array([math.comb(BITS, int(i)) for i in k])
-    weights = {
-        "ELBO, all counts": share / k,
-        "all masked at once (d1)": (k == BITS).astype(float),
-        "complementary, as published": (k < BITS) * share / (BITS - 1) * BITS / k + (k == BITS) / 2,
-        "complementary, unbiased": (k < BITS) * share / k + (k == BITS) / BITS,
-    }
-    advantage = bits.p * (bits.reward - bits.p @ bits.reward)
+    """grad E[r] with a stand-in for log p, in expectation: cosine with the true one, and relative length.
 
-    def gradient(log_p: Any) -> Floats:
-        (log_p * advantage).sum().backward()
-        found = np.concatenate([p.grad.ravel() for p in model.params.values()])
-        for p in model.params.values():
-            p.grad = None
-        return found
-
-    true = gradient(exact.any_order_log_p(process, model, texts))
-    rows = []
-    for name, weight in weights.items():
-        many = (len(texts), len(masks))
-        hidden = np.broadcast_to(masks, (*many, BITS))
-        found = gradient(elbo(process, model, texts, hidden, np.broadcast_to(weight, many)))
-        cosine = float(found @ true / np.linalg.norm(found) / np.linalg.norm(true))
-        rows.append({"way": name, "cosine": cosine, "length": float(np.linalg.norm(found) / np.linalg.norm(true))})
+    At the reference, and where 300 steps of DPO on log p have led.
+    """
+    tuned, _ = bits.tuned("log p, exact", 300, 0)
+    rows: list[dict[str, Any]] = [{"way": name} for name in STAND_INS]
+    for where, model in (("", copy.deepcopy(bits.reference)), (", later", tuned)):
+        p = bits.law_of(model)
+        advantage = p * (bits.reward - p @ bits.reward)
+        found = []
+        for kind, beta in STAND_INS.values():
+            better = advantage >= 0
+            log_p = exact.stand_in(kind, bits.process, model, bits.texts, better=better, beta=beta)
+            (log_p * advantage).sum().backward()
+            found.append(np.concatenate([p.grad.ravel() for p in model.params.values()]).astype(float))
+            for p in model.params.values():
+                p.grad = None
+        true = float(np.linalg.norm(found[0]))
+        for row, gradient in zip(rows, found, strict=True):
+            norm = float(np.linalg.norm(gradient))
+            row |= {f"cosine{where}": float(gradient @ found[0]) / norm / true, f"length{where}": norm / true}
     return rows
 
 
@@ -303,7 +312,7 @@ def reversed_facts(kind: str, steps: int, seed: int) -> dict[str, float]:
         process = td.MaskedDiffusion(v)  # its network, asked as one of masks
     found: dict[str, float] = {}
     for question in ("forward", "backward", "other"):
-        texts, given, _ = facts.asked(question)  # type: ignore[arg-type]
+        texts, given, _ = facts.asked(question)
         if left and question == "backward":
             if both.reversed:  # the text turned round begins with the description
                 said = filled(process, model, texts[:, ::-1], given[::-1])[:, ::-1]
@@ -392,7 +401,8 @@ def guarded(n: int) -> list[dict[str, Any]]:
             steps = float(seen.step.mean())
             measured = (bad & ~seen.refused, seen.refused, steps)
             add(name, f"every state, tau {tau}", *measured, fate.through, fate.refused, fate.steps)
-            rows[-1] |= {"wronged": fate.wronged, "most refused": min(1, h / tau), "most wronged": h * (1 - tau) / tau}
+            rows[-1] |= {"wronged drawn": float((seen.refused & ~bad).mean()), "wronged": fate.wronged}
+            rows[-1] |= {"most refused": min(1, h / tau), "most wronged": min(1, h * (1 - tau) / tau)}
         add(name, "finished text, refused", 0, bad, gap, 0, h, gap)
         tries, again, texts = np.ones(n), bad.copy(), frames[-1].state.copy()
         for seed in range(2, 500):
@@ -467,6 +477,91 @@ def refusing(kind: str, steps: int, n: int) -> dict[str, float]:
     return found
 
 
+# --- many tokens per look, and where a text ends ----------------------------------------------------------------------
+
+WORDS, PAIRS = 8, (8, 16, 32, 64)
+
+
+def not_there_yet(x: Ints, t: Any = None, *, causal: int = 0, select: Any = None) -> td.Tensor:
+    """Of L words in random order, (B, L): log p of those that are not visible, all as likely."""
+    words = x.shape[1]
+    free = ~(x[:, :, None] == np.arange(words)).any(axis=1, keepdims=True)  # (B, 1, L)
+    with np.errstate(divide="ignore"):
+        log_p = np.log(np.repeat(free / free.sum(axis=2, keepdims=True), words, axis=1))
+    return td.Tensor(log_p if select is None else log_p[select])
+
+
+def twin(x: Ints, t: Any = None, *, causal: int = 0, select: Any = None) -> td.Tensor:
+    """Of pairs of one of two letters, (B, L): log p from the other of the pair."""
+    other = x.reshape(len(x), -1, 2)[:, :, ::-1].reshape(x.shape)
+    with np.errstate(divide="ignore"):
+        log_p = np.log(np.where(other[..., None] == 2, 0.5, other[..., None] == np.arange(2)))
+    return td.Tensor(log_p if select is None else log_p[select])
+
+
+def share_of(right: Bools) -> list[float]:
+    """A share and its standard error."""
+    return [float(right.mean()), float(right.std(ddof=1) / math.sqrt(len(right)))]
+
+
+def repeated(n: int) -> list[dict[str, Any]]:
+    """Equal neighbours of a random order of words, by looks, exact and drawn."""
+    rows = []
+    for looks in (1, 2, 4, WORDS):
+        quotas = [WORDS // looks] * looks
+        *_, last = td.MaskedDiffusion(WORDS).sample(
+            not_there_yet, WORDS, n, decoder=decoders.Random(steps=looks), rng=np.random.default_rng(0)
+        )
+        equal = (last.state[:, 1:] == last.state[:, :-1]).sum(axis=1)
+        drawn = [float(equal.mean()), float(equal.std(ddof=1) / math.sqrt(n))]
+        rows.append({"looks": looks, "exact": exact.repeats(quotas), "drawn": drawn})
+    return rows
+
+
+def knees(n: int) -> list[dict[str, Any]]:
+    """Twins: nats per token lost, and the share of whole texts, exact and drawn, by length and steps."""
+    rows = []
+    for length in PAIRS:
+        for steps in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+            nats, whole = exact.twins(length, steps, 2)
+            rows.append({"length": length, "steps": steps, "nats": nats, "whole": whole})
+            if length in (8, 64) and steps in (4, 16, 64):
+                decoder = decoders.Ancestral(steps=steps)
+                *_, last = td.MaskedDiffusion(2).sample(twin, length, n, decoder=decoder, rng=np.random.default_rng(0))
+                rows[-1]["drawn"] = share_of((last.state[:, ::2] == last.state[:, 1::2]).all(axis=1))
+    return rows
+
+
+def ends(canvas: int) -> Listed:
+    """Words of one to three letters, a or b, all lengths and letters as likely; then EOS (.) to the canvas's end."""
+    found = {}
+    for n in (1, 2, 3):
+        for word in itertools.product("ab", repeat=n):
+            found["".join(word).ljust(canvas, ".")] = 1 / 3 / 2**n
+    return Listed(tuple(found), np.array([*found.values()]))
+
+
+def lengths() -> list[dict[str, Any]]:
+    """The law of lengths that true conditionals give, by rule, canvas and tokens per look: mean, TV, whole texts."""
+    rows = []
+    for canvas in (4, 6):
+        law = ends(canvas)
+        v, at = law.codec.vocab_size, exact.state_index(law.ids, law.codec.vocab_size)
+        true = np.array([text.index(".") for text in law.texts])
+        for looks in sorted({canvas, canvas // 2, 2}, reverse=True):
+            for rule in RULES:
+                quotas = [canvas // looks] * looks
+                written = exact.unmask_law(td.MaskedDiffusion(v), exact.ListedDenoiser(law), quotas, rule)
+                whole = written[at]
+                of_length = np.bincount(true, whole, 4)[1:]
+                rows.append({
+                    "canvas": canvas, "looks": looks, "rule": rule, "whole": float(whole.sum()),
+                    "mean": float(of_length @ [1, 2, 3] / whole.sum()),
+                    "TV": float(np.abs(of_length / whole.sum() - 1 / 3).sum() / 2),
+                })  # fmt: skip
+    return rows
+
+
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
@@ -501,8 +596,10 @@ def tables(found: dict[str, Any]) -> str:
         cells = [r["estimator"], apart, f"{r['times']} x {r['masks']}", f"{r['exact']:.4f}", measured]
         cells += [f"{r[name]:.4f}" for name in ("loss", "bias", "gradient")]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *head("log p in the policy gradient", "cosine", "length")]
-    lines += [f"| {r['way']} | {r['cosine']:.4f} | {r['length']:.2f} |" for r in found["policy"]]
+    lines += ["", *head("in place of log p", "cosine at the reference", "length", "cosine after DPO", "length")]
+    for r in found["policy"]:
+        cells = (f"{r[f'cosine{where}']:.4f} | {r[f'length{where}']:.2f}" for where in ("", ", later"))
+        lines.append(f"| {r['way']} | {' | '.join(cells)} |")
     lines += ["", *head("masks in training", "share of the right used", "left to right", "bound", "local", "global")]
     for name, r in found.items():
         if name.startswith("collapse/"):
@@ -515,34 +612,61 @@ def tables(found: dict[str, Any]) -> str:
         cells = [spread([r[q] for r in runs]) for q in QUESTIONS]
         cells.append(spread([r["scored"] for r in runs]) if "scored" in runs[0] else "")
         lines.append(f"| {kind} | {' | '.join(cells)} |")
-    lines += ["", *head("template", "guard", "forbidden (exact)", "refused (exact)", "passes (exact)")]
+    names = (
+        "forbidden (exact)",
+        "refused (exact)",
+        "passes (exact)",
+        "refused at most",
+        "harmless and refused (exact; at most)",
+    )
+    lines += ["", *head("template", "guard", *names)]
     for r in found["guards"]:
         exactly = [f" ({x:.3f})" for x in r["exact"]] or [""] * 3
         cells = [f"{r[name]:.3f}{x}" for name, x in zip(("through", "refused", "passes"), exactly, strict=True)]
+        if "most refused" in r:
+            cells.append(
+                f"{r['most refused']:.3f} | {r['wronged drawn']:.3f} ({r['wronged']:.3f}; {r['most wronged']:.3f})"
+            )
         lines.append(f"| {r['template']} | {r['guard']} | {' | '.join(cells)} |")
     lines += ["", *head("topic q refused", "prompt alone", "suffix", "interleaved", "other topic, refused")]
     for kind in REFUSALS:
         r = found[f"refusal/{kind}"]
         cells = [f"{r[name]:.3f}" for name in ("prompt alone", "suffix", "interleaved", "other topic: refused")]
         lines.append(f"| {kind} | {' | '.join(cells)} |")
+    lines += ["", *head(f"order of {WORDS} words in", "equal neighbours, exact", "drawn")]
+    for r in found["repeats"]:
+        lines.append(f"| {r['looks']} looks | {r['exact']:.4f} | {r['drawn'][0]:.4f} +- {2 * r['drawn'][1]:.4f} |")
+    lines += ["", *head("twins, steps", "nats per token", *(f"whole of {n} tokens (drawn)" for n in PAIRS))]
+    for steps in sorted({r["steps"] for r in found["knees"]}):
+        of = {r["length"]: r for r in found["knees"] if r["steps"] == steps}
+        drawn = (f" ({r['drawn'][0]:.3f} +- {2 * r['drawn'][1]:.3f})" if "drawn" in r else "" for r in of.values())
+        cells = (f"{r['whole']:.3f}{more}" for r, more in zip(of.values(), drawn, strict=True))
+        lines.append(f"| {steps} | {of[PAIRS[0]]['nats']:.4f} | {' | '.join(cells)} |")
+    lines += ["", *head("canvas", "looks", "order", "whole texts", "their mean length (2)", "TV of lengths")]
+    for r in found["lengths"]:
+        cells = [str(r["canvas"]), str(r["looks"]), r["rule"], *(f"{r[name]:.3f}" for name in ("whole", "mean", "TV"))]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def figure(path: Path, found: dict[str, Any]) -> None:
-    """Gradients of DPO, use of the right, directions of facts, and guards."""
+    """Gradients of DPO, use of the right, directions of facts; guards, and steps for nats and for whole texts."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    plt.rcParams.update({"font.size": 13, "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 2})
-    drawing, axes = plt.subplots(2, 2, figsize=(14, 9.5), layout="constrained")
-    colours = {"naive: 1 time, apart": "#D55E00", "VRPO, 8 counts": "#0072B2", "log p, exact": "#555555"}
+    plt.rcParams.update({"font.size": 14, "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 2.5})
+    drawing, axes = plt.subplots(3, 2, figsize=(14, 14), layout="constrained")
     axis = axes[0, 0]
-    for way, colour in colours.items():
-        axis.plot(found[f"dpo/{way}/0"]["norms"], color=colour, label=way, lw=1.6)
-    axis.set(yscale="log", xlabel="step", ylabel="norm of the gradient", title="DPO through a bound")
-    axis.legend(fontsize=11, loc="upper right", framealpha=0.9)
+    for way, colour, line in (
+        ("naive: 1 time, apart", "#D55E00", "-"), ("VRPO, 8 counts", "#0072B2", "-"), ("log p, exact", "#555555", "--")
+    ):  # fmt: skip
+        runs = np.array([found[f"dpo/{way}/{seed}"]["norms"] for seed in range(SEEDS)])
+        axis.plot(np.linspace(0, 100, runs.shape[1]), runs.mean(axis=0), line, color=colour, label=way)
+    axis.set(yscale="log", xlabel="per cent of the steps below", ylabel="norm of the gradient",
+             title="DPO through a bound")  # fmt: skip
+    axis.legend(fontsize=12, loc="upper left")
     axis = axes[0, 1]
     rows = {name[9:]: r for name, r in found.items() if name.startswith("collapse/")}
     place = np.arange(len(rows))
@@ -553,33 +677,49 @@ def figure(path: Path, found: dict[str, Any]) -> None:
     axis.axvline(1, color="#555555", ls=":")
     for i, r in enumerate(rows.values()):
         if r["share"] < -0.3:
-            axis.text(0.02, i, f"{r['share']:.1f}: confused by it", va="center", fontsize=11)
+            axis.text(0.02, i, f"{r['share']:.1f}: confused by it", va="center", fontsize=12)
     axis.set(xlabel="share of the right that is used", title="Suffix masks unlearn the right", xlim=(-0.3, 1.15))
     axis = axes[1, 0]
-    for j, (question, colour) in enumerate((("forward", "#0072B2"), ("backward", "#E69F00"), ("other", "#CC79A7"))):
-        runs = [[found[f"facts/{kind}/{seed}"][question] for seed in range(SEEDS)] for kind in KINDS]
-        errors = [2 * np.std(r, ddof=1) / math.sqrt(SEEDS) for r in runs]
+    for j, (question, colour) in enumerate(zip(QUESTIONS, ("#0072B2", "#E69F00", "#CC79A7"), strict=True)):
+        runs = np.array([[found[f"facts/{kind}/{seed}"][question] for seed in range(SEEDS)] for kind in KINDS])
+        errors = 2 * runs.std(axis=1, ddof=1) / math.sqrt(SEEDS)
         axis.bar(
-            np.arange(4) + 0.26 * (j - 1), [np.mean(r) for r in runs], 0.24, yerr=errors, color=colour,
+            np.arange(4) + 0.26 * (j - 1), runs.mean(axis=1), 0.24, yerr=errors, color=colour,
             label=QUESTIONS[question], capsize=3,
         )  # fmt: skip
-    axis.set_xticks(range(4), [kind.replace(", ", "\n") for kind in KINDS])
+    axis.set_xticks(range(4), [kind.replace(", ", "\n") for kind in KINDS], fontsize=12)
     axis.axhline(1 / FACTS, color="#555555", ls=":")
-    axis.set(ylabel="share of facts", title="Reversal", ylim=(0, 1.25), yticks=[0, 0.25, 0.5, 0.75, 1])
-    axis.legend(fontsize=10, ncols=3, loc="upper center", columnspacing=0.8, handlelength=1.2)
+    axis.set(ylabel="share of facts", title="Reversal", ylim=(0, 1.45), yticks=[0, 0.25, 0.5, 0.75, 1])
+    axis.legend(fontsize=12, loc="upper right")
     axis = axes[1, 1]
     by = {r["guard"]: r for r in found["guards"] if r["template"] == "suffix"}
-    harmless = 1 - by["none"]["exact"][0]
-    wronged = [r.get("wronged", harmless * (r["exact"][1] == 1)) for r in by.values()]
-    bars = (([r["through"] for r in by.values()], "#D55E00", "comes out, and is forbidden"),
-            (wronged, "#56B4E9", "refused, and would have been harmless"))  # fmt: skip
-    for j, (values, colour, label) in enumerate(bars):
-        axis.barh(np.arange(len(by)) + 0.2 * (2 * j - 1), values, 0.36, color=colour, label=label)
-    axis.set_yticks(range(len(by)), list(by))
-    axis.invert_yaxis()
-    axis.set(xlabel="share of texts behind the suffix", title="Guards, by what they read", xlim=(0, 1))
-    axis.legend(fontsize=11, loc="lower right")
-    drawing.savefig(path, dpi=80)
+    h, left = by["none"]["exact"][0], np.zeros(len(by))
+    through, refused = np.array([r["exact"][:2] for r in by.values()], float).T
+    wronged = np.array([r.get("wronged", (1 - h) * (r["exact"][1] == 1)) for r in by.values()])
+    for values, colour, label in (
+        (through, "#D55E00", "forbidden, comes out"), (wronged, "#E69F00", "refused, would have been harmless"),
+        (refused - wronged, "#999999", "refused, rightly"), (1 - through - refused, "#56B4E9", "harmless, comes out"),
+    ):  # fmt: skip
+        axis.barh(np.arange(len(by)), values, 0.7, left=left, color=colour, label=label)
+        left = left + values
+    axis.set_yticks(range(len(by)), list(by), fontsize=12)
+    axis.set_ylim(len(by) - 0.5, -2.6)
+    axis.set(xlabel="share of texts behind the suffix, exact", title="Guards, by what they read", xlim=(0, 1))
+    axis.legend(fontsize=11, ncols=2, loc="upper center", columnspacing=1, handlelength=1.2)
+    for axis, what, title, label in (
+        (axes[2, 0], "nats", "Likelihood: the same steps for all lengths", "nats lost per token"),
+        (axes[2, 1], "whole", "Whole texts: steps grow with the length", "share of whole texts"),
+    ):
+        for length, colour, mark in zip(PAIRS, ("#56B4E9", "#0072B2", "#009E73", "#D55E00"), "os^D", strict=True):
+            of = [r for r in found["knees"] if r["length"] == length]
+            size = {8: 16, 16: 12, 32: 8, 64: 4}[length] if what == "nats" else 8
+            axis.plot([r["steps"] for r in of], [r[what] for r in of], color=colour, marker=mark, ms=size,
+                      label=f"{length} tokens")  # fmt: skip
+        axis.set_xscale("log", base=2)
+        axis.set_xticks([1, 4, 16, 64, 256], ["1", "4", "16", "64", "256"])
+        axis.set(xlabel="steps", ylabel=label, title=title)
+        axis.legend(fontsize=12)
+    drawing.savefig(path, dpi=70)
 
 
 def main() -> None:
@@ -618,6 +758,9 @@ def main() -> None:
     store.get("guards", lambda: guarded(some(2000)))
     for kind in REFUSALS:
         store.get(f"refusal/{kind}", lambda kind=kind: refusing(kind, some(800), some(2000)))
+    store.get("repeats", lambda: repeated(some(4000)))
+    store.get("knees", lambda: knees(some(2000)))
+    store.get("lengths", lengths)
     text = tables(store.found)
     print(text)
     (arguments.out / "table.md").write_text(text + "\n", "utf-8")

@@ -9,13 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.cases import SIZES, Size
-
-SIZE: Size = SIZES["S"]
 CORPUS = "python_docs"
-SEEDS = (0, 1, 2)
 Mode = Literal["masked", "autoregressive"]
-MODES: tuple[Mode, ...] = ("masked", "autoregressive")
+Board = tuple[Literal["S", "M"], Mode]
+SEEDS: dict[Board, tuple[int, ...]] = {
+    ("S", "masked"): (0, 1, 2),
+    ("S", "autoregressive"): (0, 1, 2),
+    ("M", "masked"): (0,),
+    ("M", "autoregressive"): (0,),
+}
+"""The boards: size (`cases.SIZES`) and process, and the seeds that an entry trains with."""
 
 
 @dataclass(frozen=True)
@@ -25,28 +28,35 @@ class Entry:
     Attributes
     ----------
     module : whose implementation, `benchmarks.{module}`
-    steps : how many for each mode; the learning rate is at a tenth of its peak after them
+    steps : how many for each board it is on; the learning rate is at a tenth of its peak after them
     optimiser, lr : AdamW, or Muon for the matrices of the blocks (at 0.02) and AdamW at this peak rate for the rest
     estimator : how masks are drawn, see `tinydiff.MaskedDiffusion`
     averaged : whether a moving average of the weights (decay 0.995) is what counts
+    precision : of matrix products in training, see `tinydiff.Transformer`
 
     """
 
     module: Literal["quality_ours", "quality_torch"]
-    steps: dict[Mode, int]
+    steps: dict[Board, int]
     optimiser: Literal["adamw", "muon"] = "adamw"
     lr: float = 2e-3
     estimator: Literal["time", "count"] = "time"
     averaged: bool = False
+    precision: Literal["full", "bfloat16"] = "full"
 
 
-PLAIN: dict[Mode, int] = {"masked": 3000, "autoregressive": 3000}
-BEST: dict[Mode, int] = {"masked": 1100, "autoregressive": 700}
+PLAIN: dict[Board, int] = {
+    ("S", "masked"): 3000, ("S", "autoregressive"): 3000, ("M", "masked"): 400, ("M", "autoregressive"): 400,
+}  # fmt: skip
+BEST: dict[Board, int] = {
+    ("S", "masked"): 1100, ("S", "autoregressive"): 700, ("M", "masked"): 250, ("M", "autoregressive"): 150,
+}  # fmt: skip
 REFERENCE = "PyTorch, AdamW"
-"""Sets the level: what it reaches in 3,000 steps."""
+"""Sets the level: what it reaches in the steps of `PLAIN`. At size M that is early in training, which is long there."""
 ENTRIES: dict[str, Entry] = {
     REFERENCE: Entry("quality_torch", PLAIN),
     "PyTorch, Muon": Entry("quality_torch", BEST, "muon", 0.02, "count", averaged=True),
-    "tinydiff, AdamW": Entry("quality_ours", {"masked": 2900, "autoregressive": 2400}, averaged=True),
+    "tinydiff, AdamW": Entry("quality_ours", {("S", "masked"): 2900, ("S", "autoregressive"): 2400}, averaged=True),
     "tinydiff, Muon": Entry("quality_ours", BEST, "muon", 0.02, "count", averaged=True),
+    "tinydiff, Muon, bfloat16": Entry("quality_ours", BEST, "muon", 0.02, "count", True, "bfloat16"),
 }

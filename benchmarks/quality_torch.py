@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.quality_cases import CORPUS, ENTRIES, MODES, SIZE, Entry, Mode
+from benchmarks.cases import SIZES, Size
+from benchmarks.quality_cases import CORPUS, ENTRIES, Board, Entry
 from tinydiff import Autoregressive, MaskedDiffusion, Tensor, data, evaluate
 
 torch.set_num_threads(int(os.environ.get("BENCHMARK_THREADS", os.cpu_count() or 1)))
@@ -50,14 +51,14 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    def __init__(self, causal: bool) -> None:
+    def __init__(self, size: Size, causal: bool) -> None:
         super().__init__()
-        d, half = SIZE.d_model, SIZE.d_model // SIZE.heads // 2
+        d, half = size.d_model, size.d_model // size.heads // 2
         self.embed = nn.Embedding(VOCABULARY + 1, d)
         nn.init.normal_(self.embed.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(d, SIZE.heads, causal) for _ in range(SIZE.layers))
+        self.blocks = nn.ModuleList(Block(d, size.heads, causal) for _ in range(size.layers))
         self.norm, self.head = nn.LayerNorm(d), nn.Linear(d, VOCABULARY)
-        angles = torch.outer(torch.arange(SIZE.length), 10_000 ** (-torch.arange(half) / half))
+        angles = torch.outer(torch.arange(size.length), 10_000 ** (-torch.arange(half) / half))
         self.register_buffer("cos", angles.cos())
         self.register_buffer("sin", angles.sin())
 
@@ -71,10 +72,11 @@ class Network(nn.Module):
 class Training:
     """A network, its optimisers and its data; `step` is one step."""
 
-    def __init__(self, entry: Entry, mode: Mode, seed: int) -> None:
+    def __init__(self, entry: Entry, board: Board, seed: int) -> None:
         torch.manual_seed(seed)
-        self.entry, self.mode, self.steps, self.done = entry, mode, entry.steps[mode], 0
-        self.network = Network(causal=mode == "autoregressive")
+        self.entry, self.steps, self.done = entry, entry.steps[board], 0
+        self.size, self.mode = SIZES[board[0]], board[1]
+        self.network = Network(self.size, causal=self.mode == "autoregressive")
         self.ids = torch.tensor(CORPUS_IDS.train).long()
         parameters = dict(self.network.named_parameters())
         matrices = [p for name, p in parameters.items() if name.startswith("blocks") and p.ndim == 2]
@@ -87,7 +89,7 @@ class Training:
         self.average = [p.detach().clone() for p in self.network.parameters()] if entry.averaged else None
 
     def loss(self) -> torch.Tensor:
-        batch, length = SIZE.batch, SIZE.length
+        batch, length = self.size.batch, self.size.length
         starts = torch.randint(0, len(self.ids) - length + 1, (batch,))
         x = self.ids[starts[:, None] + torch.arange(length)]
         if self.mode == "autoregressive":
@@ -123,9 +125,9 @@ class Training:
             torch._foreach_lerp_(self.average, [p.detach() for p in self.network.parameters()], 1 - decay)
 
 
-def trained(entry: Entry, mode: Mode, seed: int) -> Iterator[int | tuple[float, float]]:
+def trained(entry: Entry, board: Board, seed: int) -> Iterator[int | tuple[float, float]]:
     """Train; yields the steps done, and last the held-out bits per character and their standard error."""
-    training = Training(entry, mode, seed)
+    training = Training(entry, board, seed)
     for done in range(1, training.steps + 1):
         training.step()
         yield done
@@ -140,19 +142,19 @@ def trained(entry: Entry, mode: Mode, seed: int) -> Iterator[int | tuple[float, 
             logits = network(torch.from_numpy(np.asarray(x)).long()).numpy()
         return Tensor(logits if select is None else logits[select])
 
-    process = MaskedDiffusion(VOCABULARY) if mode == "masked" else Autoregressive(VOCABULARY)
-    found = evaluate(model, process, CORPUS_IDS, windows=3840, length=SIZE.length)
+    process = MaskedDiffusion(VOCABULARY) if training.mode == "masked" else Autoregressive(VOCABULARY)
+    found = evaluate(model, process, CORPUS_IDS, windows=3840, length=training.size.length)
     yield found.mean, found.error
 
 
-def step(entry: Entry, mode: Mode) -> Callable[[], object]:
+def step(entry: Entry, board: Board) -> Callable[[], object]:
     """A call that does one training step, for the clock."""
-    return Training(entry, mode, 0).step
+    return Training(entry, board, 0).step
 
 
 CASES = {
-    f"{mode} {name}": (lambda entry=entry, mode=mode: step(entry, mode))
+    f"{' '.join(board)} {name}": (lambda entry=entry, board=board: step(entry, board))
     for name, entry in ENTRIES.items()
     if entry.module == "quality_torch"
-    for mode in MODES
+    for board in entry.steps
 }

@@ -55,6 +55,11 @@ def trained(corpus: Any, process: Any, model: Any, steps: int, *, seed: int = 0,
     return run.averaged()
 
 
+def masked(vocab: int) -> td.MaskedDiffusion:
+    """Masked diffusion that draws numbers of masks."""
+    return td.MaskedDiffusion(vocab, estimator="count")
+
+
 # --- instructions -----------------------------------------------------------------------------------------------------
 
 
@@ -72,25 +77,33 @@ def by_task(asked: list[tuple[str, str]], written: list[str]) -> dict[str, Any]:
     return found
 
 
-def instructions(kind: str, steps: int) -> dict[str, Any]:
-    """Exact match of a model trained so: "masked", "autoregressive", "pairs alone" or "fine-tuned" on a few pairs."""
+def instructions(kind: str, seed: int, steps: int) -> dict[str, Any]:
+    """Exact match of a model trained so: "masked", "autoregressive", "pairs alone" or "fine-tuned" on a few pairs.
+
+    Masked diffusion draws numbers of masks, as `tinydiff train` does; "masked, times" draws times: the same loss with
+    more noise.
+    """
     corpus, length, start = data.load("instructions"), 28, None
-    process: Any = (td.Autoregressive if kind == "autoregressive" else td.MaskedDiffusion)(corpus.vocab_size)
-    model: Any = network(corpus.vocab_size, length, 0, layers=3)
+    process: Any = masked(corpus.vocab_size)
+    if kind == "autoregressive":
+        process = td.Autoregressive(corpus.vocab_size)
+    elif kind == "masked, times":
+        process = td.MaskedDiffusion(corpus.vocab_size)
+    model: Any = network(corpus.vocab_size, length, seed, layers=3)
     if kind in ("pairs alone", "fine-tuned"):
         steps //= 3
     if kind == "fine-tuned":  # the prompts and answers as text without ends, the order of the questions gone
         text = "\n".join(f"{prompt}{answer}" for prompt, answer in corpus.pairs[: int(0.9 * len(corpus.pairs))])
         plain = data.Corpus("lines", text, data.Characters(corpus.codec.tokens and "".join(corpus.codec.tokens) + "\n"))
-        wide = network(plain.vocab_size, length, 0, layers=3)
-        start = trained(plain, td.MaskedDiffusion(plain.vocab_size), wide, steps, random_lengths=0.01)
+        wide = network(plain.vocab_size, length, seed, layers=3)
+        start = trained(plain, masked(plain.vocab_size), wide, steps, seed=seed, random_lengths=0.01)
         for name, p in model.params.items():
             old, here = start.params[name].data, p.data
             if name == "embed":
                 here[:-1], here[-1] = old[: len(here) - 1], old[-1]
             else:
                 here[...] = old[..., : here.shape[-1]] if name.startswith("head") else old
-    model = trained(corpus, process, model, steps)
+    model = trained(corpus, process, model, steps, seed=seed)
     asked = questions(corpus, QUESTIONS)
     written = answers.answers(process, model, corpus.codec, [p for p, _ in asked], 8, rng=np.random.default_rng(0))
     return {"steps": steps, "match": by_task(asked, written)}
@@ -101,8 +114,9 @@ def instructions(kind: str, steps: int) -> dict[str, Any]:
 CANVASES = (8, 16, 32)
 CURES: dict[str, dict[str, Any]] = {
     "none": {}, "never drawn": {"eos": "never"}, "committed last": {"eos": "last"}, "blocks of 4": {"block": 4},
-    "rainbow of 7": {"rainbow": 7},
+    "rainbow of 7": {"rainbow": 7}, "drawn, not greedy": {"drawn": True},
 }  # fmt: skip
+WRITTEN = 500
 
 
 def open_words(rainbow: int) -> data.Pairs:
@@ -119,27 +133,34 @@ def copies(rainbow: int) -> data.Pairs:
     return data.Pairs("copies", tuple(p for p in every.pairs if p[0][:4] in ("copy", "reve")), every.codec, rainbow)
 
 
-def overflow(corpus: data.Pairs, steps: int) -> dict[str, Any]:
-    """Mean length and exact match by canvas, for the cures that a model filled up so can have."""
-    process = td.MaskedDiffusion(corpus.vocab_size)
+def overflow(corpus: data.Pairs, seed: int, steps: int) -> dict[str, Any]:
+    """Mean length, its spread and exact match by canvas, for the cures that a model filled up so can have.
+
+    One token a look, the surest first; "drawn, not greedy": at temperature 1, where the entropy is least.
+    """
+    process = masked(corpus.vocab_size)
     longest = max(len(prompt) for prompt, _ in corpus.pairs)
     size = {"layers": 1, "d_model": 32} if corpus.name == "words" else {"layers": 3}
-    model = network(corpus.vocab_size, longest + max(CANVASES), 0, **size)
-    model = trained(corpus, process, model, steps, batch=32, random_lengths=0.5)
-    asked, found = questions(corpus, 200), {}
-    asked = asked[:1] if corpus.name == "words" else asked  # one prompt, and greedy: one answer
-    right = [answer for _, answer in asked]
+    model = network(corpus.vocab_size, longest + max(CANVASES), seed, **size)
+    model = trained(corpus, process, model, steps, seed=seed, batch=32, random_lengths=0.5)
+    held_out, found = questions(corpus, 200), {}
     for cure, how in CURES.items():
         if how.get("rainbow", 0) != corpus.rainbow:
             continue
+        drawn = how.get("drawn", False)
+        asked = held_out if corpus.name == "copies" else held_out[:1] * (WRITTEN if drawn else 1)  # there is one prompt
+        right = [answer for _, answer in asked]
         for canvas in CANVASES:
-            decoder = decoders.LowConfidence(draw=decoders.Draw(0.0), block_length=how.get("block"))
+            decoder: Any = decoders.LowConfidence(draw=decoders.Draw(0.0), block_length=how.get("block"))
+            if drawn:
+                decoder = decoders.Entropy(draw=decoders.Draw(1.0))
             written = answers.answers(
                 process, model, corpus.codec, [p for p, _ in asked], canvas, decoder=decoder,
                 eos=how.get("eos", "free"), rng=np.random.default_rng(0),
             )  # fmt: skip
             found[f"{cure}/{canvas}"] = {
                 "length": float(np.mean([len(text) for text in written])),
+                "spread": float(np.std([len(text) for text in written])),
                 "match": answers.exact_match(written, right),
             }
     return {"steps": steps, "true": float(np.mean([len(r) for _, r in corpus.pairs])), "rows": found}
@@ -257,14 +278,14 @@ def clock(rounds: int) -> dict[str, Any]:
     process, x0 = td.MaskedDiffusion(corpus.vocab_size), corpus.examples(LENGTH, 32, np.random.default_rng(0)).x0
     models = {name: network(corpus.vocab_size, LENGTH, 0, **how) for name, how in MIXTURES.items()}
     optimisers = {name: td.Muon(model.params) for name, model in models.items()}
-    spent: dict[str, list[float]] = {name: [] for name in models}
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
     for _ in range(rounds):
         for name, model in models.items():
             start = time.perf_counter()
             process.loss(model, x0, np.random.default_rng(0)).backward()
             middle = time.perf_counter()
             optimisers[name].step(1e-4)
-            spent[name].append((middle - start, time.perf_counter() - middle))  # type: ignore[arg-type]
+            spent[name].append((middle - start, time.perf_counter() - middle))
     return {name: (1e3 * np.median(each[2:], axis=0)).tolist() for name, each in spent.items()}
 
 
@@ -282,12 +303,13 @@ def jobs(scale: float) -> dict[str, Callable[[], Any]]:
         every[f"dream/{seed}"] = partial(dream, seed, steps(250), steps(400))
         if seed == 0:
             for rainbow in (0, 7):
-                every[f"eos/words/{rainbow}"] = partial(overflow, open_words(rainbow), steps(300))
-                every[f"eos/copies/{rainbow}"] = partial(overflow, copies(rainbow), steps(1000))
-            for kind in ("masked", "autoregressive"):
-                every[f"instructions/{kind}"] = partial(instructions, kind, steps(1000))
-            for kind in ("pairs alone", "fine-tuned"):
-                every[f"instructions/{kind}"] = partial(instructions, kind, steps(1000))
+                every[f"eos/copies/{rainbow}"] = partial(overflow, copies(rainbow), 0, steps(600))
+            for kind in ("masked, times", "pairs alone", "fine-tuned"):
+                every[f"instructions/{kind}/0"] = partial(instructions, kind, 0, steps(1400))
+        for kind in ("masked", "autoregressive"):
+            every[f"instructions/{kind}/{seed}"] = partial(instructions, kind, seed, steps(1400))
+        for rainbow in (0, 7):
+            every[f"eos/words/{rainbow}/{seed}"] = partial(overflow, open_words(rainbow), seed, steps(300))
         for name in MIXTURES:
             every[f"experts/{name}/{seed}"] = partial(mixture, name, seed, steps(150))
     return every
@@ -300,22 +322,45 @@ def mean_error(values: list[float]) -> str:
 
 
 def eos_rows(results: dict[str, Any], kind: str) -> dict[str, Any]:
-    """By cure and canvas, from both models."""
-    keys = [key for key in results if key.startswith(f"eos/{kind}/")]
-    return {name: row for key in keys for name, row in results[key]["rows"].items()}
+    """By cure and canvas, from both models; means over seeds, and the error of the length."""
+    found: dict[str, list[Any]] = {}
+    for key in (key for key in results if key.startswith(f"eos/{kind}/")):
+        for name, row in results[key]["rows"].items():
+            found.setdefault(name, []).append(row)
+    return {
+        name: {
+            "length": float(np.mean([row["length"] for row in rows])),
+            "error": float(np.std([row["length"] for row in rows], ddof=1) / np.sqrt(len(rows)))
+            if len(rows) > 1
+            else 0,
+            "spread": float(np.mean([row["spread"] for row in rows])),
+            "match": float(np.mean([row["match"][0] for row in rows])),
+        }
+        for name, rows in found.items()
+    }
+
+
+def matches(results: dict[str, Any], kind: str) -> dict[str, tuple[float, float]]:
+    """Shares of right answers by task: means over seeds and their errors, of one seed the error of a share."""
+    runs = [results[key]["match"] for key in results if key.split("/")[:2] == ["instructions", kind]]
+    if len(runs) == 1:
+        return dict(runs[0])
+    shares = {task: np.array([run[task][0] for run in runs]) for task in runs[0]}
+    return {task: (float(x.mean()), float(x.std(ddof=1) / np.sqrt(len(x)))) for task, x in shares.items()}
 
 
 def table(results: dict[str, Any]) -> str:
     """All that is there, as Markdown."""
     lines = []
-    kinds = [key for key in results if key.startswith("instructions/")]
-    if kinds:
+    keys = [key for key in results if key.startswith("instructions/")]
+    if keys:
         tasks = ["all", *data.instructions.TASKS]
-        lines += ["Exact match, per cent", "", f"| | steps | {' | '.join(tasks)} |", "|---" * (len(tasks) + 2) + "|"]
-        for key in kinds:
-            r = results[key]
-            row = " | ".join(f"{100 * r['match'][t][0]:.1f} +- {100 * r['match'][t][1]:.1f}" for t in tasks)
-            lines.append(f"| {key.split('/')[1]} | {r['steps']} | {row} |")
+        head = " | ".join(("seeds", "steps", *tasks))
+        lines += ["Exact match, per cent", "", f"| | {head} |", "|---" * (len(tasks) + 3) + "|"]
+        for kind in dict.fromkeys(key.split("/")[1] for key in keys):
+            of = [key for key in keys if key.split("/")[1] == kind]
+            row = " | ".join(f"{100 * m:.1f} +- {100 * e:.1f}" for m, e in matches(results, kind).values())
+            lines.append(f"| {kind} | {len(of)} | {results[of[0]]['steps']} | {row} |")
     for kind in ("words", "copies"):
         rows = eos_rows(results, kind)
         if rows:
@@ -332,7 +377,11 @@ def table(results: dict[str, Any]) -> str:
             for cure in CURES:
                 cells = [rows.get(f"{cure}/{c}") for c in CANVASES]
                 text = " | ".join(
-                    f"{r['length']:.2f}" + f" | {100 * r['match'][0]:.1f}" * right if r else " |" * right for r in cells
+                    f"{r['length']:.2f} +- {r['error']:.2f}, spread {r['spread']:.2f}"
+                    + f" | {100 * r['match']:.1f}" * right
+                    if r
+                    else " |" * right
+                    for r in cells
                 )
                 lines.append(f"| {cure} | {text} |")
     seeds = [results[key] for key in results if key.startswith("dream/")]
@@ -400,7 +449,8 @@ def figure(path: Path, results: dict[str, Any]) -> None:
     for i, (cure, colour, mark) in enumerate(zip(CURES, COLOURS, MARKS, strict=False)):
         there = [c for c in CANVASES if f"{cure}/{c}" in rows]
         at = np.array(there) * (1 + 0.02 * (i - 2))
-        axes[1, 0].plot(at, [rows[f"{cure}/{c}"]["length"] for c in there], color=colour, marker=mark, ms=9, label=cure)
+        found, errors = ([rows[f"{cure}/{c}"][what] for c in there] for what in ("length", "error"))
+        axes[1, 0].errorbar(at, found, errors, color=colour, marker=mark, ms=9, label=cure, capsize=3)
     axes[1, 0].axhline(3, color="#888888", linestyle=":", label="true mean")
     axes[1, 0].set_xscale("log", base=2)
     axes[1, 0].set_yscale("log", base=2)
@@ -442,7 +492,8 @@ def main() -> None:
     text = table(kept["results"])
     (arguments.out / "table.md").write_text(text)
     print(text)
-    figure(arguments.out / "recipes.png", kept["results"])
+    if jobs(arguments.scale).keys() <= kept["results"].keys():  # all of it
+        figure(arguments.out / "recipes.png", kept["results"])
 
 
 if __name__ == "__main__":

@@ -18,43 +18,42 @@ from __future__ import annotations
 
 import argparse
 import ast
+import copy
 import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import tinydiff as td
-from tinydiff import decoders
+from tinydiff import box, decoders, learning
 from tinydiff.arrays import Floats, Ints
 from tinydiff.data.middles import SENTINELS, Middles, middle_last, middle_of
-from tinydiff.measures import texts
+from tinydiff.data.stories import STORIES
+from tinydiff.measures.clock import Call, flops
 from tinydiff.measures.decoder_law import DecoderLaw
 
-XS: dict[str, Any] = {"d_model": 32, "layers": 2, "heads": 4}
+S: dict[str, Any] = {"d_model": 64, "layers": 2, "heads": 4}
 M: dict[str, Any] = {"d_model": 128, "layers": 4, "heads": 4}
-STEPS = {"blocks": 500, "frontier": 2000, "infilling": 500}
+STEPS = {"blocks": 1000, "orders": 1000, "frontier": 3000, "infilling": 1500}
 LENGTHS = (1, 2, 4, 8, 16, 64)
 GREEDY = decoders.Draw(0.0)
 
 
-def trained(out: Path, name: str, corpus: Any, process: Any, length: int, steps: int, batch: int = 32) -> Any:
-    """The network of that name with averaged weights, from the folder if it is there."""
-    model = td.Transformer(corpus.vocab_size, length, **XS, rng=np.random.default_rng(0))
+def trained(out: Path, name: str, corpus: Any, process: Any, model: Any, steps: int, **options: Any) -> Any:
+    """The network of that name with averaged weights, from the folder if it is there; trained by the recipe of S."""
     path = out / f"{name}_{steps}.npz"
     if path.exists():
         for key, values in np.load(path).items():
             model.params[key].data = values
         return model
-    options = td.Options(
-        steps=steps, batch=batch, lr=6e-3, optimiser="muon", warmup=50, ema=0.99, evaluate_every=steps,
-        evaluate_windows=64,
-    )  # fmt: skip
-    run = td.Run(corpus, process, model, options)
+    recipe: dict[str, Any] = {"batch": 32, "lr": 0.02, "optimiser": "muon", "evaluate_windows": 64}
+    run = td.Run(corpus, process, model, td.Options(steps=steps, evaluate_every=steps, **(recipe | options)))
     *_, last = td.train(run)
     print(f"{name}: {steps} steps, {last.held_out.mean:.3f} {corpus.unit}", flush=True)
     model = run.averaged()
@@ -62,28 +61,66 @@ def trained(out: Path, name: str, corpus: Any, process: Any, length: int, steps:
     return model
 
 
+def new_model(corpus: Any, length: int) -> Any:
+    """An untrained network of size S."""
+    return td.Transformer(corpus.vocab_size, length, **S, rng=np.random.default_rng(0))
+
+
 # --- blocks ---------------------------------------------------------------------------------------------------------
 
 
 def blocks(out: Path, steps: int) -> dict[str, Any]:
-    """Bits per character by block length, and the variance of one sequence's loss, per token."""
+    """Bits per character by block length, all on the same windows, and how much the loss of a window varies, per token.
+
+    Beside a network for each way one for all lengths, trained three times as long with a length drawn for each batch.
+    """
     corpus = td.data.load("python_docs")
     v, rows = corpus.vocab_size, []
     ways: list[tuple[str, Any]] = [("autoregressive", td.Autoregressive(v))]
+    ways += [("block of 1, all masked", td.BlockDiffusion(v, 1, clip=(1, 1)))]
     ways += [(f"block of {b}", td.BlockDiffusion(v, b)) for b in LENGTHS]
-    ways.insert(1, ("block of 1, all masked", td.BlockDiffusion(v, 1, clip=(1, 1))))
-    for name, process in ways:
-        model = trained(out, name.replace(" ", "_"), corpus, process, 64, steps)
-        held_out = td.evaluate(model, process, corpus, windows=960)
+    together = td.BlockDiffusion(v, 8, mixture=LENGTHS, estimator="count")
+    mixed = trained(out, "mixture", corpus, together, new_model(corpus, 64), 3 * steps)
+    listed = [
+        (name, process, trained(out, name.replace(" ", "_"), corpus, process, new_model(corpus, 64), steps))
+        for name, process in ways
+    ]
+    listed += [(f"mixture, block of {b}", td.BlockDiffusion(v, b, estimator="count"), mixed) for b in LENGTHS]
+    left_to_right = None
+    for name, process, model in listed:
+        found = bits_of_windows(process, model, corpus)
+        left_to_right = found if left_to_right is None else left_to_right
+        (bits, error), (more, error_of_more) = mean_of(*found), mean_of(found[0] - left_to_right[0], found[1])
         rows.append({
-            "way": name, "block": getattr(process, "block_length", 0), "bits": held_out.mean, "error": held_out.error,
-            "deviation": spread(model, process, corpus),
+            "way": name, "block": getattr(process, "block_length", 0), "bits": bits, "error": error, "more": more,
+            "error_of_more": error_of_more, "deviation": spread(model, process, corpus),
         })  # fmt: skip
         print(rows[-1], flush=True)
     return {"steps": steps, "rows": rows, "clips": clips(out, corpus, steps)}
 
 
-def spread(model: Any, process: Any, corpus: Any, draws: int = 64) -> float:
+def bits_of_windows(process: Any, model: Any, corpus: Any, windows: int = 1024) -> tuple[Floats, Ints]:
+    """Bits per character of each of the same windows of held-out text, the mean of 4 bounds; and its part of the text.
+
+    Windows overlap, so errors are those of the means of 24 parts, which hardly do.
+    """
+    chance, draws = np.random.default_rng(1), 1 if isinstance(process, td.Autoregressive) else 4
+    starts = np.sort(np.random.default_rng(0).integers(0, len(corpus.held_out) - 64, windows))
+    x0 = corpus.held_out[starts[:, None] + np.arange(64)].astype(np.int64)
+    bounds = [
+        np.mean([process.bound(model, x0[i : i + 64], chance) for _ in range(draws)], axis=0)
+        for i in range(0, windows, 64)
+    ]
+    return np.concatenate(bounds) / 64 / math.log(2), starts * 24 // len(corpus.held_out)
+
+
+def mean_of(bits: Floats, part: Ints) -> tuple[float, float]:
+    """The mean and its standard error, by the spread over parts of the text."""
+    means = np.array([bits[part == i].mean() for i in np.unique(part)])
+    return float(bits.mean()), float(means.std(ddof=1) / math.sqrt(len(means)))
+
+
+def spread(model: Any, process: Any, corpus: Any, draws: int = 32) -> float:
     """Standard deviation of the loss of one window over its masks, in nats per token: mean over 24 windows."""
     rng, windows = np.random.default_rng(0), corpus.batch(64, 24, np.random.default_rng(1), held_out=True)
     with td.no_grad():
@@ -92,13 +129,18 @@ def spread(model: Any, process: Any, corpus: Any, draws: int = 64) -> float:
 
 
 def clips(out: Path, corpus: Any, steps: int) -> list[dict[str, Any]]:
-    """How much the loss of blocks of 4 and 16 varies if times are drawn from a part of (0, 1] only."""
-    rows = []
+    """The intervals of times with which the loss of blocks of 4 and 16 varies least, and all of (0, 1]."""
+    windows, rows = corpus.batch(64, 8, np.random.default_rng(1), held_out=True), []
     for b in (4, 16):
-        model = trained(out, f"block_of_{b}", corpus, td.BlockDiffusion(corpus.vocab_size, b), 64, steps)
-        for clip in ((0.001, 1.0), (0.05, 0.95), (0.3, 0.8), (0.45, 0.95), (0.5, 1.0)):
-            process = td.BlockDiffusion(corpus.vocab_size, b, clip=clip)
-            rows.append({"block": b, "clip": clip, "deviation": spread(model, process, corpus, 32)})
+        process = td.BlockDiffusion(corpus.vocab_size, b)
+        model = trained(out, f"block_of_{b}", corpus, process, new_model(corpus, 64), steps)
+        tried = (*td.processes.block.CLIPS, process.clip)
+        found = td.processes.block.least_varying(process, model, windows, np.random.default_rng(0), clips=tried)
+        rows += [
+            {"block": b, "rank": i + 1, "clip": clip, "deviation": deviation}
+            for i, (deviation, clip) in enumerate(found)
+            if i < 3 or clip == process.clip
+        ]
     return rows
 
 
@@ -125,7 +167,8 @@ def orders(out: Path, steps: int) -> dict[str, Any]:
     """Exact bits per character of what decoders of one masked network write, against looks at a text."""
     corpus = td.data.load("python_docs")
     process = td.MaskedDiffusion(corpus.vocab_size)
-    model = trained(out, "block_of_64", corpus, td.BlockDiffusion(corpus.vocab_size, 64), 64, steps)
+    model = new_model(corpus, 64)
+    model = trained(out, "block_of_64", corpus, td.BlockDiffusion(corpus.vocab_size, 64), model, steps)
     bound = td.evaluate(model, Averaged(process), corpus, windows=128)
     rows = [{"order": "any order (bound)", "looks": 64, "bits": bound.mean, "error": bound.error}]
     ways: list[tuple[str, Any, tuple[int, ...]]] = [
@@ -241,54 +284,113 @@ def difference(model: Any, length: int) -> float:
 
 
 def frontier(out: Path, steps: int) -> dict[str, Any]:
-    """Valid stories against milliseconds: all networks of one size, trained for as many steps."""
-    corpus = td.data.load("stories")
-    law, length, v = corpus.law, corpus.law.length, corpus.vocab_size
-    processes = {
-        "autoregressive": td.Autoregressive(v), "masked": td.MaskedDiffusion(v), "block of 7": td.BlockDiffusion(v, 7),
-    }  # fmt: skip
-    models = {
-        name: trained(out, f"stories_{name.replace(' ', '_')}", corpus, process, length, steps, 64)
-        for name, process in processes.items()
-    }
-    inner: list[Any] = [decoders.EntropyBounded(gamma=gamma) for gamma in (0.02, 0.1, 0.5, 1.5)]
-    ways: list[tuple[str, Any]] = [("autoregressive", decoders.NextToken())]
-    ways += [("masked", decoders.Entropy(n)) for n in (49, 25, 12, 6)]
-    others = [decoders.Threshold(0.9), decoders.Frechet(), decoders.Speculate(4)]
-    ways += [("masked", decoder) for decoder in [*inner, *others]]
-    ways += [("masked", decoders.StaleBlocks(decoders.EntropyBounded(gamma=0.1), block_length=14, kept="both"))]
-    in_blocks = [decoders.Entropy(), decoders.Entropy(3), *inner, decoders.Threshold(0.9)]
-    ways += [("block of 7", decoders.Blocks(decoder)) for decoder in in_blocks]
-    rows: list[dict[str, Any]] = []
+    """Valid stories against looks: networks of one size, the two in the box and one for blocks that began as `stories`.
+
+    Valid are the stories that keep every rule, of 1,000; `variety` is the entropy of the choices in the valid ones over
+    that of as many real ones. `nats` is KL(stories || what is written), where the decoder has a law.
+    """
+    models, processes, ways = contestants(out, steps)
+    law, n, rows = STORIES, 1000, []
     held_out = law.draw(192, np.random.default_rng(2))
     surprise = -law.log_p(held_out)
     for name, decoder in ways:
-        process, model, n = processes[name], models[name], 400
-        frames = list(process.sample(model, length, n, decoder=decoder, rng=np.random.default_rng(0)))
+        process, model = processes[name], models[name]
+        chance = np.random.default_rng(0)
+        frames = list(process.sample(model, law.length, n, decoder=decoder, rng=chance))
         looks = float(np.mean(sum(frame.committed.any(axis=1) for frame in frames[1:])))
         ids = frames[-1].state
-        valid = float(np.mean([fault is None for fault in law.faults(ids)]))
-        nll = likelihood(process, model, decoder, held_out)
-        away = None if nll is None else nll - surprise  # its mean is KL(stories || what is written)
+        good = ids[[fault is None for fault in law.faults(ids)]]
+        valid = len(good) / n
+        nll = likelihood(process, model, decoder, held_out) if temperature(decoder) == 1 else None
+        away = None if nll is None else nll - surprise
         rows.append({
-            "model": name, "decoder": shown(decoder), "looks": looks, "valid": valid,
+            "model": name, "decoder": shown(decoder), "temperature": temperature(decoder), "looks": looks,
+            "valid": valid, "error": math.sqrt(max(valid * (1 - valid), 1 / n) / n),
+            "variety": law.variety(good) / law.variety(law.draw(len(good), np.random.default_rng(1)))
+            if len(good) > 1 else 0.0,
             "nats": None if away is None else float(away.mean()),
             "nats_error": None if away is None else float(away.std() / math.sqrt(len(away))),
-            "error": math.sqrt(max(valid * (1 - valid), 1 / n) / n), "pairs": texts.ngram_entropy(ids, 2),
         })  # fmt: skip
         print(rows[-1], flush=True)
+    return {"steps": steps, "rows": rows}
+
+
+def contestants(out: Path, steps: int) -> tuple[dict[str, Any], dict[str, Any], list[tuple[str, Any]]]:
+    """Networks and processes by name, and the decoders of each that race."""
+    found = {name: learning.load(box.found(Path(name)))[:2] for name in ("stories", "stories_ar")}
+    models = {"autoregressive": found["stories_ar"][0], "masked": found["stories"][0]}
+    processes: dict[str, Any] = {"autoregressive": found["stories_ar"][1], "masked": found["stories"][1]}
+    corpus, v = td.data.load("stories"), processes["masked"].vocab_size
+    learner = td.BlockDiffusion(v, 9, mixture=(5, 9, 15), estimator="count")
+    start = learning.load(box.found(Path("stories")))[0]
+    in_blocks = trained(out, "stories_blocks", corpus, learner, start, steps, lr=0.01, muon_lr=0.01)
+    for b in learner.mixture:
+        models[f"block of {b}"], processes[f"block of {b}"] = in_blocks, td.BlockDiffusion(v, b)
+    ways: list[tuple[str, Any]] = []
+    for draw in (decoders.Draw(1.0), decoders.Draw(0.7)):
+        bounded = [decoders.EntropyBounded(gamma=gamma, draw=draw) for gamma in (0.05, 0.2, 0.5, 1.0)]
+        ways += [("autoregressive", decoders.NextToken(draw=draw)), ("masked", decoders.Entropy(draw=draw))]
+        ways += [("masked", decoder) for decoder in bounded]
+        ways += [
+            ("masked", decoders.Threshold(0.9, draw=draw)), ("masked", decoders.Frechet(draw=draw)),
+            ("masked", decoders.Speculate(4, draw=draw)),
+            ("masked", decoders.StaleBlocks(bounded[1], block_length=15, kept="both")),
+        ]  # fmt: skip
+        inside = [decoders.Entropy(draw=draw), *bounded, decoders.Threshold(0.9, draw=draw)]
+        ways += [(f"block of {b}", decoders.Blocks(decoder)) for b in learner.mixture for decoder in inside]
+    return models, processes, ways
+
+
+def temperature(decoder: Any) -> float:
+    """That of the decoder, or of the one inside."""
+    return float(getattr(decoder, "inside", decoder).draw.temperature)
+
+
+class Listening(td.Transformer):
+    """A Transformer that counts the work of its calls."""
+
+    made: list[Call]
+
+    def __call__(
+        self, x: Any, t: Any = None, *, select: Any = None, cache: Any = None, causal: int = 0, **o: Any
+    ) -> Any:
+        past = 0 if cache is None else cache.length
+        rows = np.size(x) if select is None else int(select.sum())
+        self.made.append(Call(len(x), np.shape(x)[1], past, rows, int(causal)))
+        return super().__call__(x, t, select=select, cache=cache, causal=causal, **o)
+
+
+def work(process: Any, model: Any, decoder: Any, texts: int = 20) -> tuple[float, float]:
+    """Calls of the network and MFLOP of its matrix products for a text, the mean over some."""
+    listening = copy.copy(model)
+    listening.__class__, listening.made = Listening, []
+    for seed in range(texts):
+        spent(process.sample(listening, model.length, decoder=decoder, rng=np.random.default_rng(seed)))
+    return len(listening.made) / texts, sum(flops(model, call) for call in listening.made) / texts / 1e6
+
+
+def race(out: Path, steps: int) -> dict[str, Any]:
+    """Milliseconds, calls and MFLOP for one story by each way of `frontier`, batch 1: medians, all taking turns."""
+    models, processes, ways = contestants(out, steps)
 
     def run(name: str, decoder: Any) -> Callable[[], object]:
         seeds = iter(range(10_000))
         return lambda: spent(
-            processes[name].sample(models[name], length, decoder=decoder, rng=np.random.default_rng(next(seeds)))
+            processes[name].sample(
+                models[name], STORIES.length, decoder=decoder, rng=np.random.default_rng(next(seeds))
+            )
         )
 
-    ms = milliseconds({str(i): run(*way) for i, way in enumerate(ways)}, 15)
-    for i, row in enumerate(rows):
-        row["ms"] = ms[str(i)]
-    real = law.draw(400, np.random.default_rng(1))
-    return {"steps": steps, "rows": rows, "pairs of real stories": texts.ngram_entropy(real, 2)}
+    ms = milliseconds({str(i): run(*way) for i, way in enumerate(ways)}, 60)
+    rows = []
+    for i, (name, decoder) in enumerate(ways):
+        calls, mflop = work(processes[name], models[name], decoder)
+        rows.append({
+            "model": name, "decoder": shown(decoder), "temperature": temperature(decoder), "ms": ms[str(i)],
+            "calls": calls, "mflop": mflop,
+        })  # fmt: skip
+        print(rows[-1], flush=True)
+    return {"rows": rows}
 
 
 def likelihood(process: Any, model: Any, decoder: Any, x0: Ints) -> Floats | None:
@@ -329,51 +431,63 @@ def parses(line: str) -> bool:
 
 
 def gaps(corpus: Any, length: int, count: int, whole: bool) -> list[tuple[Ints, int, int]]:
-    """Windows of held-out code with a gap, (ids, start, stop): a line of 6 to 20 characters, or 4 within one."""
+    """Windows of held-out code with a gap, (ids, start, stop): a line of 2 to 8 pieces, or 2 pieces within one."""
     rng, found = np.random.default_rng(3), []
     while len(found) < count:
         ids = corpus.batch(length, 1, rng, held_out=True)[0]
-        text = corpus.codec.decode(ids)
-        ends = [i for i, c in enumerate(text) if c == "\n"]
-        lines = [
-            (a + 1, b) for a, b in pairwise(ends)
-            if 6 <= len(text[a + 1 : b].strip()) <= 20 and parses(text[a + 1 : b])
-        ]  # fmt: skip
+        pieces = [corpus.codec.decode(ids[i : i + 1]) for i in range(length)]
+        ends = [i for i, piece in enumerate(pieces) if "\n" in piece]
+        lines = []
+        for a, b in pairwise(ends):
+            line = "".join(pieces[a + 1 : b])
+            start = a + 1 + next((i for i, piece in enumerate(pieces[a + 1 : b]) if piece.strip()), b)
+            if 2 <= b - start <= 8 and length // 4 <= start <= length // 2 and parses(line):
+                lines.append((start, b))
         if not lines:
             continue
         start, stop = lines[rng.integers(len(lines))]
-        start += len(text[start:stop]) - len(text[start:stop].lstrip())
         if not whole:
-            start += int(rng.integers(0, stop - start - 3))
-            stop = start + 4
+            start += int(rng.integers(0, stop - start - 1))
+            stop = start + 2
         found.append((ids, start, stop))
     return found
 
 
-def infilling(out: Path, steps: int, count: int = 120) -> dict[str, Any]:
+def infilling(out: Path, steps: int, count: int = 200) -> dict[str, Any]:
     """Exact match and whether the line parses, most likely tokens; tokens per second, one gap at a time."""
-    corpus, length = td.data.load("python_source"), 96
-    v = corpus.vocab_size
-    filled = Middles(corpus)
-    masked, block, ar = td.MaskedDiffusion(v), td.BlockDiffusion(v, 16), td.Autoregressive(v + SENTINELS)
+    text = td.data.python_source()
+    corpus = td.data.Corpus("python_source", text, td.data.Pieces.of(text[: 1 << 19], 1024))
+    length, v = 64, corpus.vocab_size
+    masked, ar = td.MaskedDiffusion(v, estimator="count"), td.Autoregressive(v + SENTINELS)
+    block = td.BlockDiffusion(v, 8, estimator="count")
+    filled = Middles(corpus, share=0.7, longest=12)
     models = {
-        "masked": trained(out, "code_masked", corpus, masked, length, steps),
-        "block": trained(out, "code_block", corpus, block, length, steps),
-        "ar": trained(out, "code_middles", filled, ar, length + SENTINELS, steps),
-        "prefix": trained(out, "code_ar", corpus, td.Autoregressive(v), length, steps),
+        "masked": trained(out, "code_masked", corpus, masked, new_model(corpus, length), steps),
+        "ar": trained(out, "code_middles", filled, ar, new_model(filled, length + SENTINELS), steps),
+        "block": trained(out, "code_block", corpus, block, new_model(corpus, length), steps),
     }
     rng = np.random.default_rng(0)
+    real = np.arange(v + SENTINELS) < v
 
     def by_mask(decoder: Any, offered: int = 0) -> Callable[[Ints, int, int], Ints]:
         def fill(ids: Ints, start: int, stop: int) -> Ints:
-            n = max(stop - start + offered, 1)
-            x0 = np.concatenate([ids[:start], ids[:n] * 0, ids[stop:]])[:length]
-            given = np.ones(len(x0), bool)
-            given[start : start + n] = False
-            *_, last = masked.sample(models["masked"], len(x0), decoder=decoder, x0=x0, given=given, rng=rng)
-            return last.state[0, start : start + n]
+            return offer(decoder, ids, start, stop, max(stop - start + offered, 1))[0]
 
         return fill
+
+    def offer(decoder: Any, ids: Ints, start: int, stop: int, n: int) -> tuple[Ints, float]:
+        """What is written into n masks, and the mean log probability that its tokens had when they were."""
+        x0 = np.concatenate([ids[:start], np.zeros(n, np.int64), ids[stop:]])[:length]
+        given = (np.arange(len(x0)) < start) | (np.arange(len(x0)) >= start + n)
+        *_, last = masked.sample(models["masked"], len(x0), decoder=decoder, x0=x0, given=given, rng=rng)
+        there = slice(start, start + n)
+        return last.state[0, there], float(np.log(np.maximum(last.confidence[0, there], 1e-9)).mean())
+
+    def by_length(ids: Ints, start: int, stop: int) -> Ints:
+        """Nobody says how long the gap is: of 1 to 8 masks those whose tokens are the surest."""
+        return max((offer(decoders.Entropy(draw=GREEDY), ids, start, stop, n) for n in range(1, 9)), key=itemgetter(1))[
+            0
+        ]
 
     def by_block(ids: Ints, start: int, stop: int) -> Ints:
         given = np.arange(stop) < start  # it cannot see what follows
@@ -386,28 +500,31 @@ def infilling(out: Path, steps: int, count: int = 120) -> dict[str, Any]:
         n = len(ids) + SENTINELS
         x0 = middle_last(ids, start, stop, v)
         given = np.arange(n) < len(ids) - (stop - start) + 3
-        *_, last = ar.sample(models["ar"], n, decoder=decoders.NextToken(GREEDY), x0=x0, given=given, rng=rng)
-        middle = middle_of(last.state[0], v)
-        return np.zeros(0, np.int64) if middle is None else middle
+        for frame in ar.sample(models["ar"], n, decoder=decoders.NextToken(GREEDY), x0=x0, given=given, rng=rng):
+            middle = middle_of(frame.state[0], v)
+            if middle is not None:
+                return middle
+        return np.zeros(0, np.int64)
 
     def by_prefix(ids: Ints, start: int, stop: int) -> Ints:
-        x0, given = ids[:stop], np.arange(stop) < start
-        decoder = decoders.NextToken(GREEDY)
-        *_, last = td.Autoregressive(v).sample(
-            models["prefix"], stop, decoder=decoder, x0=np.where(given, x0, 0), given=given, rng=rng
-        )
+        """The same network on what comes before alone, as its uncut windows are."""
+        given = np.arange(stop) < start
+        *_, last = ar.sample(
+            models["ar"], stop, decoder=decoders.NextToken(GREEDY), x0=np.where(given, ids[:stop], 0), given=given,
+            allowed=np.tile(real, (stop, 1)), rng=rng,
+        )  # fmt: skip
         return last.state[0, start:]
 
     ways: dict[str, Callable[[Ints, int, int], Ints]] = {
         "autoregressive, sees the prefix": by_prefix, "autoregressive, fill-in-the-middle": by_middle,
-        "block of 16, sees the prefix": by_block, "masked, one at a time": by_mask(decoders.Entropy(draw=GREEDY)),
+        "block of 8, sees the prefix": by_block, "masked, one at a time": by_mask(decoders.Entropy(draw=GREEDY)),
         "masked, Frechet 1": by_mask(decoders.Frechet(draw=GREEDY)),
         "masked, entropy-bounded 0.5": by_mask(decoders.EntropyBounded(draw=GREEDY, gamma=0.5)),
-        "masked, all at once": by_mask(decoders.AtOnce()),
+        "masked, all at once": by_mask(decoders.AtOnce(draw=GREEDY)), "masked, finds the length": by_length,
     }  # fmt: skip
-    ways |= {f"masked, offered {n:+d}": by_mask(decoders.Entropy(draw=GREEDY), n) for n in (-2, -1, 1, 2, 4)}
+    ways |= {f"masked, offered {n:+d}": by_mask(decoders.Entropy(draw=GREEDY), n) for n in (-1, 1, 2)}
     rows = []
-    for kind, whole in (("line", True), ("span of 4", False)):
+    for kind, whole in (("line", True), ("span", False)):
         cases = gaps(corpus, length, count, whole)
         for name, fill in ways.items():
             right = good = tokens = 0
@@ -415,17 +532,16 @@ def infilling(out: Path, steps: int, count: int = 120) -> dict[str, Any]:
             filled_in = [fill(*case) for case in cases]
             seconds = time.perf_counter() - start_time
             for (ids, start, stop), middle in zip(cases, filled_in, strict=True):
-                middle = middle[middle < v]
-                text = corpus.codec.decode(np.concatenate([ids[:start], middle, ids[stop:]]))
-                first = text.rfind("\n", 0, start) + 1
-                line = text[first : text.find("\n", start + len(middle))]
-                right += len(middle) == stop - start and bool((middle == ids[start:stop]).all())
+                before, here, after = (corpus.codec.decode(x) for x in (ids[:start], middle, ids[stop:]))
+                line = before[before.rfind("\n") + 1 :] + here + after[: max(after.find("\n"), 0)]
+                right += here == corpus.codec.decode(ids[start:stop])
                 good += bool(line.strip()) and "\n" not in line.strip("\n") and parses(line)
                 tokens += len(middle)
-            share = right / count
+            share, whole_lines = right / count, good / count
             rows.append({
-                "gap": kind, "way": name, "exact": share, "error": math.sqrt(max(share * (1 - share), 0.01) / count),
-                "parses": good / count, "tokens_per_second": tokens / seconds, "ms": 1e3 * seconds / count,
+                "gap": kind, "way": name, "exact": share,
+                "error": math.sqrt(max(share * (1 - share), 1 / count) / count),
+                "parses": whole_lines, "tokens_per_second": tokens / seconds, "ms": 1e3 * seconds / count,
             })  # fmt: skip
             print(rows[-1], flush=True)
     return {"steps": steps, "count": count, "rows": rows}
@@ -502,7 +618,7 @@ def figures(out: Path) -> None:
 
 
 PARTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
-    "cache": cache, "blocks": blocks, "orders": orders, "frontier": frontier, "infilling": infilling
+    "cache": cache, "frontier": frontier, "race": race, "blocks": blocks, "orders": orders, "infilling": infilling
 }  # fmt: skip
 
 
@@ -516,7 +632,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, part in PARTS.items():
         if name in arguments.part or "all" in arguments.part:
-            steps = arguments.steps or STEPS.get(name, STEPS["blocks"])
+            steps = arguments.steps or STEPS.get("frontier" if name == "race" else name, 1)
             found = part(arguments.out, steps)
             (arguments.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     figures(arguments.out)

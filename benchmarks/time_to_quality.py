@@ -1,12 +1,12 @@
 """What is learnt per second: `python -m benchmarks.time_to_quality train|time|report --out runs/quality`.
 
-The rule: an entry (`quality_cases.py`) trains a fixed number of steps on `python_docs` at size S, with three seeds.
-It counts if its mean held-out bits per character are at the level or below: what a plain PyTorch model reaches in 3,000
-steps with AdamW. Its time is steps x the median time of a step.
+The rule: an entry (`quality_cases.py`) trains a fixed number of steps on `python_docs`, at size S with three seeds.
+It counts if its mean held-out bits per character are at the level or below: what a plain PyTorch model reaches with
+AdamW in 3,000 steps, at size M in 400. Its time is steps x the median time of a step.
 
 - `train` trains whatever is not yet in OUT/bits.json: how busy the machine is does not matter.
 - `time` measures a step of every entry, all taking turns, on a machine that should have nothing else to do.
-- `report` prints the leaderboard and draws it.
+- `report` prints the leaderboard, and what bfloat16 costs; it saves and draws them.
 
 PyTorch has to be installed in the same environment (`pip install torch`).
 """
@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +28,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.__main__ import Worker, measure
-from benchmarks.quality_cases import ENTRIES, MODES, REFERENCE, SEEDS, SIZE, Mode
+from benchmarks.cases import SIZES
+from benchmarks.quality_cases import ENTRIES, REFERENCE, SEEDS, Board
+from tinydiff.arrays import Floats
 from tinydiff.learning.files import write_atomically
 
 app = typer.Typer()
@@ -45,23 +49,35 @@ def write(path: Path, values: dict[str, Any]) -> None:
 
 @app.command(name="train")
 def train_all(
-    out: Out = Path("runs/quality"), only: Annotated[str, typer.Option(help="Entries whose name contains this.")] = ""
+    out: Out = Path("runs/quality"),
+    only: Annotated[
+        str, typer.Option(help='Trainings whose name, like "S masked tinydiff, Muon", contains this.')
+    ] = "",
 ) -> None:
-    """Train every entry in both modes with every seed."""
+    """Train every entry on every board with every seed."""
     path = out / "bits.json"
     with Progress(console=Console(stderr=True)) as progress:
-        for seed in SEEDS:
-            for mode in MODES:
+        for board, seeds in SEEDS.items():
+            for seed in seeds:
                 for name, entry in ENTRIES.items():
-                    key = f"{mode} {name} {entry.steps[mode]} {seed}"
-                    if only not in name or key in read(path):
+                    case = f"{' '.join(board)} {name}"
+                    if only not in case or board not in entry.steps:
                         continue
-                    task = progress.add_task(key, total=entry.steps[mode])
-                    for done in importlib.import_module(f"benchmarks.{entry.module}").trained(entry, mode, seed):
+                    key = key_of(board, name, seed)
+                    module = importlib.import_module(f"benchmarks.{entry.module}")
+                    if key in read(path) or case not in module.CASES:
+                        continue
+                    task = progress.add_task(key, total=entry.steps[board])
+                    for done in module.trained(entry, board, seed):
                         if isinstance(done, tuple):
                             write(path, read(path) | {key: {"bits": done[0], "error": done[1]}})
                         else:
                             progress.update(task, completed=done)
+
+
+def key_of(board: Board, name: str, seed: int) -> str:
+    """Under which the bits of a training are kept."""
+    return f"{' '.join(board)} {name} {ENTRIES[name].steps[board]} {seed}"
 
 
 @app.command()
@@ -72,26 +88,24 @@ def time(
     threads = os.cpu_count() or 1
     workers = {module: Worker(module, {}, threads) for module in ("quality_ours", "quality_torch")}
     seconds: dict[str, Any] = {"threads": threads, "who": {name: worker.describe for name, worker in workers.items()}}
-    for mode in MODES:
-        cases = {name: f"{mode} {name}" for name in ENTRIES}
-        times = measure({name: Case(workers[ENTRIES[name].module], case) for name, case in cases.items()}, mode, rounds)
-        seconds[mode] = {name: list(np.percentile(found, [25, 50, 75])) for name, found in times.items()}
+    for board in SEEDS:
+        what = " ".join(board)
+        entries = {name: OneCase(workers[entry.module], f"{what} {name}") for name, entry in ENTRIES.items()}
+        times = measure(entries, what, rounds)
+        seconds[what] = {name: list(np.percentile(found, [25, 50, 75])) for name, found in times.items()}
     write(out / "seconds.json", seconds)
     for worker in workers.values():
         worker.close()
 
 
-class Case:
+class OneCase:
     """One entry of a process that times several, as if it had the process to itself."""
 
     def __init__(self, worker: Worker, case: str) -> None:
         self.worker, self.case = worker, case
+        self.cases = [" ".join(case.split()[:2])] if case in worker.cases else []
 
-    @property
-    def cases(self) -> list[str]:
-        return [self.case.split()[0]]
-
-    def run(self, mode: str, calls: int) -> list[float]:
+    def run(self, board: str, calls: int) -> list[float]:
         return self.worker.run(self.case, calls)
 
 
@@ -103,67 +117,100 @@ def report(
 ) -> None:
     """Print the leaderboard."""
     bits, seconds = read(out / "bits.json"), read(out / "seconds.json")
-    rows: list[dict[str, Any]] = []
-    for mode in MODES:
-        rows += board(mode, bits, seconds)
-    table = Table(title=f"time to quality, size S, {len(SEEDS)} seeds, {seconds['threads']} threads")
-    for column in ("mode", "entry", "steps", "bits per character", "ms a step", "seconds", "of PyTorch, AdamW"):
-        table.add_column(column, justify="left" if column in ("mode", "entry") else "right")
+    rows = [row for board in SEEDS for row in rows_of(board, bits, seconds)]
+    table = Table(title=f"time to quality, {seconds['threads']} threads")
+    for column in ("board", "entry", "steps", "bits per character", "ms a step", "seconds", "of PyTorch, AdamW"):
+        table.add_column(column, justify="left" if column in ("board", "entry") else "right")
     for row in rows:
         table.add_row(
-            row["mode"], row["entry"], f"{row['steps']:,}",
-            f"{row['bits']:.3f} ± {row['spread']:.3f}" + ("" if row["reaches"] else " (not there)"),
+            row["board"], row["entry"], f"{row['steps']:,}",
+            f"{row['mean']:.3f}" + (f" ± {row['spread']:.3f}" if len(row["bits"]) > 1 else ", one seed")
+            + ("" if row["reaches"] else " (not there)"),
             f"{row['ms']:.1f}", f"{row['seconds']:.1f}", f"{row['of_reference']:.2f}",
         )  # fmt: skip
     Console().print(table)
+    rounding = [
+        found for board in SEEDS if (found := cost_of_rounding([r for r in rows if r["board"] == " ".join(board)]))
+    ]
+    for found in rounding:
+        Console().print(
+            f"{found['board']}: bfloat16 adds {found['mean']:+.4f} ± {found['error']:.4f} bits per character, "
+            f"{len(found['bits'])} seeds, each against float32 with the same windows and masks"
+        )
     if save is not None:
-        write(save, {"who": seconds["who"], "threads": seconds["threads"], "rows": rows})
+        write(save, {"who": seconds["who"], "threads": seconds["threads"], "rows": rows, "bfloat16": rounding})
     if figure is not None:
         draw(rows, figure)
 
 
-def board(mode: Mode, bits: dict[str, Any], seconds: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of one mode, the fastest first."""
+def rows_of(board: Board, bits: dict[str, Any], seconds: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of one board that are trained and timed, the fastest first; none without the one that sets the level."""
     rows: list[dict[str, Any]] = []
+    what, seeds = " ".join(board), SEEDS[board]
     for name, entry in ENTRIES.items():
-        steps = entry.steps[mode]
-        found = [bits[f"{mode} {name} {steps} {seed}"]["bits"] for seed in SEEDS]
-        low, middle, high = seconds[mode][name]
+        if name not in seconds.get(what, {}) or any(key_of(board, name, seed) not in bits for seed in seeds):
+            continue
+        found = [bits[key_of(board, name, seed)]["bits"] for seed in seeds]
+        low, middle, high = seconds[what][name]
+        steps = entry.steps[board]
         rows.append(
             {
-                "mode": mode, "entry": name, "steps": steps, "bits": float(np.mean(found)),
-                "spread": float(np.std(found, ddof=1)), "ms": middle * 1e3, "seconds": steps * middle,
-                "quartiles": [steps * low, steps * high],
+                "board": what, "entry": name, "steps": steps, "bits": found, "mean": float(np.mean(found)),
+                "spread": deviation(found), "ms": middle * 1e3,
+                "seconds": steps * middle, "quartiles": [steps * low, steps * high],
             }
         )  # fmt: skip
-    reference = next(row for row in rows if row["entry"] == REFERENCE)
+    reference = next((row for row in rows if row["entry"] == REFERENCE), None)
+    if reference is None:
+        return []
     for row in rows:
-        row["reaches"] = row["bits"] <= reference["bits"]
+        row["reaches"] = row["mean"] <= reference["mean"]
         row["of_reference"] = row["seconds"] / reference["seconds"]
     return sorted(rows, key=lambda row: float(row["seconds"]))
 
 
+def cost_of_rounding(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Bits per character that an entry in bfloat16 has more than the same in float32, paired by seed."""
+    by_name = {row["entry"]: row for row in rows}
+    for name, row in by_name.items():
+        if ENTRIES[name].precision == "bfloat16":
+            more = np.subtract(row["bits"], by_name[name.removesuffix(", bfloat16")]["bits"])
+            error = deviation(more) / math.sqrt(len(more))
+            return {"board": row["board"], "bits": more.tolist(), "mean": float(more.mean()), "error": error}
+    return {}
+
+
+def deviation(found: Sequence[float] | Floats) -> float:
+    """Of seeds, 0 for a single one."""
+    return float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Bars of seconds, a panel per mode; whoever does not reach the level is left hollow."""
+    """Bars of seconds, a panel per board; whoever does not reach the level is left hollow."""
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(10, 4.2), layout="constrained")
-    for axes, mode in zip(drawing.subplots(1, len(MODES)), MODES, strict=True):
-        mine = [row for row in rows if row["mode"] == mode][::-1]
+    boards = list(dict.fromkeys(row["board"] for row in rows))
+    drawing = Figure(figsize=(12, 3.4 * math.ceil(len(boards) / 2)), layout="constrained")
+    panels = drawing.subplots(math.ceil(len(boards) / 2), 2, squeeze=False).flat
+    for axes, board in zip(panels, boards, strict=False):
+        mine = [row for row in rows if row["board"] == board][::-1]
         names = [row["entry"] for row in mine]
         colours = ["#0072B2" if name.startswith("tinydiff") else "#E69F00" for name in names]
         bars = axes.barh(names, [row["seconds"] for row in mine], color=colours, edgecolor=colours, height=0.65)
         for bar, row in zip(bars, mine, strict=True):
             bar.set_fill(row["reaches"])
             axes.annotate(
-                f" {row['seconds']:.0f} s, {row['bits']:.2f} bits", (row["seconds"], bar.get_y() + 0.325), va="center",
-                fontsize=11,
+                f" {row['seconds']:.0f} s, {row['mean']:.2f} bits", (row["seconds"], bar.get_y() + 0.325), va="center",
+                fontsize=12,
             )  # fmt: skip
-        level = next(row["bits"] for row in mine if row["entry"] == REFERENCE)
-        axes.set_title(f"{mode}: seconds to {level:.2f} bits per character", fontsize=12)
-        axes.set_xlim(0, 1.45 * max(row["seconds"] for row in mine))
-        axes.set_xlabel(f"seconds of training, size S ({SIZE.d_model} wide, {SIZE.layers} layers)", fontsize=11)
-        axes.tick_params(labelsize=11)
+        level = next(row["mean"] for row in mine if row["entry"] == REFERENCE)
+        size, mode = board.split()
+        axes.set_title(
+            f"size {size} ({SIZES[size].d_model} wide), {mode}: to {level:.2f} bits per character", fontsize=13
+        )
+        axes.set_xlim(0, 1.5 * max(row["seconds"] for row in mine))
+        axes.set_xlabel("seconds of training", fontsize=12)
+        axes.tick_params(labelsize=12)
         axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     drawing.savefig(path, dpi=150)

@@ -121,9 +121,11 @@ def typed_numbers(notebook: NotebookNode) -> Iterator[tuple[int, str]]:
 
 
 def without_solutions(notebook: NotebookNode) -> NotebookNode:
-    """A copy for students: no solutions, no outputs of exercises."""
+    """A copy for students: no solutions, and no word of them."""
     copy = deepcopy(notebook)
     copy.cells = [cell for cell in copy.cells if "solution" not in tags(cell)]
+    for cell in copy.cells:
+        cell.source = cell.source.replace(" Solutions are at the end; try first.", "")
     return copy
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from tinydiff.processes.named import new_process
 for stop in (signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
     if signal.getsignal(stop) is signal.SIG_IGN:  # as under nohup: processes that tests start and stop would ignore it
         signal.signal(stop, signal.default_int_handler)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of them would compile all of tinydiff anew
+sys.dont_write_bytecode = False
 os.environ["TINYDIFF_KERNELS"] = kernels.active()  # processes that tests start run what the tests run, and do not warn
 
 LENGTH, BATCH = 16, 4

@@ -15,6 +15,7 @@ import argparse
 import ast
 import copy
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TREES = ("tinydiff", "tests", "benchmarks", "lessons", "docs", "README.md", "pyproject.toml", "CITATION.cff")
+NEAREST = 6  # test files
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -146,10 +148,15 @@ class Copy:
 
 
 def first_tests(file: Path) -> list[str]:
-    """The test files that name this module."""
+    """The test files nearest to this module: those of its name, and those that name most of what it defines."""
     stem = file.parent.name if file.stem == "__init__" else file.stem
-    tests = sorted((ROOT / "tests").rglob("test_*.py"))
-    return [str(test.relative_to(ROOT)) for test in tests if stem in test.stem or f"{stem}" in test.read_text("utf-8")]
+    defined = {node.name for node in ast.parse(file.read_bytes()).body
+               if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_")}  # fmt: skip
+    near = {}
+    for test in (ROOT / "tests").rglob("test_*.py"):
+        words = set(re.findall(r"\w+", test.read_text("utf-8")))
+        near[str(test.relative_to(ROOT))] = len(defined & words) + NEAREST * (stem in test.stem)
+    return [test for test, names in sorted(near.items(), key=lambda entry: -entry[1]) if names][:NEAREST]
 
 
 def main() -> None:

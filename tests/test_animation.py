@@ -94,7 +94,7 @@ def test_figures_show_what_they_are_given() -> None:
     assert [axes.get_title() for axes in ways.axes] == ["one", "two"]
     assert len(ways.axes[0].lines) == 1 + 7 + 2
     dissolved = figures.dissolving(frames(4, np.zeros((5, 16, 16))), patch=4, moments=4)
-    assert [axes.images[0].get_array().shape for axes in dissolved.axes] == [(54, 54)] * 4
+    assert [axes.images[0].get_array().shape for axes in dissolved.axes] == [(36, 54)] * 4  # two rows of three
     plain, axes = plt.subplots()
     figures.field(axes, ring().score, "score", across=5)
     assert axes.collections[0].N == 25

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -44,13 +46,29 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-def tinydiff(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as a process of its own, piped."""
+def piped(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a process of its own, piped: a second or more until it is there."""
     command = [sys.executable, "-m", "tinydiff", *map(str, arguments)]
     variables = os.environ | {"COLUMNS": "200"} | environment
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env=variables, stdin=subprocess.DEVNULL, timeout=300
     )
+
+
+def tinydiff(*arguments: object, cwd: Path | None = None, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+    """Run the command here, as a process runs it, with streams that are no screens: where the process is no subject."""
+    command, here = ["tinydiff", *map(str, arguments)], Path.cwd()
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("always")  # they are printed; pytest's filter would raise them
+        patch.chdir(cwd or here)
+        patch.setattr(sys, "argv", command)
+        for name, stream in (("stdin", io.TextIOWrapper(io.BytesIO(stdin))), ("stdout", out), ("stderr", err)):
+            patch.setattr(sys, name, stream)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    said = (stream.buffer.getvalue().decode().replace(os.linesep, "\n") for stream in (out, err))
+    return subprocess.CompletedProcess(command, int(end.value.code or 0), *said)
 
 
 def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> tuple[int, str]:
@@ -98,7 +116,7 @@ def test_help_names_every_choice(command: str) -> None:
 def test_train_sample_and_evaluate_in_a_pipe(runs: Runs, tmp_path: Path) -> None:
     """Colours or bars in a pipe, progress mixed with results, or a result that is not the one in the run."""
     folder = tmp_path / "run"
-    trained = tinydiff("train", "--text", runs.text, "--out", folder, *SIZES)
+    trained = piped("train", "--text", runs.text, "--out", folder, *SIZES)
     assert (trained.returncode, trained.stdout) == (0, "")
     assert re.search(
         r"^step 20/20  loss \d\.\d+ nats/token  held-out \d\.\d+ bits/char  \d+k tokens/s$", trained.stderr, re.M
@@ -106,7 +124,7 @@ def test_train_sample_and_evaluate_in_a_pipe(runs: Runs, tmp_path: Path) -> None
     assert f"Saved in {folder}." in trained.stderr
 
     options = ["--batch=2", "--steps=4", "--seed=3", "--temperature=1", "--choice-temperature=0"]
-    sampled = tinydiff("sample", folder, *options)
+    sampled = piped("sample", folder, *options)
     assert sampled.returncode == 0
     model, process, codec, _ = load(folder)
     decoder = decoders.LowConfidence(4)
@@ -115,7 +133,7 @@ def test_train_sample_and_evaluate_in_a_pipe(runs: Runs, tmp_path: Path) -> None
     assert len(sampled.stderr.splitlines()) == 2 * 5  # frames 0 to 4 of two sequences
     assert "░" in sampled.stderr
 
-    evaluated = tinydiff("evaluate", folder, "--windows", 128)
+    evaluated = piped("evaluate", folder, "--windows", 128)
     mean, error, *_ = evaluate(model, process, data.load(str(runs.text)), windows=128)
     assert evaluated.stdout.startswith(f"{mean:.4f} +- {error:.4f} bits per character (NELBO, an upper bound; ")
     assert evaluated.stderr == ""
@@ -192,6 +210,7 @@ DRAWN = decoders.Draw(0.3, 2, 0.9)
         (MaskedDiffusion(3), {"threshold": 0.4, "block_length": 2, **DRAW}, decoders.Threshold(0.4, DRAWN, 2)),
         (MaskedDiffusion(3), {"gamma": 0.4, **DRAW}, decoders.EntropyBounded(DRAWN, gamma=0.4)),
         (MaskedDiffusion(3), {"factor": 0.4, "block_length": 2, **DRAW}, decoders.Frechet(DRAWN, 2, factor=0.4)),
+        (MaskedDiffusion(3), {"drafts": 3, **DRAW}, decoders.Speculate(3, draw=DRAWN)),
         (BlockDiffusion(3), {"cache": False, "factor": 0.4, **DRAW},
          decoders.Blocks(decoders.Frechet(DRAWN, factor=0.4), cache=False)),
         (MaskedDiffusion(3), {"remask": "cap", "eta": 0.5, "steps": 4, **DRAW}, decoders.RemaskCap(4, 0.5, DRAWN)),
@@ -224,7 +243,7 @@ def test_every_option_is_passed_on(command: str, trained: Path, monkeypatch: pyt
     monkeypatch.setattr(cli.generate, "decoder_of", spy)
     values = {
         "steps": 3, "remasking": "margin", "remask": "cap", "eta": 0.25, "commits": "cosine", "threshold": 0.5,
-        "gamma": 0.25, "factor": 0.125, "temperature": 0.75, "top_k": 4, "top_p": 0.875, "block_length": 5,
+        "gamma": 0.25, "factor": 0.125, "drafts": 3, "temperature": 0.75, "top_k": 4, "top_p": 0.875, "block_length": 5,
         "choice_temperature": 1.5,
     }  # fmt: skip
     values |= {"sampler": "euler", "solver": "rk4"} if command == "sample" else {}
@@ -312,7 +331,7 @@ def test_demo(tmp_path: Path) -> None:
 
 def test_info() -> None:
     """A bug report without what is needed to understand it, or naming other kernels than those that run."""
-    rows = dict(line.split(maxsplit=1) for line in tinydiff("info", TINYDIFF_KERNELS="numpy").stdout.splitlines())
+    rows = dict(line.split(maxsplit=1) for line in piped("info", TINYDIFF_KERNELS="numpy").stdout.splitlines())
     assert {"tinydiff", "threads", "numpy", "python", "package"} < rows.keys()
     assert rows["package"] == str(Path(cli.__file__).parents[1])
     assert rows["kernels"].startswith("numpy")
@@ -574,7 +593,7 @@ def test_damaged_runs_are_refused(
 @pytest.mark.parametrize("variable", ["TINYDIFF_KERNELS", *(["TINYDIFF_ISA"] if kernels.native else [])])
 def test_environment_that_means_nothing(variable: str) -> None:
     """An error about an argument that nobody gave, instead of the variable that somebody set long ago."""
-    done = tinydiff("info", **{variable: "bogus"})
+    done = piped("info", **{variable: "bogus"})
     assert done.returncode != 0
     error = done.stderr.splitlines()[-1]
     assert variable in error
@@ -596,7 +615,7 @@ def test_errors_are_one_line_in_a_narrow_window(
 def test_names_are_shown_as_they_are(runs: Runs, tmp_path: Path) -> None:
     """A folder called run[old] shown as "run", so that the command to go on names another; ":x:" shown as an emoji."""
     folder = tmp_path / "run[old]:x:"
-    shown = tinydiff("train", "--text", runs.text, "--out", folder, *SIZES, COLUMNS="40").stderr
+    shown = piped("train", "--text", runs.text, "--out", folder, *SIZES, COLUMNS="40").stderr
     assert f"Saved in {folder}." in shown
     assert f"resume '{folder}'," in tinydiff("train", "--text", runs.text, "--out", folder, *SIZES).stderr
 

@@ -373,18 +373,15 @@ def test_standard_input_is_over(tmp_path: Path) -> None:
     text, out = b"the cat sat on the mat.\n" * 20, str(tmp_path / "run")
     small = ["--d-model=8", "--layers=1", "--heads=2", "--batch=4", "--steps=2", "--length=8"]
 
-    def done(*command: str) -> subprocess.CompletedProcess[bytes]:
-        line = [sys.executable, "-m", "tinydiff", *command]
-        return subprocess.run(line, input=text, capture_output=True, check=False)
-
-    assert done("train", "--text", "-", "--out", out, *small).returncode == 0
+    assert tinydiff("train", "--text", "-", "--out", out, *small, stdin=text).returncode == 0
     for command in (("evaluate", out), ("train", "--resume", out, "--steps=3")):
-        over = done(*command)
+        over = tinydiff(*command, stdin=text)
         assert over.returncode == 2
-        assert b"-, which" in over.stderr
-        assert b"is not there; say where it is with --text or --pairs" in over.stderr
-    assert done("train", "--resume", out, "--steps=3", "--text", "-").returncode == 0
-    assert b"(NELBO, an upper bound; -, 64 windows of 8)" in done("evaluate", out, "--windows=64", "--text", "-").stdout
+        assert "-, which" in over.stderr
+        assert "is not there; say where it is with --text or --pairs" in over.stderr
+    assert tinydiff("train", "--resume", out, "--steps=3", "--text", "-", stdin=text).returncode == 0
+    evaluated = tinydiff("evaluate", out, "--windows=64", "--text", "-", stdin=text)
+    assert "(NELBO, an upper bound; -, 64 windows of 8)" in evaluated.stdout
 
 
 def test_empty_names_are_refused() -> None:

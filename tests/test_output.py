@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from test_cli import tinydiff
 
 from tinydiff import Run, cli, load
 from tinydiff.decoders import LowConfidence
@@ -40,12 +41,11 @@ def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes
     return subprocess.run([*COMMAND, *map(str, arguments)], check=False, timeout=120, **options)
 
 
-def error_of(done: subprocess.CompletedProcess[bytes]) -> str:
+def error_of(done: subprocess.CompletedProcess[str]) -> str:
     """The one line that a command left, which says what is wrong."""
-    text = done.stderr.decode()
-    assert text.startswith("error: ")
-    assert text.count("\n") == 1
-    return text
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +133,7 @@ def test_control_characters_do_not_reach_the_terminal(strange: Path) -> None:
         ["sample", f"{strange}\x07"], ["train", "--resume", strange],
         ["train", "--\x1b[31m"], ["\x1b[31m"],
     ):  # fmt: skip
-        said = run(*command).stderr.decode()
+        said = tinydiff(*command).stderr
         assert "\\x1b" in said
         assert not [c for c in said if not c.isprintable() and c != "\n"]
 
@@ -151,23 +151,23 @@ def test_commands_to_copy_are_quoted(strange: Path, tmp_path: Path, runs: Runs) 
     """Two blanks become one, or the shell takes a part of the name for something else."""
     (tmp_path / "a  b $HOME").mkdir()
     folder = tmp_path / "a  b $HOME" / "run"
-    done = run("train", "--resume", folder)
+    done = tinydiff("train", "--resume", folder)
     assert error_of(done).endswith(f"train one with: tinydiff train --out '{folder}'\n")
     runs.train(runs.new(folder), 3)
-    assert f"train --resume '{folder}', or" in error_of(run("train", "--out", folder))
+    assert f"train --resume '{folder}', or" in error_of(tinydiff("train", "--out", folder))
     runs.train(Run.resume(folder))
-    said = run("train", "--resume", folder).stderr.decode()
+    said = tinydiff("train", "--resume", folder).stderr
     assert said.endswith(f"train on with: tinydiff train --resume '{folder}' --steps 60\n")
 
 
 def test_many_samples_are_not_all_watched_in_a_pipe(trained: Path) -> None:
     """34,000 lines on standard error for 2,000 samples."""
-    done = run("sample", trained, "--batch=200")
-    assert len(done.stdout.decode().split("\n")) > 200
-    lines = done.stderr.decode().splitlines()
+    done = tinydiff("sample", trained, "--batch=200")
+    assert len(done.stdout.split("\n")) > 200
+    lines = done.stderr.splitlines()
     assert len(lines) == 17 * terminal.PLAIN_ROWS + 1
     assert lines[-1] == f"and {200 - terminal.PLAIN_ROWS} more sequences"
-    few = run("sample", trained, "--batch=1", "--remask=cap", "--eta=0.1", "--steps=400").stderr.decode().splitlines()
+    few = tinydiff("sample", trained, "--batch=1", "--remask=cap", "--eta=0.1", "--steps=400").stderr.splitlines()
     assert len(few) == terminal.PLAIN_FRAMES + 1
     assert few[-1].startswith(" 400/400  ")
 
@@ -250,9 +250,9 @@ def test_pictures_need_no_screen(backend: str, trained: Path, tmp_path: Path) ->
 def test_names_with_dollars_in_a_figure(tmp_path: Path) -> None:
     """The name of a run is read as a formula that is not one."""
     folder = tmp_path / "a$x_{$ b"
-    done = run("train", "--data=sums", "--out", folder, *SIZES[1:], "--steps=2")
+    done = tinydiff("train", "--data=sums", "--out", folder, *SIZES[1:], "--steps=2")
     assert done.returncode == 0, done.stderr
-    done = run("sweep", folder, "--steps=1,2", "--texts=8", "--order=random")
+    done = tinydiff("sweep", folder, "--steps=1,2", "--texts=8", "--order=random")
     assert done.returncode == 0, done.stderr
     assert (folder / "sweep.png").stat().st_size > 10_000
 
@@ -273,9 +273,9 @@ def test_pictures_of_many(trained: Path, tmp_path: Path) -> None:
 def test_steps_and_rate_extend_a_run(runs: Runs, tmp_path: Path) -> None:
     """Exit code 0, and the options ignored, because the run is trained to its steps already."""
     folder = runs.train(runs.new(tmp_path / "run")).folder
-    done = run("train", "--resume", folder, "--steps", 40, "--lr", 0.001)
+    done = tinydiff("train", "--resume", folder, "--steps", 40, "--lr", 0.001)
     assert done.returncode == 0, done.stderr
-    assert "From step 30 on the learning rate begins again: up to 0.001 in 5 steps, then down" in done.stderr.decode()
+    assert "From step 30 on the learning rate begins again: up to 0.001 in 5 steps, then down" in done.stderr
     assert Run.resume(folder).step == 40
     training = read_config(folder)["training"]
     assert (training["steps"], training["lr"], training["restart"]) == (40, 0.001, 30)
@@ -283,11 +283,11 @@ def test_steps_and_rate_extend_a_run(runs: Runs, tmp_path: Path) -> None:
         (["--steps", 39], "steps is 39, but 40 are done already"),
         (["--lr", 0.1], "--lr is 0.1, but all 40 steps are done: add --steps"),
     ):
-        done = run("train", "--resume", folder, *options)
+        done = tinydiff("train", "--resume", folder, *options)
         assert done.returncode == 2
         assert words in error_of(done)
-    done = run("train", "--resume", folder, "--steps", 40)
-    assert (done.returncode, done.stderr.decode()[-26:]) == (0, f"--resume {folder} --steps 80\n"[-26:])
+    done = tinydiff("train", "--resume", folder, "--steps", 40)
+    assert (done.returncode, done.stderr[-26:]) == (0, f"--resume {folder} --steps 80\n"[-26:])
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_other_options_are_refused_beside_resume(
 
 def test_steps_of_a_demo_that_is_there(trained: Path) -> None:
     """A longer demo asked for, and the old one shown."""
-    done = run("demo", "--out", trained, "--steps", 300)
+    done = tinydiff("demo", "--out", trained, "--steps", 300)
     assert done.returncode == 2
     assert error_of(done).startswith(f"error: --steps is 300, but {trained} holds a run with its own number of steps")
 
@@ -416,8 +416,8 @@ def test_warnings_are_one_line(runs: Runs, tmp_path: Path) -> None:
 def test_a_text_that_begins_with_a_dash(trained: Path) -> None:
     """Taken for an option; the error says where it goes, and there it is read."""
     for text in ("-the c__", "--the c__ sat"):
-        done = run("infill", trained, text)
+        done = tinydiff("infill", trained, text)
         assert done.returncode == 2
-        assert b"begins with a dash, which options do; a text that does goes last, after --" in done.stderr
-    done = run("infill", trained, "--delay=0", "--", "-the c__")
-    assert b"'-' (U+002D) at position 0, which this alphabet" in done.stderr  # this one has no dash
+        assert "begins with a dash, which options do; a text that does goes last, after --" in done.stderr
+    done = tinydiff("infill", trained, "--delay=0", "--", "-the c__")
+    assert "'-' (U+002D) at position 0, which this alphabet" in done.stderr  # this one has no dash

@@ -71,7 +71,7 @@ def test_a_run_with_a_rainbow_resumes(tmp_path: Path) -> None:
         corpus, MaskedDiffusion(corpus.vocab_size), small(corpus.vocab_size, 24), Options(steps=2), tmp_path / "r"
     )
     assert Run.resume(tmp_path / "r").corpus.config == run.corpus.config
-    assert Run.resume(tmp_path / "r").corpus.rainbow == 3  # type: ignore[attr-defined]
+    assert Run.resume(tmp_path / "r").corpus.rainbow == 3
 
 
 @pytest.mark.parametrize("kind", ["text", "pairs"])
@@ -120,7 +120,7 @@ def test_eos_never_or_last() -> None:
     codec = Characters("ab.", ".")
     model, process = Fixed(np.log([0.3, 0.1, 0.6])), MaskedDiffusion(3)
     for eos, wanted in (("free", ""), ("never", "aaaa"), ("last", "")):
-        assert answers.answers(process, model, codec, ["b", "bab"], 4, eos=eos, rng=rng()) == [wanted] * 2  # type: ignore[arg-type]
+        assert answers.answers(process, model, codec, ["b", "bab"], 4, eos=eos, rng=rng()) == [wanted] * 2
     canvas = {"x0": np.array([1, 0, 0]), "given": np.arange(3) < 1}
     for last in (None, 2):
         decoder = LowConfidence(draw=Draw(1.0), last=last)
@@ -133,7 +133,7 @@ def test_eos_never_or_last() -> None:
     with pytest.raises(ValueError, match="eos is 'last', but Random does not rank"):
         answers.answers(process, model, codec, ["a"], 4, decoder=decoders.Random(), eos="last", rng=rng())
     with pytest.raises(ValueError, match="eos is 'no'; expected one of free, never, last"):
-        answers.answers(process, model, codec, ["a"], 4, eos="no", rng=rng())  # type: ignore[arg-type]
+        answers.answers(process, model, codec, ["a"], 4, eos="no", rng=rng())
     with pytest.raises(ValueError, match="canvas is 0; an answer needs"):
         answers.answers(process, model, codec, ["a"], 0, rng=rng())
     with pytest.raises(ValueError, match="prompt 'aaaaaaaaaaaa' has 12 characters, which leaves 0 of the 12"):
@@ -159,7 +159,7 @@ def test_new_tokens_leave_the_old_ones_as_they_were(kind: Any) -> None:
     assert wider.config == kind(8).config
     x = rng().integers(0, 5, (3, 12))
     np.testing.assert_array_equal(wide(np.where(x == 4, 8, x)).data[..., :4], model(x).data)
-    assert codec_for(replace(grown), "abc①", 2).alphabet == grown.alphabet  # type: ignore[attr-defined]
+    assert codec_for(replace(grown), "abc①", 2).alphabet == grown.alphabet
     with pytest.raises(ValueError, match="vocab_size is 3, but the model has 4; it can only grow"):
         widened(model, process, 3, rng())
     with pytest.raises(ValueError, match="only characters can be added to"):
@@ -173,7 +173,7 @@ def command(*arguments: str) -> tuple[int, str, str]:
     """Exit code, output and errors of a command; errors of the user as `main` tells them: 2."""
     done = CliRunner().invoke(app, list(arguments))
     if done.exception is not None and not isinstance(done.exception, SystemExit):
-        assert isinstance(done.exception, ValueError | FileNotFoundError), done.exception
+        assert isinstance(done.exception, ValueError | FileNotFoundError | learning.CheckpointError), done.exception
         return 2, done.stdout, str(done.exception)
     return done.exit_code, done.stdout, done.stderr
 
@@ -268,6 +268,10 @@ def test_ask_options_reach_the_decoder(runs: Path, monkeypatch: pytest.MonkeyPat
         (("train", "--data", "sums", "--rainbow", "3", "--out", "{new}"), "--rainbow is 3, but nothing here"),
         (("train", "--active", "2", "--out", "{new}"), "--active is 2, but there are no experts"),
         (("train", "--experts", "2", "--active", "3", "--out", "{new}"), "active is 3, of 2 experts"),
+        (("train", "--start-from", "{left}", "--d-model", "8", "--text", "x", "--out", "{new}"), "--text, --d-model"),
+        (("train", "--start-from", "{none}", "--out", "{new}"), "there is no run in"),
+        (("train", "--start-from", "{left}", "--process", "sedd_uniform", "--out", "{new}"), "the network of"),
+        (("train", "--start-from", "{left}", "--process", "block", "--block-length", "0", "--out", "{new}"), "block_length is 0"),
     ],
 )  # fmt: skip
 def test_bad_input_says_what_to_do_and_writes_nothing(runs: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -294,6 +298,45 @@ def test_train_options_reach_the_run(tmp_path: Path) -> None:
     assert config["training"]["random_lengths"] == 0.25
     assert (config["data"]["name"], config["data"]["rainbow"]) == ("instructions", 7)
     assert Run.resume(tmp_path / "r").step == 1
+
+
+@pytest.mark.parametrize(("process", "options"), [("masked", []), ("cart", []), ("block", ["--block-length", "4"])])
+def test_start_from_begins_with_the_network_and_the_data_of_a_run(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process: str, options: list[str]
+) -> None:
+    """Its averaged weights, to the bit, for another process; and other options are those of a new run."""
+    seen: list[Run] = []
+    monkeypatch.setattr("tinydiff.cli.train.follow", seen.append)
+    code, _, error = command(
+        "train", "--start-from", str(runs / "left"), "--process", process, *options, "--steps", "5", "--lr", "0.01",
+        "--out", str(tmp_path / "r"),
+    )  # fmt: skip
+    assert code == 0, error
+    model, _, _, config = learning.load(runs / "left")
+    [run] = seen
+    assert run.process.config["process"] == process
+    assert run.process.config.get("block_length", 4) == 4
+    assert (run.corpus.config, run.model.length) == (config["data"], model.length)
+    assert (run.step, run.options.steps, run.options.lr) == (0, 5, 0.01)
+    for name, p in model.params.items():
+        np.testing.assert_array_equal(run.model.params[name].data, p.data)
+    again = Run.resume(tmp_path / "r")
+    for _ in train(again):
+        pass
+    assert learning.load(tmp_path / "r")[1].config == run.process.config
+
+
+def test_the_page_says_that_it_does_not_know_experts(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("abcd dcba abdc " * 60)
+    code, _, error = command(
+        "train", "--text", str(tmp_path / "book.txt"), "--experts", "2", "--steps", "1", "--length", "8",
+        "--d-model", "8", "--heads", "2", "--layers", "1", "--out", str(tmp_path / "r"),
+    )  # fmt: skip
+    assert code == 0, error
+    code, _, error = command("page", str(tmp_path / "r"), "--out", str(tmp_path / "p.html"))
+    assert code == 2
+    assert "is 2, which the page's network does not know; train without it, or show the model with" in error
+    assert not (tmp_path / "p.html").exists()
 
 
 def test_cart_is_a_process_of_the_command_line(tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ from tinydiff import (
     cli,
     data,
     decoders,
+    learning,
     load,
 )
 from tinydiff.arrays import Bools, Ints
-from tinydiff.data import Batch
-from tinydiff.data.middles import Middles, middle_last, middle_of
+from tinydiff.data import SENTINELS, Batch, Middles, middle_last, middle_of
 from tinydiff.measures.decoder_law import DecoderLaw
 
 V, L, END = 5, 12, 4
@@ -251,6 +251,7 @@ def test_middles_come_last_and_are_found_again() -> None:
     corpus = Middles(data.load("python_docs"), share=1.0)
     x0 = corpus.examples(40, 8, rng()).x0
     assert x0.shape == (8, 40)
+    assert len({int((row == corpus.vocab_size - 1).argmax()) for row in x0}) > 2  # no place says where a middle ends
     assert (x0.max(axis=1) == corpus.vocab_size - 1).all()
     assert Middles(corpus.corpus, share=0.0).examples(40, 8, rng()).x0.max() < corpus.corpus.vocab_size
     model = Transformer(corpus.vocab_size, 40, d_model=8, layers=1, heads=2, rng=rng())
@@ -340,6 +341,66 @@ def test_sample_in_blocks(run: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert capsys.readouterr().out.startswith("the c")
     with pytest.raises(ValueError, match=r"--block-length is 2, but .* was trained for blocks of 4"):
         cli.app(["sample", str(run), "--block-length", "2"], standalone_mode=False)
+
+
+def test_gaps_for_a_model_that_goes_left_to_right(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--middles reaches the data of the run; infill fills a gap, as long as it likes; sample makes text."""
+    folder = tmp_path / "middles"
+    small = ["--steps", "3", "--batch", "4", "--length", "24", "--d-model", "8", "--layers", "1", "--heads", "2"]
+    text = ["--text", str(runs.text), "--out", str(folder)]
+    cli.app(["train", *text, "--process", "autoregressive", "--middles", "0.75", *small], standalone_mode=False)
+    model, _, codec, config = load(folder)
+    assert codec is not None
+    assert model.vocab_size == codec.vocab_size + SENTINELS
+    assert config["data"]["middles"] == 0.75
+    resumed = learning.Run.resume(folder)
+    assert isinstance(resumed.corpus, Middles)
+    assert (resumed.corpus.share, resumed.corpus.vocab_size) == (0.75, model.vocab_size)
+    cli.app(["evaluate", str(folder), "--windows", "64"], standalone_mode=False)
+    capsys.readouterr()
+    cli.app(["sample", str(folder), "--temperature", "5", "--seed", "1"], standalone_mode=False)
+    assert len(capsys.readouterr().out.rstrip("\n")) <= 24
+
+    def answers(x: Any, t: Any = None, *, select: Any, **_: Any) -> Tensor:
+        """An a, and then the end of the middle."""
+        logits = np.zeros((int(select.sum()), codec.vocab_size + SENTINELS))
+        logits[:, codec.encode("a")[0] if x[0, -1] == codec.vocab_size + 2 else codec.vocab_size + 3] = 50
+        return Tensor(logits)
+
+    monkeypatch.setattr(Transformer, "__call__", lambda self, *x, **options: answers(*x, **options))
+    cli.app(["infill", str(folder), "the c___ sat"], standalone_mode=False)
+    assert capsys.readouterr().out == "the ca sat\n"
+    for arguments, words in (
+        (["the _at _at"], "more than one gap"), (["the c_t " * 5], "more than one gap"),
+        (["the cat sat the cat s_"], "this model takes at most 19"), (["c_t", "--allow", "a"], "leave --allow out"),
+        (["c_t", "--gamma", "1"], "leave --gamma out"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            cli.app(["infill", str(folder), *arguments], standalone_mode=False)
+    with pytest.raises(ValueError, match=r"--middles is 0.5, which is for --process autoregressive on a text"):
+        cli.app(["train", *text[:2], "--out", str(tmp_path / "no"), "--middles", "0.5"], standalone_mode=False)
+    assert not (tmp_path / "no").exists()
+
+
+def test_drafts_reach_the_decoder(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--drafts 3 guesses three at once, in `sample` and in `infill`; blocks refuse it."""
+    made: list[Any] = []
+    sample = MaskedDiffusion.sample
+
+    def listening(*arguments: Any, decoder: Any, **options: Any) -> Any:
+        made.append(decoder)
+        return sample(*arguments, decoder=decoder, **options)
+
+    monkeypatch.setattr(MaskedDiffusion, "sample", listening)
+    cli.app(["sample", str(trained), "--drafts", "3"], standalone_mode=False)
+    cli.app(["infill", str(trained), "the c__ sat", "--drafts", "2", "--temperature", "1"], standalone_mode=False)
+    assert made == [decoders.Speculate(3, draw=decoders.Draw(0.7)), decoders.Speculate(2, draw=decoders.Draw(1.0))]
+    with pytest.raises(ValueError, match=r"--gamma is 1.0 and --drafts is 3, but each of them"):
+        cli.app(["sample", str(trained), "--drafts", "3", "--gamma", "1"], standalone_mode=False)
 
 
 def test_evaluate_the_law_of_a_decoder(trained: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

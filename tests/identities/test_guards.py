@@ -123,9 +123,9 @@ def test_F4_steering_and_redrawing_are_exact(seed: int) -> None:
     harmless = np.where((at >= 0) & ~danger.forbidden[at], law.p[at], 0)
     harmless /= harmless.sum()
     for order in ("random", "left_to_right", "entropy"):
-        steered = exact.unmask_law(process, Steered(exact.ListedDenoiser(law), danger), [1] * LENGTH, order)  # type: ignore[arg-type]
+        steered = exact.unmask_law(process, Steered(exact.ListedDenoiser(law), danger), [1] * LENGTH, order)
         np.testing.assert_allclose(steered, harmless, atol=1e-12)
-        free = exact.unmask_law(process, exact.ListedDenoiser(law), [1] * LENGTH, order)  # type: ignore[arg-type]
+        free = exact.unmask_law(process, exact.ListedDenoiser(law), [1] * LENGTH, order)
         np.testing.assert_allclose(free, p, atol=1e-12)
         bad = (at >= 0) & danger.forbidden[at]
         redrawn = np.where(bad, 0, free) * (1 / (1 - free[bad].sum()))  # sum_n P(F)^n p(y)

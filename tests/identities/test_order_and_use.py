@@ -114,13 +114,13 @@ def test_Q3_suffix_masks_are_left_to_right() -> None:
 
         def __call__(self, x: np.ndarray, t: object = None, **options: object) -> object:
             seen.append(x)
-            return model(x, **options)  # type: ignore[arg-type]
+            return model(x, **options)
 
-    SuffixMasks(v).loss(Spy(), texts, rng())  # type: ignore[arg-type]
+    SuffixMasks(v).loss(Spy(), texts, rng())
     masked = seen[0] == v
     assert (masked[:, 1:] >= masked[:, :-1]).all()
     assert set(masked.sum(axis=1)) == {1, 2, 3, 4}
-    SuffixMasks(v, 0.0).loss(Spy(), texts, rng())  # type: ignore[arg-type]
+    SuffixMasks(v, 0.0).loss(Spy(), texts, rng())
     assert (seen[1][:, :-1] == v)[(seen[1][:, 1:] != v)].any()
 
 

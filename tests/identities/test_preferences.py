@@ -130,7 +130,7 @@ def test_V3_the_exact_loss_and_what_the_bound_adds() -> None:
         np.testing.assert_allclose(log_p, -exact.any_order_nll(PROCESS, model, every, known), rtol=1e-12)
 
     def nll(m: object, x0: Ints) -> float:
-        return float(exact.any_order_nll(PROCESS, m, x0)[0])  # type: ignore[arg-type]
+        return float(exact.any_order_nll(PROCESS, m, x0)[0])
 
     exact_margin = sum(
         sign * (nll(REFERENCE, x) - nll(model, x)) for sign, x in ((1, PAIR.chosen), (-1, PAIR.rejected))
@@ -173,7 +173,7 @@ def test_V3_the_exact_loss_and_what_the_bound_adds() -> None:
 def test_V4_at_the_reference_the_loss_is_log_2(estimator: str) -> None:
     """theta = reference, shared draws: s^ = 0, loss = log 2 to the bit, gradient -beta/2 (grad B_w - grad B_l)."""
     model, beta = random_model(V, L, seed=1), 0.7
-    objective = Objective(beta, 3, estimator=estimator)  # type: ignore[arg-type]
+    objective = Objective(beta, 3, estimator=estimator)
     loss, margins = objective.loss(PROCESS, model, random_model(V, L, seed=1), PAIR, rng(5))
     assert margins.tolist() == [0.0]
     assert loss.item() == math.log(2)
@@ -189,7 +189,7 @@ def test_V4_at_the_reference_the_loss_is_log_2(estimator: str) -> None:
         assert p.grad is not None
         np.testing.assert_allclose(found[name], -beta / 2 * p.grad, rtol=1e-9, atol=1e-14)
     if estimator != "exact":
-        apart = Objective(beta, 3, estimator=estimator, shared=False)  # type: ignore[arg-type]
+        apart = Objective(beta, 3, estimator=estimator, shared=False)
         assert abs(apart.margins(PROCESS, model, random_model(V, L, seed=1), PAIR, rng(5)).data[0]) > 1e-6
 
 

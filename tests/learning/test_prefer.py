@@ -48,7 +48,7 @@ def test_training_raises_the_margins(estimator: str) -> None:
     """Forty steps; the reference is as it was, and the exact expected number of ones has gone up."""
     model, texts = network(), exact.all_sequences(V, L)
     reference = copy.deepcopy(model)
-    objective = Objective(0.5, 4, estimator=estimator)  # type: ignore[arg-type]
+    objective = Objective(0.5, 4, estimator=estimator)
     frames = list(prefer(PROCESS, model, some_pairs(), objective, Options(steps=40, batch=8, lr=1e-2, warmup=5)))
     assert [frame.step for frame in frames] == [*range(1, 41)]
     assert frames[0].loss == pytest.approx(math.log(2), rel=1e-12)

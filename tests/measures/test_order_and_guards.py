@@ -112,7 +112,7 @@ def test_suffix_masks() -> None:
             seen.append(x)
             return exact.BayesDenoiser(np.full(16, 1 / 16), 2, 4)(x, select=select)
 
-    process.loss(Spy(), np.zeros((4000, 4), np.int64), np.random.default_rng(0))  # type: ignore[arg-type]
+    process.loss(Spy(), np.zeros((4000, 4), np.int64), np.random.default_rng(0))
     two = seen[0][(seen[0] == 2).sum(axis=1) == 2] == 2
     last = (two == [False, False, True, True]).all(axis=1).mean()
     assert abs(last - (0.3 + 0.7 / 6)) < 4.5 * np.sqrt(0.42 * 0.58 / 1000)
@@ -141,6 +141,9 @@ def test_danger() -> None:
 def test_thresholds_are_probabilities(tau: float) -> None:
     with pytest.raises(ValueError, match=f"tau is {tau}; expected 0 < tau < 1"):
         guards.watched([], guards.Danger(LAW, zz), tau)
+    process, model = MaskedDiffusion(LAW.codec.vocab_size), exact.ListedDenoiser(LAW)
+    with pytest.raises(ValueError, match=f"tau is {tau}; expected 0 < tau < 1"):
+        exact.guarded_fate(process, model, guards.Danger(LAW, zz), LAW.ids[0], tau)
 
 
 def test_watched_stops_where_it_says() -> None:
@@ -190,9 +193,9 @@ def test_facts() -> None:
     for options, words in (({"count": 0}, "count is 0"), ({"count": 9, "letters": 1}, "count is 9"),
                            ({"told": 2.0}, "told is 2.0")):  # fmt: skip
         with pytest.raises(ValueError, match=words):
-            reversal.facts(**options)  # type: ignore[arg-type]
+            reversal.facts(**options)
     with pytest.raises(ValueError, match="question is 'why'"):
-        facts.asked("why")  # type: ignore[arg-type]
+        facts.asked("why")
     with pytest.raises(ValueError, match="length is 8, but the facts are texts of 7"):
         facts.check_length(8)
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import test_cli
 
 from tinydiff.practice import check, check_file, hint
 from tinydiff.practice import progress as kept
@@ -38,12 +39,9 @@ def generator(weights):
 """
 
 
-def tinydiff(*arguments: object, cwd: Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+def tinydiff(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the command in a folder."""
-    command = [sys.executable, "-m", "tinydiff", "practice", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=cwd, timeout=300, input=stdin, env=os.environ | {"COLUMNS": "200"}
-    )
+    return test_cli.tinydiff("practice", *arguments, cwd=cwd)
 
 
 def verdicts(folder: Path, source: str, seconds: float = 20) -> dict[str, str]:
@@ -87,10 +85,10 @@ def test_a_helper_with_the_name_of_another_question(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "kind", "says"),
     [
-        ("while True: pass", "late", "not ended"),
+        ("import time\n    while True: time.sleep(.01)", "late", "not ended"),
         (
-            "while True:\n        try:\n            pass\n        except BaseException:\n            pass",
-            "late", "not ended",
+            "import time\n    while True:\n        try:\n            time.sleep(.01)\n"
+            "        except BaseException:\n            pass", "late", "not ended",
         ),
         ("import os; os.remove(VICTIM)", "forbidden", "delete victim"),
         ("import shutil; shutil.rmtree(FOLDER)", "forbidden", "delete"),
@@ -144,7 +142,8 @@ def test_answers_that_misbehave(body: str, kind: str, says: str, tmp_path: Path)
     [
         ("def weight(t, power:\n    pass", "no Python"), ("\x00", "no Python"), ("1 / 0", "ZeroDivisionError"),
         ("import no_such_module", "ModuleNotFoundError"), ("raise SystemExit(2)", "SystemExit"),
-        ("while True: pass", "not ended"), ("input()", "asks for input"), ("open('/nowhere/x', 'w')", "tries to write"),
+        ("import time\nwhile True: time.sleep(.01)", "not ended"), ("input()", "asks for input"),
+        ("open('/nowhere/x', 'w')", "tries to write"),
         ("import os; os._exit(3)", "ended Python"),
     ],
 )  # fmt: skip

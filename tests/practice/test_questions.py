@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import pickle
 import re
+import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,23 @@ from tinydiff.practice.question import Choice, Function, Number
 from tinydiff.practice.sets import SETS
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _each_suspect_once() -> Iterator[None]:
+    """A wrong answer is compared with all suspects, each of which shows the same again on the same case."""
+    judging = sys.modules[judge.__module__]  # the package has the function under that name
+    look, kept = judging._shown, {}
+
+    def shown(asks: Function, suspect: Any, case: tuple[Any, ...]) -> Any:
+        key = suspect, pickle.dumps(case)
+        if key not in kept:
+            kept[key] = look(asks, suspect, case)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "_shown", shown)
+        yield
 
 
 def of(kind: type) -> list[str]:

@@ -134,6 +134,13 @@ Factor = Annotated[
         rich_help_panel=DECODING,
     ),
 ]
+Drafts = Annotated[
+    int | None,
+    typer.Option(
+        help="Guess so many tokens from one look and check them in the next: the law of one at a time, in fewer calls.",
+        rich_help_panel=DECODING,
+    ),
+]
 BlockLength = Annotated[
     int | None,
     typer.Option(

@@ -29,7 +29,10 @@ CHOICES: dict[str, dict[str, type[Any]]] = {
     "sampler": {"analytic": decoders.Tweedie, "euler": decoders.Euler},
 }
 """Options whose value names a decoder."""
-BY_BEING_THERE = {"threshold": decoders.Threshold, "gamma": decoders.EntropyBounded, "factor": decoders.Frechet}
+BY_BEING_THERE = {
+    "threshold": decoders.Threshold, "gamma": decoders.EntropyBounded, "factor": decoders.Frechet,
+    "drafts": decoders.Speculate,
+}  # fmt: skip
 """Options that choose a decoder by being there."""
 DRAW = ("temperature", "top_k", "top_p")
 

@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from .. import data, learning
-from ..arrays import Bools
+from ..arrays import Bools, Ints
 from ..decoders import CHOICE_TEMPERATURE, Blocks, conditioned, prompted
 from ..processes import Autoregressive, Bert, BlockDiffusion, MaskedDiffusion, Process
 from ..transformer import Model, Transformer
@@ -26,6 +26,7 @@ from .common import (
     ChoiceTemperature,
     Commits,
     Delay,
+    Drafts,
     Eta,
     Factor,
     Gamma,
@@ -66,6 +67,7 @@ VECTORS = "Points and pictures"  # a heading in the help
         "tinydiff sample runs/demo --html demo.html --gif demo.gif --strip demo.pdf",
         'tinydiff sample runs/demo --prompt "The " --threshold 0.9',
         "tinydiff sample runs/demo --gamma 0.1",
+        "tinydiff sample runs/demo --drafts 4",
         "tinydiff sample runs/demo --remask cap --eta 0.05 --steps 256",
         "tinydiff sample runs/spiral --gif spiral.gif",
         "tinydiff sample runs/glyphs --label A --cfg-scale 1 --gif letters.gif",
@@ -86,6 +88,7 @@ def sample(
     threshold: Threshold = None,
     gamma: Gamma = None,
     factor: Factor = None,
+    drafts: Drafts = None,
     sampler: Annotated[
         Literal["analytic", "euler"] | None,
         typer.Option(help="How score entropy steps; default analytic.", rich_help_panel=DECODING),
@@ -125,9 +128,9 @@ def sample(
     defaults = {"choice_temperature": CHOICE_TEMPERATURE} | ({"steps": DDPM_STEPS} if codec is None else {})
     decoder = decoder_of(
         process, run, defaults, steps=steps, remasking=remasking, remask=remask, eta=eta, commits=commits,
-        threshold=threshold, gamma=gamma, factor=factor, sampler=sampler, temperature=temperature, top_k=top_k,
-        top_p=top_p,
-        block_length=block_length, choice_temperature=choice_temperature, cache=cache, solver=solver,
+        threshold=threshold, gamma=gamma, factor=factor, drafts=drafts, sampler=sampler, temperature=temperature,
+        top_k=top_k, top_p=top_p, block_length=block_length, choice_temperature=choice_temperature, cache=cache,
+        solver=solver,
     )  # fmt: skip
     if codec is None:
         sample_vectors(run, model, process, config, batch, label, cfg_scale, decoder, seed, delay, gif)
@@ -145,11 +148,17 @@ def sample(
     given = known.get("given", np.zeros(length, bool))
     if allow is not None:
         known["allowed"] = allowed_there(codec, allow, given)
+    if "middles" in config["data"]:  # text only, none of the sentinels
+        allowed = known.get("allowed", np.ones((length, codec.vocab_size), bool))
+        known["allowed"] = np.pad(allowed, ((0, 0), (0, data.SENTINELS)))
     told = guided(model, process, run, given, cfg_scale)
     if isinstance(decoder, Blocks):
         decoder = replace(decoder, eos_id=codec.eos_id)
     check_watching(batch, delay, strip, html, gif)
-    shown = watch(process.sample(told, length, batch, decoder=decoder, rng=rng, **known), codec, run, delay)
+    frames = process.sample(told, length, batch, decoder=decoder, rng=rng, **known)
+    if "middles" in config["data"]:  # what is not written yet is the first id behind the text, as everywhere
+        frames = (replace(frame, state=np.minimum(frame.state, codec.vocab_size)) for frame in frames)
+    shown = watch(frames, codec, run, delay)
     for ids in shown.frames[-1].state:
         say(codec.decode(ids))
     write_views(strip, html, gif, shown)
@@ -208,6 +217,7 @@ def sample_vectors(
         'tinydiff infill stories "In the park, _ found a red kite. Her _ Tom came to play."',
         'tinydiff infill runs/book "the ~~~~~ of __init__" --blank "~"',
         'tinydiff infill runs/sums "17+25=__" --allow 0123456789',
+        'tinydiff infill runs/middles "def __init__(____, name):"',
     )
 )
 def infill(
@@ -222,6 +232,7 @@ def infill(
     threshold: Threshold = None,
     gamma: Gamma = None,
     factor: Factor = None,
+    drafts: Drafts = None,
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
@@ -242,8 +253,11 @@ def infill(
         raise ValueError(
             f"{run} is a run of {config['process']['process']}, which cannot fill in text; use a masked one"
         )
-    if isinstance(process, Autoregressive):
-        raise ValueError(f"{run} is an autoregressive model, which cannot see what follows a blank; use a masked one")
+    if isinstance(process, Autoregressive) and "middles" not in config["data"]:
+        raise ValueError(
+            f"{run} is an autoregressive model, which cannot see what follows a blank; use a masked one, or one "
+            "trained with --middles"
+        )
     if len(blank) != 1:
         raise ValueError(f"--blank is {blank!r}; expected one character")
     if blank not in text:
@@ -251,6 +265,19 @@ def infill(
     if config["data"]["name"] in data.LAWS and codec.unit == "character":
         text = text.ljust(model.length)  # its texts are padded with spaces
     x0, given = data.with_blanks(codec, begun(config, text), blank)
+    if "middles" in config["data"] and isinstance(process, Autoregressive):
+        decoder = decoder_of(
+            process, run, steps=steps, remasking=remasking, remask=remask, eta=eta, commits=commits,
+            threshold=threshold, gamma=gamma, factor=factor, drafts=drafts, temperature=temperature, top_k=top_k,
+            top_p=top_p, block_length=block_length, choice_temperature=choice_temperature, cfg_scale=cfg_scale,
+        )  # fmt: skip
+        for option, value in {"--allow": allow, "--strip": strip, "--html": html, "--gif": gif}.items():
+            if value is not None:
+                raise ValueError(
+                    f"{option} is {value}, but {run} writes the middle behind the rest: leave {option} out"
+                )
+        say(codec.decode(with_middle(model, process, decoder, x0, given, codec, generator(seed))))
+        return
     if len(x0) > model.length:
         raise ValueError(f"text has {len(x0)} {codec.unit}s; this model takes at most {model.length}")
     if config["data"]["name"] in data.LAWS:  # whole texts are all it knows: what is missing at the end is a blank too
@@ -258,8 +285,8 @@ def infill(
         x0, given = np.pad(x0, (0, rest)), np.pad(given, (0, rest))
     decoder = decoder_of(
         process, run, steps=steps, remasking=remasking, remask=remask, eta=eta, commits=commits, threshold=threshold,
-        gamma=gamma, factor=factor, temperature=temperature, top_k=top_k, top_p=top_p, block_length=block_length,
-        choice_temperature=choice_temperature,
+        gamma=gamma, factor=factor, drafts=drafts, temperature=temperature, top_k=top_k, top_p=top_p,
+        block_length=block_length, choice_temperature=choice_temperature,
     )  # fmt: skip
     known: dict[str, Any] = {"x0": x0, "given": given}
     if allow is not None:
@@ -270,6 +297,38 @@ def infill(
     shown = watch(frames, codec, run, delay)
     say(codec.decode(shown.frames[-1].state[0]))
     write_views(strip, html, gif, shown)
+
+
+def with_middle(
+    model: Model,
+    process: Autoregressive,
+    decoder: Any,
+    x0: Ints,
+    given: Bools,
+    codec: data.Codec,
+    rng: np.random.Generator,
+) -> Ints:
+    """The text with its one gap filled by a model that was trained with middles at the end: as long as it likes."""
+    start, stop = int(given.argmin()), len(given) - int(given[::-1].argmin())
+    if given[start:stop].any():
+        raise ValueError("text has more than one gap; this model moves one middle to the end: fill in one at a time")
+    v, length, known = codec.vocab_size, getattr(model, "length", 0), len(x0) - (stop - start)
+    rest = length - known - data.SENTINELS
+    if rest < 1:
+        raise ValueError(
+            f"text has {known} {codec.unit}s beside its gap; this model takes at most {length - data.SENTINELS - 1}"
+        )
+    x0 = np.concatenate([x0[:start], np.zeros(rest, np.int64), x0[stop:]])
+    moved = data.middle_last(x0, start, start + rest, v)
+    there = np.arange(length) < known + data.SENTINELS - 1
+    allowed = np.arange(v + data.SENTINELS) < v
+    allowed[-1] = True  # END
+    allowed = np.where(there[:, None], True, allowed)
+    for frame in process.sample(model, length, decoder=decoder, x0=moved, given=there, allowed=allowed, rng=rng):
+        middle = data.middle_of(frame.state[0], v)
+        if middle is not None:
+            return np.concatenate([x0[:start], middle, x0[start + rest :]])
+    raise ValueError(f"the middle did not end within the {length} {codec.unit}s of this model: try another --seed")
 
 
 def begun(config: dict[str, Any], text: str) -> str:

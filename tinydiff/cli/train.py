@@ -21,6 +21,10 @@ from .common import RUNS, Seed, console, epilog, figure, given, need_end, report
 
 app = typer.Typer()
 BESIDE_RESUME = ("--resume", "--steps", "--lr", "--text", "--pairs")
+BESIDE_START = (
+    "--start-from", "--out", "--process", "--schedule", "--estimator", "--block-length", "--steps", "--batch",
+    "--optimiser", "--lr", "--muon-lr", "--random-lengths", "--seed",
+)  # fmt: skip
 GENERAL: dict[str, Any] = {
     "process": "masked", "optimiser": "muon", "evaluate_every": 250,
 }  # fmt: skip
@@ -71,6 +75,8 @@ def demo(
         "tinydiff train --text book.txt --tokens pieces --vocab 2048 --out runs/pieces",
         "tinydiff train --pairs questions.jsonl --out runs/answers",
         "tinydiff train --process block --block-length 8 --out runs/blocks",
+        "tinydiff train --start-from runs/left --process masked --steps 500 --out runs/dream",
+        "tinydiff train --process autoregressive --middles 0.5 --out runs/middles",
         "tinydiff train --process sedd_uniform --schedule geometric --out runs/scores",
         "tinydiff train --data spiral --process flow --out runs/spiral",
         "tinydiff train --data phrasebook --process nat --out runs/nat",
@@ -117,6 +123,13 @@ def train(
             "or --pairs say where its data are now.",
         ),
     ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Begin with the network and the data of this run: from left to right to masked or block, say.",
+        ),
+    ] = None,
     process: Annotated[
         Literal[
             "masked",
@@ -156,8 +169,8 @@ def train(
         Literal["time", "count"] | None,
         typer.Option(
             metavar="NAME",
-            help="What masked draws for each text: how many tokens to mask, count (default), or a time, and then each "
-            "token by itself.",
+            help="What masked draws for each text, block for each block: how many tokens to mask, count (default), or "
+            "a time, and then each token by itself.",
         ),
     ] = None,
     predict: Annotated[
@@ -170,6 +183,12 @@ def train(
     block_length: Annotated[
         int | None, typer.Option(help="Of block: tokens in each, masked together; default 8, 1 goes left to right.")
     ] = None,
+    middles: Annotated[
+        float,
+        typer.Option(
+            help="Of autoregressive: share of the windows whose middle is moved to the end: so it learns to fill gaps."
+        ),
+    ] = 0.0,
     steps: Annotated[int | None, typer.Option(help="Training steps; default 3000 for text.")] = None,
     batch: Annotated[int | None, typer.Option(help="Sequences per step; default 32 for text.")] = None,
     length: Annotated[
@@ -237,13 +256,20 @@ def train(
         if not experts and (active is not None or routing is not None):
             what = f"--active is {active}" if active is not None else f"--routing is {routing}"
             raise ValueError(f"{what}, but there are no experts: add --experts, or leave it out")
-        corpus = corpus_named(text, data_name, pairs, tokens, vocab, rainbow)
+        source = None if start_from is None else started(start_from, given(context))
+        corpus: Any = source[1] if source else corpus_named(text, data_name, pairs, tokens, vocab, rainbow)
+        if middles:
+            if process != "autoregressive" or type(corpus) is not data.Corpus:
+                raise ValueError(
+                    f"--middles is {middles:g}, which is for --process autoregressive on a text; masks need none"
+                )
+            corpus = data.Middles(corpus, middles)
         chosen_here = {
             "process": process, "steps": steps, "batch": batch, "length": length,
             "d_model": d_model, "layers": layers, "heads": heads, "optimiser": optimiser, "lr": lr,
         }  # fmt: skip
         chosen_here = {name: value for name, value in chosen_here.items() if value is not None}
-        recipe, sized = dict(corpus.recipe), dict(SIZES[size] if size else {})
+        recipe, sized = dict(getattr(corpus, "recipe", {})), dict(SIZES[size] if size else {})
         if optimiser not in (None, recipe.get("optimiser")):
             recipe.pop("lr", None)  # it is of the recipe's own optimiser
         if isinstance(corpus, data.Examples | data.Vectors):
@@ -263,8 +289,13 @@ def train(
             estimator=estimator,
             block_length=block_length,
         )
-        corpus.check_length(chosen["length"])
-        model = Transformer(
+        if source and source[0].time != made.needs_time:
+            has = "is told the time" if source[0].time else "is not told the time"
+            raise ValueError(
+                f"--process is {chosen['process']}, and the network of {start_from} {has}: choose a --process like it"
+            )
+        corpus.check_length(source[0].length if source else chosen["length"])
+        model = source[0] if source else Transformer(
             getattr(corpus, "vocab_size", None), chosen["length"], features=getattr(corpus, "features", None),
             classes=getattr(corpus, "classes", 0), time=made.needs_time,
             positions="learned" if isinstance(corpus, data.Examples | data.Vectors) else "both",  # of a whole, a window
@@ -273,6 +304,24 @@ def train(
         )  # fmt: skip
         run = learning.Run(corpus, made, model, options, out)
     follow(run)
+
+
+def started(run: Path, typed: list[str]) -> tuple[Transformer, Any]:
+    """The network of a run, with its averaged weights, and its data: what `--start-from` begins with.
+
+    START of an autoregressive network becomes MASK, and what answered for the next token is now asked for this one
+    (Gong et al. 2025, without the shift; `learning.from_autoregressive` has it).
+    """
+    others = [option for option in typed if option not in BESIDE_START]
+    if others:
+        raise ValueError(
+            f"{', '.join(others)} cannot be chosen beside --start-from, which takes the network and the data of a run: "
+            f"leave {'it' if len(others) == 1 else 'them'} out"
+        )
+    model, _, _, config = learning.load(run)
+    if model.vocab_size is None:
+        raise ValueError(f"{run} is a run on vectors; start from one on text")
+    return model, learning.corpus_of(run, config)
 
 
 def corpus_named(

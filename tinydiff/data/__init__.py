@@ -24,6 +24,7 @@ from .codec import TOKENS, Characters, Codec, Pieces, Words, codec_of, new_codec
 from .corpus import Corpus, Unseen
 from .examples import Examples, Parallel
 from .laws import LAWS
+from .middles import SENTINELS, Middles, middle_last, middle_of
 from .pairs import RAINBOW, Pairs, UnseenPairs, digest_of, pairs_of, read_pairs
 from .phrasebook import TRANSLATIONS
 from .preferences import Preferences, preferences_of
@@ -36,6 +37,7 @@ __all__ = [
     "INSTRUCTIONS",
     "LAWS",
     "RAINBOW",
+    "SENTINELS",
     "TOKENS",
     "TRANSLATIONS",
     "VECTORS",
@@ -45,6 +47,7 @@ __all__ = [
     "Corpus",
     "Dataset",
     "Examples",
+    "Middles",
     "Pairs",
     "Parallel",
     "Pieces",
@@ -63,6 +66,8 @@ __all__ = [
     "laws",
     "load",
     "load_pairs",
+    "middle_last",
+    "middle_of",
     "new_codec",
     "phrasebook",
     "preferences_of",

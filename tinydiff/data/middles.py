@@ -16,6 +16,7 @@ import numpy as np
 
 from ..arrays import Ints
 from .batch import Batch
+from .codec import Codec
 from .corpus import Corpus
 
 SENTINELS = 4  # PRE, SUF, MID and END, the ids behind those of the real tokens
@@ -48,8 +49,26 @@ class Middles:
         return f"{self.corpus.name}, filled in"
 
     @property
+    def codec(self) -> Codec:
+        """That of the corpus, which has no text for the sentinels."""
+        return self.corpus.codec
+
+    @property
     def unit(self) -> str:
         return "bits per token"
+
+    @property
+    def short_unit(self) -> str:
+        return "bits/token"
+
+    @property
+    def description(self) -> str:
+        return f"{self.corpus.description}, {100 * self.share:g} % of the windows with their middle at the end"
+
+    @property
+    def token_lengths(self) -> Ints:
+        """One for each token: a sentinel is no character."""
+        return np.ones(self.vocab_size, np.int64)
 
     @property
     def vocab_size(self) -> int:
@@ -58,7 +77,7 @@ class Middles:
 
     @property
     def config(self) -> dict[str, Any]:
-        return self.corpus.config | {"name": self.name}
+        return self.corpus.config | {"middles": self.share, "longest": self.longest}
 
     def check_length(self, length: int) -> None:
         """ValueError unless there are windows of that length with room for a gap and the sentinels."""
@@ -71,9 +90,10 @@ class Middles:
         x0 = self.corpus.examples(length, size, rng, held_out=held_out).x0.copy()
         room = length - SENTINELS
         for row in np.flatnonzero(rng.random(size) < self.share):
-            n = int(rng.integers(1, min(self.longest, room) + 1))
-            start = int(rng.integers(0, room - n + 1))
-            x0[row] = middle_last(x0[row, :room], start, start + n, self.corpus.vocab_size)
+            cut = int(rng.integers(1, room + 1))  # the text goes on behind it, or END would always be in the last place
+            n = int(rng.integers(1, min(self.longest, cut) + 1))
+            start = int(rng.integers(0, cut - n + 1))
+            x0[row, : cut + SENTINELS] = middle_last(x0[row, :cut], start, start + n, self.corpus.vocab_size)
         return Batch(x0)
 
 

@@ -20,23 +20,18 @@ promises nothing and has none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..arrays import Bools, Floats, Ints
-from ..transformer import Model
-from .canvas import Canvas
-from .decoder import Masks
+from ..arrays import Bools, Floats
 from .draws import Draw
-from .frames import Frame
-from .orders import ask
-from .quotas import blocks_of, check_block_length, masks_in_blocks
+from .quotas import check_block_length
+from .threshold import TextDecides
 
 
 @dataclass(frozen=True)
-class AsManyAs:
+class AsManyAs(TextDecides):
     """Base: rank positions by a price and commit the cheapest while the sum of prices stays within a budget.
 
     Attributes
@@ -61,26 +56,9 @@ class AsManyAs:
         """Which of the cheapest (B, L), in rising order, may be committed; inf where there is nothing to commit."""
         raise NotImplementedError
 
-    def __call__(self, process: Masks, model: Model, canvas: Canvas, rng: np.random.Generator) -> Iterator[Frame]:
-        """A frame per step; `steps` of a frame is how many there may be at most."""
-        return self._frames(process, model, canvas, blocks_of(canvas, self.block_length), rng)
-
-    def _frames(
-        self, process: Masks, model: Model, canvas: Canvas, blocks: Ints, rng: np.random.Generator
-    ) -> Iterator[Frame]:
-        frame = canvas.first(int(masks_in_blocks(canvas.free, blocks).sum()))
-        yield frame
-        state, confidence, step = canvas.start, frame.confidence, 0
-        for block in range(int(blocks.max()) + 1):
-            while (hidden := (state == canvas.mask_id) & (blocks == block)).any():
-                t = process.schedule.inverse(1 - (state == canvas.mask_id).mean(axis=1))
-                tokens, sure, p = ask(model, state, hidden, t, self.draw, rng)
-                chosen = self.chosen(hidden, p)
-                step += 1
-                state, confidence = np.where(chosen, tokens, state), np.where(chosen, sure, confidence)
-                left = state == canvas.mask_id
-                until = step + int(masks_in_blocks(left, blocks).sum())
-                yield canvas.frame(step, until, float(left.mean()), state, confidence, chosen)
+    def picked(self, hidden: Bools, sure: Floats, p: Floats) -> Bools:
+        """By the laws alone."""
+        return self.chosen(hidden, p)
 
     def chosen(self, hidden: Bools, p: Floats) -> Bools:
         """Which of the `hidden` (B, L) to commit, whose laws are p (n, V): at least one of each row that has any."""

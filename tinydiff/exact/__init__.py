@@ -9,10 +9,11 @@ rates, and no other code that they judge.
 - continuous.py: continuous time. The same by integrating Kolmogorov's equation.
 - masked.py: closed forms for masks; any-order likelihood.
 - blocks.py: block diffusion, by the oracles of masks.
-- unmasking.py: decoders that commit several positions at once; speculation.py: those that guess and verify.
+- unmasking.py: decoders that commit several positions at once; speculation.py: those that guess and verify;
+  parallel.py: what the former cost, where it is a line.
 - truth.py: models that know the data's law.
 - translation.py: what one look at a source can give; lineage.py: Mask-Predict written out again.
-- preferences.py: what an estimate of the ELBO, and of a margin, does.
+- preferences.py: what an estimate of the ELBO, and of a margin, does; policy.py: what stands in for log p.
 - guarding.py: what a guard on every state does.
 - check.py: `check_elbo`, the exact bound beside the exact likelihood.
 """
@@ -34,6 +35,8 @@ from .masked import (
     nelbo_by_count,
     true_probabilities,
 )
+from .parallel import repeats, twins
+from .policy import eubo, stand_in
 from .preferences import Draws, estimate_moments, margin_moments, spread
 from .speculation import speculative_law
 from .states import MOST_STATES, all_masks, all_sequences, product_law, state_index
@@ -71,6 +74,7 @@ __all__ = [
     "continuous_nelbo",
     "discrete_nelbo",
     "estimate_moments",
+    "eubo",
     "faithfulness",
     "guarded_fate",
     "margin_moments",
@@ -82,9 +86,11 @@ __all__ = [
     "nelbo_by_count",
     "path_gap",
     "product_law",
+    "repeats",
     "replayed",
     "speculative_law",
     "spread",
+    "stand_in",
     "state_index",
     "target_entropy",
     "token_probabilities",
@@ -92,6 +98,7 @@ __all__ = [
     "total_variation",
     "translation_distance",
     "true_probabilities",
+    "twins",
     "unmask_law",
     "valid_at_once",
     "walk",

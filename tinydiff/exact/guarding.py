@@ -42,8 +42,11 @@ def guarded_fate(
     Parameters
     ----------
     danger : h of states (B, L), 0 or 1 where nothing is hidden
+    tau : the threshold, 0 < tau < 1
 
     """
+    if not 0 < tau < 1:
+        raise ValueError(f"tau is {tau}; expected 0 < tau < 1, a probability from which on to refuse")
 
     @cache
     def after(state: tuple[int, ...], stopped: bool) -> tuple[float, float, float, float]:

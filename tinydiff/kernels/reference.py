@@ -333,6 +333,7 @@ def adamw(
         _check(array.shape == p.shape, name, array, str(p.shape))
     if step < 1:
         raise ValueError(f"step is {step}; it counts from 1")
+    lr, beta1, beta2, eps, weight_decay = map(float, (lr, beta1, beta2, eps, weight_decay))
     m += (1 - beta1) * (g - m)
     v += (1 - beta2) * (g * g - v)
     update = (m / (1 - beta1**step)) / (np.sqrt(v / (1 - beta2**step)) + eps)

@@ -21,7 +21,8 @@ less of one.
     for frame in train(run):
         shifted.mask = annealed(shifted.length, frame.step / 300, rng)
 
-START and MASK are the same id, V, and the same vector: MASK begins as what START was. Not here: time inputs.
+START and MASK are the same id, V, and the same vector: MASK begins as what START was. Not here: time inputs, and a
+folder for a shifted run. `tinydiff train --start-from RUN` takes the weights without the shift: bits at first.
 """
 
 from __future__ import annotations

@@ -268,6 +268,8 @@ def corpus_of(folder: Path, config: dict[str, Any], corpus: data.Dataset | None 
         raise _incomplete(folder, error) from None
     if corpus is None:
         corpus = _load(folder, config, codec, name)
+    if "middles" in config["data"] and isinstance(corpus, data.Corpus):
+        corpus = data.Middles(corpus, config["data"]["middles"], config["data"]["longest"])
     if corpus.config["sha256"] != digest:
         text, change = (
             ("text", "Python version, or an edited file") if codec else ("data", "NumPy or matplotlib version")

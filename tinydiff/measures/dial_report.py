@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ def follow(console: Console, cells: Iterable[Cell], total: int, out: Path) -> tu
     done: list[Cell] = []
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True),
-        console=console, disable=not console.is_terminal,
+        console=console,
     )  # fmt: skip
-    with progress:
+    with progress if console.is_terminal else nullcontext():  # a bar into a file would be an empty line
         task = progress.add_task("", total=total)
         try:
             for cell in cells:

@@ -23,7 +23,7 @@ for masked diffusion.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -34,7 +34,7 @@ from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
 from .discrete import T_MIN, Spread, share, uniforms
-from .masked import MaskedDiffusion
+from .masked import Estimator, MaskedDiffusion
 
 
 class BlockDiffusion:
@@ -46,7 +46,10 @@ class BlockDiffusion:
     block_length : b, of which the bound and the decoder speak
     mixture : block lengths that training takes turns with by chance, one for each batch; none for `block_length` alone
     clip : times of training are drawn from this interval within (0, 1]. A narrower one is no bound any more but varies
-        less (their section 5.2); (1, 1) for blocks of one token is autoregression. `bound` never clips
+        less (their section 5.2, see `least_varying`); (1, 1) for blocks of one token is autoregression. `bound` never
+        clips
+    estimator : how `loss` corrupts a block: "time" masks each token with the probability of a random time, "count" as
+        many as a random number says, at least one: the same mean, less noise, and autoregression for blocks of one
 
     """
 
@@ -59,13 +62,17 @@ class BlockDiffusion:
         block_length: int = 8,
         mixture: Sequence[int] = (),
         clip: Sequence[float] = (T_MIN, 1.0),
+        estimator: Estimator = "time",
     ) -> None:
         for name, length in (("block_length", block_length), *(("mixture", length) for length in mixture)):
             if length < 1:
                 raise ValueError(f"{name} is {length}; a block must hold at least 1 token")
         if len(clip) != 2 or not 0 < clip[0] <= clip[1] <= 1:
             raise ValueError(f"clip is {tuple(clip)}; expected two times, 0 < first <= second <= 1")
-        self.inside = MaskedDiffusion(vocab_size)  # what happens within a block
+        if estimator == "count" and tuple(clip) != (T_MIN, 1.0):
+            raise ValueError(f"clip is {tuple(clip)}, but estimator is 'count', which draws no times: leave one out")
+        self.inside = MaskedDiffusion(vocab_size, estimator=estimator)  # what happens within a block
+        self.estimator = estimator
         self.vocab_size, self.mask_id = vocab_size, self.inside.mask_id
         self.block_length, self.mixture, self.clip = block_length, tuple(mixture), (float(clip[0]), float(clip[1]))
 
@@ -74,7 +81,7 @@ class BlockDiffusion:
         """The arguments that build this process again."""
         return {
             "process": "block", "vocab_size": self.vocab_size, "block_length": self.block_length,
-            "mixture": list(self.mixture), "clip": list(self.clip),
+            "mixture": list(self.mixture), "clip": list(self.clip), "estimator": self.estimator,
         }  # fmt: skip
 
     def corrupt(self, x0: Ints, t: Floats, rng: np.random.Generator, given: Bools | None = None) -> Ints:
@@ -86,19 +93,22 @@ class BlockDiffusion:
     def loss(self, model: Model, batch: Batch | Ints, rng: np.random.Generator) -> Tensor:
         """Weighted masked cross-entropy, a scalar in nats per free token: an estimate of NELBO / A, averaged.
 
-        Every block of every sequence has its own time. Those of a batch are stratified and then shuffled: in order, the
-        first block would always have little noise and the last one much.
+        Every block of every sequence has its own time, or count. Those of a batch are stratified and then shuffled: in
+        order, the first block would always have little noise and the last one much.
         """
         length = self.block_length if not self.mixture else int(rng.choice(self.mixture))
         model, x0, free = self.unpacked(model, batch, length)
         at = block_of(x0.shape[1], length)
-        low, high = self.clip
         u = uniforms(len(x0) * (at[-1] + 1), rng, "stratified").reshape(len(x0), -1)
-        t = (low + (high - low) * u)[:, at]  # (B, L)
-        xt = self._masked_at(x0, t, rng, ~free)
+        if self.estimator == "count":
+            xt, weight = self._counted(x0, free, length, u, rng)
+        else:
+            low, high = self.clip
+            t = (low + (high - low) * u)[:, at]  # (B, L)
+            xt, weight = self._masked_at(x0, t, rng, ~free), 1 / t
         masked = xt == self.mask_id
         nll = ops.cross_entropy(together(model, x0, xt, length, masked), x0[masked])  # (n,)
-        weighted: Tensor = (nll * (share(free)[:, None] / t)[masked]).sum() / x0.size
+        weighted: Tensor = (nll * (share(free)[:, None] * weight)[masked]).sum() / x0.size
         return weighted
 
     def bound(
@@ -107,7 +117,7 @@ class BlockDiffusion:
         batch: Batch | Ints,
         rng: np.random.Generator,
         *,
-        estimator: Literal["count", "time"] = "count",
+        estimator: Estimator = "count",
         spread: Spread = "stratified",
     ) -> Floats:
         """One unbiased estimate of each sequence's NELBO(free | given): (B,) nats per sequence.
@@ -124,12 +134,7 @@ class BlockDiffusion:
         blocks = int(at[-1]) + 1
         u = uniforms(len(x0) * blocks, rng, spread).reshape(len(x0), blocks)
         if estimator == "count":
-            most = np.add.reduceat(free, np.arange(0, x0.shape[1], self.block_length), axis=1)  # A, (B, blocks)
-            k = 1 + np.floor(u * most).astype(np.int64)
-            order = at + np.where(free, rng.random(x0.shape) / 2, 0.5)  # of each block first its free positions
-            rank = order.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable") - at * self.block_length
-            xt = np.where(free & (rank < k[:, at]), self.mask_id, x0)
-            weight = (most / k)[:, at]
+            xt, weight = self._counted(x0, free, self.block_length, u, rng)
         elif estimator == "time":
             t = (1 - u)[:, at]  # in (0, 1]
             xt, weight = self._masked_at(x0, t, rng, ~free), 1 / t
@@ -174,10 +179,58 @@ class BlockDiffusion:
         check_seen(free, self.block_length if block_length is None else block_length)
         return model, x0, free
 
+    def _counted(self, x0: Ints, free: Bools, length: int, u: Floats, rng: np.random.Generator) -> tuple[Ints, Floats]:
+        """k of A free tokens of each block masked, k from 1 to A by `u` (B, blocks): ids and weights A / k, (B, L)."""
+        at = block_of(x0.shape[1], length)
+        most = np.add.reduceat(free, np.arange(0, x0.shape[1], length), axis=1)  # A, (B, blocks)
+        k = 1 + np.floor(u * most).astype(np.int64)
+        order = at + np.where(free, rng.random(x0.shape) / 2, 0.5)  # of each block first its free positions
+        rank = order.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable") - at * length
+        return np.where(free & (rank < k[:, at]), self.mask_id, x0), (most / k)[:, at]
+
     def _masked_at(self, x0: Ints, t: Floats, rng: np.random.Generator, given: Bools | None) -> Ints:
         """Mask each token with its own probability t, (B, L)."""
         masked = rng.random(x0.shape) < t
         return np.where(masked if given is None else masked & ~given, self.mask_id, x0)
+
+
+CLIPS = tuple((low / 20, (low + width) / 20) for width in (10, 12, 14, 16, 18) for low in range(1, 21 - width))
+"""The intervals that are tried: widths 0.5 to 0.9, in steps of 0.05, without times near 0."""
+
+
+def least_varying(
+    process: BlockDiffusion,
+    model: Model,
+    x0: Ints,
+    rng: np.random.Generator,
+    *,
+    clips: Sequence[tuple[float, float]] = CLIPS,
+    draws: int = 16,
+) -> list[tuple[float, tuple[float, float]]]:
+    """How much the loss of a window varies over its masks, by the interval of times: least first (their section 5.2).
+
+    Parameters
+    ----------
+    process, model : who is trained. The paper looks again after each validation, with the weights as they are then
+    x0 : (B, L) windows
+    clips : intervals within (0, 1]
+    draws : of masks, at least 2, of each window and interval; the same chance for all intervals
+
+    Returns
+    -------
+    Standard deviation in nats per token, and interval; the first one is for `clip`
+
+    """
+    if draws < 2:
+        raise ValueError(f"draws is {draws}; it takes at least 2 to vary")
+    seed, found = int(rng.integers(1 << 62)), []
+    for clip in clips:
+        trained = BlockDiffusion(process.vocab_size, process.block_length, process.mixture, clip)
+        chance = np.random.default_rng(seed)
+        with no_grad():
+            losses = [[trained.loss(model, row[None], chance).item() for _ in range(draws)] for row in x0]
+        found.append((float(np.sqrt(np.var(losses, axis=1, ddof=1).mean())), clip))
+    return sorted(found)
 
 
 def block_of(length: int, block_length: int) -> Ints:

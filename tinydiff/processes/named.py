@@ -26,7 +26,7 @@ from . import (
 VARIANTS: dict[str, tuple[type[AnyProcess], dict[str, Any]]] = {
     "autoregressive": (Autoregressive, {}),
     "masked": (MaskedDiffusion, {"estimator": "count"}),
-    "block": (BlockDiffusion, {}),
+    "block": (BlockDiffusion, {"estimator": "count"}),
     "bert": (Bert, {}),
     "cart": (CART, {}),
     "nat": (OnePass, {}),

@@ -52,7 +52,8 @@ def _shades(ink: Floats) -> Ints:
 def grid(tiles: Floats) -> Floats:
     """Pictures (N, S, S) in [-1, 1] in rows, as one picture with ink in [0, 1]."""
     across = int(np.ceil(np.sqrt(len(tiles))))
-    padded = np.full((across * across, tiles.shape[1] + 2, tiles.shape[2] + 2), -1.0)
+    down = -(-len(tiles) // across)
+    padded = np.full((down * across, tiles.shape[1] + 2, tiles.shape[2] + 2), -1.0)
     padded[: len(tiles), 1:-1, 1:-1] = tiles
     n, height, width = padded.shape
     rows = padded.reshape(n // across, across, height, width).transpose(0, 2, 1, 3)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
+BROWN = "#6B4400"  # the orange of left to right, darker
 SHOWN = 1000  # points of a cloud at most
 
 
@@ -61,6 +62,8 @@ def check_figure(path: Path) -> None:
 def strip(trajectory: Trajectory, moments: int = 5, columns: int = 64) -> Figure:
     """A trajectory on paper: its first sequence at a few steps, one below the other, 7 inches wide.
 
+    Short lines are drawn larger, so that they fill the width.
+
     Parameters
     ----------
     columns : characters per line
@@ -73,11 +76,14 @@ def strip(trajectory: Trajectory, moments: int = 5, columns: int = 64) -> Figure
     fonts = fonts_for(characters_of([trajectory]))
     columns = min(columns, trajectory.most_columns)
     rows = trajectory.most_lines(columns)
-    width, gap = 64, 0.5  # in characters; in lines
-    height = len(frames) * (rows + gap) + 1.5
-    figure, axes = plt.subplots(figsize=(7, 0.165 * height))
+    meanings = legend(trajectory.remasked, trajectory.given, trajectory.colours)
+    widths = [sum(cell_len(cell.text) for cell in samples) + len(words) * 0.85 + 2 for samples, words in meanings]
+    margin, gap = 9, 0.5  # in characters, for the names of the steps; in lines
+    width, height = max(columns, sum(widths) - 1), len(frames) * (rows + gap) + 1.5
+    large = (64 + margin) / (width + margin)  # over the size at which 64 columns fill the width
+    figure, axes = plt.subplots(figsize=(7, 0.165 * large * height))
     figure.subplots_adjust(left=0, right=1, bottom=0, top=1)
-    axes.set(xlim=(-9, max(columns, width)), ylim=(height, 0))
+    axes.set(xlim=(-margin, width), ylim=(height, 0))
     axes.axis("off")
 
     def put(cell: Cell, x: float, y: float) -> float:
@@ -90,8 +96,8 @@ def strip(trajectory: Trajectory, moments: int = 5, columns: int = 64) -> Figure
         edge = {"edgecolor": "black", "linewidth": 0.9, "zorder": 2} if fresh else {"edgecolor": "none"}
         axes.add_patch(Rectangle((x + 0.06, y + 0.06), across - 0.12, 0.88, facecolor=fill, **edge))
         axes.text(
-            x + across / 2, y + 0.52, drawn(cell).replace("$", r"\$"), ha="center", va="center_baseline", fontsize=7.5,
-            family=[font.family for font in fonts[: 1 if usual else None]], zorder=3,
+            x + across / 2, y + 0.52, drawn(cell).replace("$", r"\$"), ha="center", va="center_baseline",
+            family=[font.family for font in fonts[: 1 if usual else None]], fontsize=7.5 * large, zorder=3,
             weight="bold" if fresh and usual else "normal",  # of which not every font has one
             color={"mask": "#5f5f5f", "remasked": AGAIN_INK}.get(cell.kind, "black"),
         )  # fmt: skip
@@ -99,17 +105,17 @@ def strip(trajectory: Trajectory, moments: int = 5, columns: int = 64) -> Figure
 
     y = 0.0
     for frame in frames:
-        axes.text(-1, y + 0.55, f"step {frame.step}", ha="right", va="center", fontsize=8)
+        axes.text(-1, y + 0.55, f"step {frame.step}", ha="right", va="center", fontsize=8 * large)
         for i, line in enumerate(lines(cells(trajectory.codec, frame, 0), columns)):
             x = 0.0
             for cell in line:
                 x = put(cell, x, y + i)
         y += rows + gap
     x = 0.0
-    for samples, words in legend(trajectory.remasked, trajectory.given):
+    for samples, words in meanings:
         for cell in samples:
             x = put(cell, x, y)
-        axes.text(x + 0.5, y + 0.5, words, ha="left", va="center", fontsize=8)
+        axes.text(x + 0.5, y + 0.5, words, ha="left", va="center", fontsize=8 * large)
         x += len(words) * 0.85 + 2
     return figure
 
@@ -133,7 +139,7 @@ def clouds(frames: Sequence[VectorFrame], moments: int = 5) -> Figure:
     figure, panels = _panels(len(chosen), sharey=True)
     for frame, axes in zip(chosen, panels, strict=True):
         points = frame.state[:SHOWN].reshape(-1, 2)
-        axes.plot(points[:, 0], points[:, 1], ".", color=BLUE, ms=2, alpha=0.5)
+        axes.plot(points[:, 0], points[:, 1], ".", color=BLUE, ms=3, alpha=0.6)
         _plane(axes, f"t = {frame.t:.2f}")
         axes.set_xlabel("$x_1$")
     panels[0].set_ylabel("$x_2$")
@@ -161,15 +167,15 @@ def field(
 
 
 def trajectories(ways: Mapping[str, Sequence[VectorFrame]], count: int = 40) -> Figure:
-    """The ways that single points take from noise (grey) to data (orange), one panel per sampler."""
+    """The ways of single points from noise (grey disc) to data (red square), and all that arrive; a panel each."""
     figure, panels = _panels(len(ways), size=4.0, sharey=True)
     for (name, frames), axes in zip(ways.items(), panels, strict=True):
         way = np.array([frame.state[:count].reshape(-1, 2) for frame in frames])  # (steps + 1, count, 2)
         end = frames[-1].state[:SHOWN].reshape(-1, 2)
-        axes.plot(end[:, 0], end[:, 1], ".", color=ORANGE, ms=2, alpha=0.4)
+        axes.plot(end[:, 0], end[:, 1], ".", color=ORANGE, ms=3, alpha=0.4)
         axes.plot(way[:, :, 0], way[:, :, 1], color=BLUE, lw=0.8, alpha=0.7)
-        axes.plot(*way[0].T, "o", color=GREY, ms=4)
-        axes.plot(*way[-1].T, "o", color=RED, ms=4)
+        axes.plot(*way[0].T, "o", color=GREY, ms=6)
+        axes.plot(*way[-1].T, "s", color=RED, ms=6)
         _plane(axes, name)
         axes.set_xlabel("$x_1$")
     panels[0].set_ylabel("$x_2$")
@@ -193,13 +199,20 @@ def race(report: Mapping[str, Any]) -> Figure:
     lengths = sorted({entry["length"] for entry in report["one"]})
     looks = {
         "cached": (ORANGE, "s", "left to right, KV-cache"),
-        "uncached": (RED, "^", "left to right, no cache"),
+        "uncached": (BROWN, "^", "left to right, no cache"),
         "diffusion": (BLUE, "o", "diffusion"),
         "blocks": (GREEN, "D", "block diffusion, KV-cache"),
     }
     count = len(lengths) + 1
-    figure, grid_ = plt.subplots(1, count, figsize=(3.8 * count, 4.6), squeeze=False, layout="constrained")
-    panels = list(grid_[0])
+    across = count if count < 4 else 2  # so that the letters stay large
+    down = -(-count // across)
+    figure, grid_ = plt.subplots(
+        down, across, figsize=(5 * across, 0.6 + 4 * down), squeeze=False, layout="constrained"
+    )
+    panels = list(grid_.flat)
+    for empty in panels[count:]:
+        empty.remove()
+    panels = panels[:count]
 
     def plot(axes: Axes, kind: str, at: Sequence[int], entries: Sequence[Mapping[str, Any]]) -> None:
         color, marker, name = looks[kind]
@@ -208,32 +221,35 @@ def race(report: Mapping[str, Any]) -> Figure:
         axes.plot(at, seconds * (len(at) // len(seconds)), marker, color=color, ms=8, label=name, mec="white")
 
     for length, axes in zip(lengths, panels, strict=False):
+        beside = 0  # lines of text, so that the numbers of neighbours do not overprint each other
         at_length = [e for e in report["one"] if e["length"] == length]
         for kind in looks:
             entries = [e for e in at_length if e["kind"] == kind]
             plot(axes, kind, [e["steps"] for e in entries] if kind == "diffusion" else [1, length], entries)
         for crossing in report["crossover_steps"]:
             if crossing["length"] == length and crossing["measured"] is not None:
-                axes.axvline(crossing["measured"], color=GREY, lw=1, zorder=0)
+                axes.axvline(crossing["measured"], color=looks[crossing["against"]][0], lw=1.5, ls=":", zorder=0)
                 axes.annotate(
-                    f"{crossing['measured']:.0f}", (crossing["measured"], 0.02), (-3, 0), fontsize=13, ha="right",
-                    xycoords=("data", "axes fraction"), textcoords="offset points",
+                    f"{crossing['measured']:.0f}", (crossing["measured"], 0.02), (-3, 16 * beside), fontsize=14,
+                    ha="right", xycoords=("data", "axes fraction"), textcoords="offset points",
                 )  # fmt: skip
+                beside += 1
         _log_axes(axes, sorted({4**i for i in range(9) if 4**i < length} | {length}))
-        axes.set_xlabel("steps of diffusion", fontsize=12)
-        axes.set_title(f"{length} tokens", fontsize=14)
+        axes.set_xlabel("steps of diffusion", fontsize=14)
+        axes.set_title(f"{length} tokens", fontsize=15)
     for kind in looks:
         entries = [
             e for e in report["one"] if e["kind"] == kind and (kind != "diffusion" or e["steps"] == report["steps"])
         ]
         plot(panels[-1], kind, [e["length"] for e in entries], entries)
     _log_axes(panels[-1], lengths)
-    panels[-1].set_xlabel("tokens", fontsize=12)
-    panels[-1].set_title(f"diffusion in {report['steps']} steps", fontsize=14)
-    panels[0].set_ylabel("milliseconds for one sequence", fontsize=12)
+    panels[-1].set_xlabel("tokens", fontsize=14)
+    panels[-1].set_title(f"diffusion in {report['steps']} steps", fontsize=15)
+    for first in panels[::across]:
+        first.set_ylabel("ms for one sequence", fontsize=14)
     handles, labels = panels[0].get_legend_handles_labels()
     (line,) = panels[0].plot([], [], "--", color="black")
-    figure.legend([*handles, line], [*labels, "predicted"], loc="outside upper center", ncols=5, fontsize=12)
+    figure.legend([*handles, line], [*labels, "predicted"], loc="outside upper center", ncols=3, fontsize=13)
     return figure
 
 
@@ -247,5 +263,5 @@ def _log_axes(axes: Axes, ticks: Sequence[int]) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.tick_params(labelsize=11)
+    axes.tick_params(labelsize=13)
     axes.grid(color="#dddddd", lw=0.5)

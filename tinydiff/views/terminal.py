@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 from rich.columns import Columns
@@ -217,10 +218,9 @@ def show_training(
         _Field("speed", ""),
         TimeRemainingColumn(compact=True),
         console=console,
-        disable=not console.is_terminal,
     )
     spoken = time.monotonic()
-    with progress:
+    with progress if console.is_terminal else nullcontext():  # a bar into a file would be an empty line
         task = progress.add_task(
             "", total=steps, completed=start, loss="", held_out="", speed="", digits=len(str(steps))
         )

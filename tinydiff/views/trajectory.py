@@ -96,20 +96,22 @@ def lines(row: Sequence[Cell], width: int) -> list[list[Cell]]:
     return broken
 
 
+SURE = "0 to 100 % sure"
 LEGEND: tuple[tuple[tuple[Cell, ...], str], ...] = (
     ((Cell(MASK, "mask", 0),), "masked"),
     ((Cell(REMASKED, "remasked", 0),), "masked again"),
     ((Cell("a", "given", len(COLOURS) - 1),), "given"),
     ((Cell("a", "fresh", len(COLOURS) - 1),), "new"),
-    (tuple(Cell(" ", "kept", level) for level in range(len(COLOURS))), "0 to 100 % sure"),
+    (tuple(Cell(" ", "kept", level) for level in range(len(COLOURS))), SURE),
 )
 """What the cells of a view mean."""
 
 
-def legend(again: bool, given: bool) -> list[tuple[tuple[Cell, ...], str]]:
-    """LEGEND, with what is masked again, and what is given, or without."""
+def legend(again: bool, given: bool, colours: str = SURE) -> list[tuple[tuple[Cell, ...], str]]:
+    """LEGEND, with what is masked again, and what is given, or without; and what the colours say."""
     left_out = {kind for kind, there in (("remasked", again), ("given", given)) if not there}
-    return [(samples, words) for samples, words in LEGEND if samples[0].kind not in left_out]
+    shown = [(samples, words) for samples, words in LEGEND if samples[0].kind not in left_out]
+    return [*shown[:-1], (shown[-1][0], colours)]
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class Trajectory:
     codec : reads their token ids
     title : what to call it
     seconds : when each frame was there, on the sampler's own clock; `record` measures it
+    colours : what the colours say, where it is not how sure the model was
 
     """
 
@@ -129,6 +132,7 @@ class Trajectory:
     codec: Codec
     title: str
     seconds: Sequence[float]
+    colours: str = SURE
 
     def __post_init__(self) -> None:
         if not self.frames:
@@ -176,13 +180,13 @@ def timed(frames: Iterable[Frame]) -> Iterator[tuple[float, Frame]]:
         yield worked, frame
 
 
-def record(frames: Iterable[Frame], codec: Codec, title: str = "") -> Trajectory:
+def record(frames: Iterable[Frame], codec: Codec, title: str = "", colours: str = SURE) -> Trajectory:
     """Run a sampler to its end and keep everything."""
     seconds, kept = [], []
     for second, frame in timed(frames):
         seconds.append(second)
         kept.append(frame)
-    return Trajectory(kept, codec, title, seconds)
+    return Trajectory(kept, codec, title, seconds, colours)
 
 
 class Moment(NamedTuple):

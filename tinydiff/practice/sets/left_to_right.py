@@ -74,7 +74,7 @@ def backwards_by_loops(first: Floats, matrix: Floats) -> Floats:
 SET = Series(
     "1",
     "Left to right and its price",
-    "lessons/00_autograd_to_transformer.ipynb",
+    "lessons/00b_transformer.ipynb",
     (
         Question(
             "A text, one token at a time",
@@ -94,7 +94,7 @@ SET = Series(
             ("p(ab) = p(a) p(b | a).", "Logarithms turn the product into a sum: -log 0.6 - log 0.25."),
             "The chain rule is exact: p(x) = p(x1) p(x2 | x1) ..., with nothing left out, for any law. That is why an "
             "autoregressive model has a likelihood and not only a bound.",
-            "lessons/00, section 8",
+            "lessons/00b, section 5",
         ),
         Question(
             "How much faster",
@@ -149,7 +149,7 @@ SET = Series(
                 "Could you write down the input of the last position before the first draw?",
             ),
             "This is the price of the exact factorisation: n passes that cannot overlap, on any machine.",
-            "lessons/00, section 5",
+            "lessons/00b, section 2",
         ),
         Question(
             "What the cache saves",
@@ -241,7 +241,7 @@ SET = Series(
             ),
             ("Start with -log start[x[0]].", "Then add -log matrix[x[i - 1], x[i]] for i = 1, 2, ..."),
             "Add logarithms, do not multiply probabilities: a product of a thousand of them underflows.",
-            "lessons/00, section 8",
+            "lessons/00b, section 5",
         ),
         Question(
             "Between two neighbours",
