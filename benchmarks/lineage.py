@@ -307,6 +307,35 @@ def written(task: str, law: Translations, rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+SHORT = [
+    ("one phrase", "one pass", "raw", "likeliest words"), ("one phrase", "one pass", "raw", "draws"),
+    ("one phrase", "one pass", "modes", "likeliest words"), ("one phrase", "CMLM", "raw", "Mask-Predict, kept 2"),
+    ("two phrases", "autoregressive", "raw", "draws"), ("two phrases", "one pass", "raw", "likeliest words"),
+    ("two phrases", "one pass", "raw", "draws"), ("two phrases", "one pass", "modes", "likeliest words"),
+    ("two phrases", "one pass", "samples", "draws"), ("two phrases", "CMLM", "raw", "Mask-Predict, kept 2"),
+    ("two phrases", "CMLM", "raw", "Mask-Predict, fresh 4"), ("two phrases", "refinement", "raw", "first pass draws"),
+    ("two phrases", "diffusion", "raw", "draws 1"), ("two phrases", "diffusion", "raw", "draws 2"),
+    ("two phrases", "diffusion", "raw", "draws 4"), ("two phrases", "one pass", "raw", "Mask-Predict, kept 2"),
+    ("orders of 4", "CMLM", "raw", "Mask-Predict, kept 4"), ("orders of 4", "CMLM", "raw", "Mask-Predict, fresh 4"),
+    ("orders of 4", "diffusion", "raw", "commits once 4"),
+]  # fmt: skip
+"""What benchmarks/README.md shows."""
+
+
+def short(results: dict[str, Any]) -> list[str]:
+    """The rows of benchmarks/README.md."""
+    lines = []
+    for task, *key in SHORT:
+        place, row = next((i, r) for i, r in enumerate(results[task]) if [r["model"], r["data"], r["decoder"]] == key)
+        error = f" ± {2 * row['error']:.3f}" if row["error"] else ""
+        lines.append(
+            f"| {task} | {row['model']} | {row['data']} | {row['decoder'].rstrip(' 0123456789')} "
+            f"| {row['passes']} | {results[f'{task}, ms'][place]:.2f} | {shown(row['exact'])} "
+            f"| {row['valid']:.3f}{error} | {row['tv']:.2f} |"
+        )
+    return lines
+
+
 def shown(share: float | None) -> str:
     """An exact share, or nothing."""
     return "" if share is None else f"{share:.3f}"

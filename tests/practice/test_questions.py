@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pytest
 
@@ -92,12 +93,17 @@ def test_function_names_are_unique() -> None:
 
 
 def test_sections_exist() -> None:
-    """A question names the lesson that explains it: one that is there, or is to come."""
+    """A question names the lesson and the sections that explain it, and they are there."""
     for name, question in QUESTIONS.items():
-        for lesson in re.findall(r"lessons/(\d\d)", question.see):
-            assert list((ROOT / "lessons").glob(f"{lesson}_*.ipynb")), f"{name}: {question.see}"
+        places = re.findall(r"lessons/(\d\d[ab]?)\S*, sections? (\d+)(?: and (\d+))?", question.see)
+        assert places, f"{name}: {question.see!r}"
+        for lesson, *sections in places:
+            (path,) = (ROOT / "lessons").glob(f"{lesson}_*.ipynb")
+            cells = nbformat.read(path, as_version=4).cells
+            for section in filter(None, sections):
+                assert any(re.search(rf"^## {section} ·", cell.source, re.MULTILINE) for cell in cells), question.see
     for s in SERIES.values():
-        assert not s.lesson.endswith(".ipynb") or (ROOT / s.lesson).is_file(), s.lesson
+        assert (ROOT / s.lesson).is_file(), s.lesson
 
 
 @pytest.mark.parametrize("name", QUESTIONS)

@@ -15,7 +15,7 @@ import copy
 import inspect
 import math
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -295,10 +295,10 @@ def array(output: Any, shape: tuple[int, ...] | None = None) -> Floats:
         raise Refused("type", "It returns None; is there a return at the end?")
     if isinstance(output, Tensor):
         output = output.data
-    if isinstance(output, Iterator):
-        output = list(output)
-    if isinstance(output, str | bytes | dict | set) or callable(output):
+    if isinstance(output, str | bytes | dict | set | frozenset) or callable(output):
         raise Refused("type", f"It returns something of type {type(output).__name__}; numbers are asked for.")
+    if isinstance(output, Iterable) and not isinstance(output, np.ndarray | np.generic | list | tuple):
+        output = list(output)  # generators, maps, deques, the values of a dictionary
     try:
         if isinstance(output, list | tuple) and any(isinstance(entry, Tensor) for entry in output):
             output = [entry.data if isinstance(entry, Tensor) else entry for entry in output]

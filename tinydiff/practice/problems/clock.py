@@ -211,7 +211,7 @@ PROBLEM = Series(
             "S times as much. Few sequences, long texts and fast arithmetic favour diffusion; a full batch favours "
             "left to "
             "right.",
-            "lessons/05_sampling_and_the_steps_dial.ipynb, section 7",
+            "lessons/05_sampling_and_the_steps_dial.ipynb, section 9",
         ),
     ),
 )

@@ -159,7 +159,7 @@ def _mistaken(wrong: str, says: str) -> Suspect:
 PROBLEM = Series(
     "margin",
     "The margin: a preference through the bound",
-    "lesson 08",
+    "lessons/08_hazards.ipynb",
     (
         Question(
             "The margin",
@@ -235,7 +235,7 @@ PROBLEM = Series(
             "because the two networks are close; and n counts with one mask each beat one count with n masks, because "
             "Var = V_t / n_t + V_y / (n_t n_y). The library's is `learning.preferences.Objective`, and "
             "`exact.margin_moments` lists what it does.",
-            "lesson 08",
+            "lessons/08, section 5",
         ),
     ),
 )

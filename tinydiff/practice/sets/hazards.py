@@ -84,7 +84,7 @@ def _noisy_loss() -> float:
 SET = Series(
     "8",
     "Hazards",
-    "lesson 08",
+    "lessons/08_hazards.ipynb",
     (
         Question(
             "A noisy margin",
@@ -106,7 +106,7 @@ SET = Series(
             ),
             ("The mean of log(1 + e^-1) and log(1 + e).", "Minus log 2."),
             "Identity V5: 0 <= E[loss] - loss <= min(V / 8, sqrt(V) / 2). Jensen once more.",
-            "lesson 08",
+            "lessons/08, section 4",
         ),
         Question(
             "Where spikes come from",
@@ -129,7 +129,7 @@ SET = Series(
             ),
             ("Which draws have a large weight, and how likely are they to mask anything?", "Compute E[(1/t)^2 t]."),
             "Identity V6 has the variance: c^2 L (log(1/eps) / (1 - eps) - 1).",
-            "lesson 08",
+            "lessons/08, section 3",
         ),
         Question(
             "Times or masks",
@@ -160,7 +160,7 @@ SET = Series(
                 "The first is v_t / n_t, the second v_y / (n_t n_y).",
             ),
             "With n_t n_y fixed it is least for n_y = 1: spend everything on times (identity V1).",
-            "lesson 08",
+            "lessons/08, section 4",
         ),
         Question(
             "Shared masks",
@@ -177,7 +177,7 @@ SET = Series(
             ),
             ("Var(a - b) = Var a + Var b - 2 Cov.", "Cov = 0.95 x 4."),
             "Identity V2. A factor of twenty for nothing, as long as the two models are close.",
-            "lesson 08",
+            "lessons/08, section 5",
         ),
         Question(
             "Two meanings",
@@ -201,7 +201,7 @@ SET = Series(
             ),
             ("Do you want to estimate a difference or a mean?", "Which sign should the covariance have?"),
             "Names travel badly between fields.",
-            "lesson 08",
+            "lessons/08, section 5",
         ),
         Question(
             "In a row by chance",
@@ -228,7 +228,7 @@ SET = Series(
             "Identity Q1: the line from which collapse is measured. Order is not use, though: a perfect model that "
             "sees both "
             "sides can decode left to right.",
-            "lesson 08",
+            "lessons/08, section 6",
         ),
         Question(
             "Where the cure ends",
@@ -250,7 +250,7 @@ SET = Series(
             ),
             ("What has been masked, beside what, in training?", "What if the pair is split over two windows?"),
             "Report the figure across layouts, not only in the same one.",
-            "lesson 08",
+            "lessons/08, section 7",
         ),
         Question(
             "What a suffix does",
@@ -274,7 +274,7 @@ SET = Series(
             "Identity F2: from 0.02 to 0.67 with r = 0.01, and the prefix shows none of it. So the finished text must "
             "be "
             "checked, or every step.",
-            "lesson 08",
+            "lessons/08, section 9",
         ),
         Question(
             "Steps for a budget",
@@ -291,7 +291,7 @@ SET = Series(
             ),
             ("Plan with the slow step.", "400 / 25."),
             "And then ask what quality 16 steps have, with its interval: the dial has two axes.",
-            "lesson 08, and lessons/05, section 5",
+            "lessons/05, sections 5 and 9",
         ),
         Question(
             "Masked as a whole",
@@ -315,7 +315,7 @@ SET = Series(
             ),
             ("At a fixed rate: rate^m.", "At a uniform one: the integral of u^m from 0 to 1."),
             "Identity Y1: for m = 4, 0.0005 at BERT's 0.15 and 0.2 at a uniform rate.",
-            "lesson 08",
+            "lessons/08, section 7",
         ),
     ),
 )

@@ -302,7 +302,7 @@ SET = Series(
             ),
             ("Write p(A, B) in the order of training.", "How would you compute p(A | B) from it, and at what price?"),
             "Identity Y2: by scoring candidates an autoregressive model inverts a relation exactly.",
-            "",
+            "lessons/08, section 7",
         ),
         Question(
             "The other factorisation",

@@ -71,7 +71,7 @@ def _largest_steps(share: float = 1.0) -> float:
 SET = Series(
     "7",
     "Lineage, zoo and clock",
-    "lessons 06 and 07",
+    "lessons/06_non_autoregressive_translation.ipynb",
     (
         Question(
             "Thank thanks",
@@ -93,7 +93,7 @@ SET = Series(
                 "0.4 x 0.4 + 0.3 x 0.6 + 0.3 x 0.6.",
             ),
             "Identity N4. This is the multimodality problem: each word is right, together they are not.",
-            "lesson 06",
+            "lessons/06, section 3",
         ),
         Question(
             "What distillation costs",
@@ -116,7 +116,7 @@ SET = Series(
             ("TV is half the sum of |p - q|.", "|0.4 - 1| + 0.3 + 0.3, halved."),
             "Identity N6: with one mode the total correlation is 0, so one pass suffices. What is paid is variety. "
             "Distilling samples in place of the mode changes nothing.",
-            "lesson 06",
+            "lessons/06, section 5",
         ),
         Question(
             "Three ways to mask again",
@@ -147,7 +147,7 @@ SET = Series(
             "Identity N7: with stale confidences Mask-Predict evicts its own anchor, and never writes a valid "
             "permutation of "
             "three or more words.",
-            "lesson 06, and lessons/05, section 8",
+            "lessons/06, section 8, and lessons/05, section 8",
         ),
         Question(
             "Experts",
@@ -164,7 +164,7 @@ SET = Series(
             ),
             ("Stored: 8 x 8 d^2. Used: 2 x 8 d^2.",),
             "Work follows what is used, memory what is stored.",
-            "lesson 07",
+            "lessons/07a, section 7",
         ),
         Question(
             "Mask-Predict's quotas",
@@ -196,7 +196,7 @@ SET = Series(
             ),
             ("n_t = floor(N (T - t) / T) for t = 1 .. T - 1.",),
             "The first pass predicts all, later ones mend ever fewer.",
-            "lesson 06",
+            "lessons/06, section 7",
         ),
         Question(
             "Why no exact cache",
@@ -221,7 +221,7 @@ SET = Series(
             ("In layer 1, keys depend on the token alone. In layer 2?", "Who sees the token that was just committed?"),
             "Identity K7. Kept all the same, as an approximation, it changes the law: the total variation can be "
             "enumerated.",
-            "lesson 07",
+            "lessons/07b, section 5",
         ),
         Question(
             "Between one token and all",
@@ -254,7 +254,7 @@ SET = Series(
             ),
             ("b = 1: one order, left to right. b = L: all L! of them.", "Each block on its own: b! orders."),
             "Identity B4: block length 1 is the autoregressive likelihood, L the masked NELBO (B1).",
-            "lesson 07",
+            "lessons/07b, section 3",
         ),
         Question(
             "Starting from an autoregressive model",
@@ -278,7 +278,7 @@ SET = Series(
                 "And which one does a masked model ask it for?",
             ),
             "Identity R1. Without the shift the head has to unlearn first.",
-            "lesson 07",
+            "lessons/07a, section 5",
         ),
         Question(
             "Orders in one pass",
@@ -302,7 +302,7 @@ SET = Series(
             ),
             ("Each place has every word with 1 / n.", "n! valid texts, each with n^-n."),
             "Identity N3: 0.5, 0.22, 0.09, 0.04, ...: and TC = n log n - log n!.",
-            "lesson 06",
+            "lessons/06, section 4",
         ),
         Question(
             "The crossing",
