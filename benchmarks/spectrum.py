@@ -5,13 +5,14 @@
 - blocks: one network size, blocks of 1 to 64 tokens: held-out bits per character, and how much the loss varies
 - orders: one masked network, the exact likelihood of its decoders: the steps dial in bits
 - cache: block decoding with and without kept keys and values (untrained; speed does not depend on weights)
-- frontier: `stories` against milliseconds per text, batch 1: how far the law of what is written is from theirs, exactly
-  where the decoder has a law, and how many are valid
+- frontier: `stories` by the networks in the box and one for blocks that began as the masked one: how many are valid,
+  how varied they are, and how far the law of what is written is from theirs, exactly where the decoder has a law
+- race: the same decoders on the clock, batch 1: milliseconds, calls and FLOPs
 - infilling: lines and spans of `python_source` with a gap: autoregressive with fill-in-the-middle, masked, block
-- figures: draws what has been measured
+- tables, figures: prints and draws what has been measured
 
 Each part writes PART.json and what it trained into the folder, and does not train again what is there. Given again, it
-measures again: run cache, frontier and infilling when nothing else runs. Some ten minutes of one core in all.
+measures again: run cache, race and infilling when nothing else runs. Some half an hour of one core in all.
 """
 
 from __future__ import annotations
@@ -547,7 +548,49 @@ def infilling(out: Path, steps: int, count: int = 200) -> dict[str, Any]:
     return {"steps": steps, "count": count, "rows": rows}
 
 
-# --- figures --------------------------------------------------------------------------------------------------------
+# --- tables and figures ---------------------------------------------------------------------------------------------
+
+
+def table(head: str, rows: list[list[Any]]) -> str:
+    """Markdown."""
+    names = head.split("|")
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+def contest(out: Path) -> list[dict[str, Any]]:
+    """Rows of `frontier`, each with what `race` measured of the same way, if it has been run."""
+    found = [json.loads((out / f"{part}.json").read_text("utf-8"))["rows"] if (out / f"{part}.json").exists() else []
+             for part in ("frontier", "race")]  # fmt: skip
+    key = itemgetter("model", "decoder", "temperature")
+    raced = {key(row): row for row in found[1]}
+    return [row | raced.get(key(row), {}) for row in found[0]]
+
+
+def tables(out: Path) -> None:
+    """Print what has been measured, as benchmarks/README.md has it."""
+
+    def rows_of(part: str) -> list[dict[str, Any]]:
+        path = out / f"{part}.json"
+        return json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []
+
+    print(table("way|bits per character|more than autoregressive|deviation", [
+        [r["way"], f"{r['bits']:.3f}", f"{r['more']:+.3f} ± {r['error_of_more']:.3f}", f"{r['deviation']:.2f}"]
+        for r in rows_of("blocks")
+    ]))  # fmt: skip
+    print(table("way|calls|ms", [[r["way"], r["calls"], f"{r['ms']:.0f}"] for r in rows_of("cache")]))
+    print(table("model|decoder|T|calls|MFLOP|ms|valid|variety|nats", [
+        [r["model"], r["decoder"], r["temperature"], f"{r.get('calls', r['looks']):.1f}",
+         f"{r.get('mflop', math.nan):.0f}", f"{r.get('ms', math.nan):.1f}", f"{r['valid']:.3f} ± {r['error']:.3f}",
+         f"{r['variety']:.3f}", "" if r["nats"] is None else f"{r['nats']:.1f} ± {r['nats_error']:.1f}"]
+        for r in contest(out)
+    ]))  # fmt: skip
+    print(table("gap|way|exact|parses|tokens/s", [
+        [r["gap"], r["way"], f"{r['exact']:.3f} ± {r['error']:.3f}", f"{r['parses']:.2f}",
+         f"{r['tokens_per_second']:.0f}"]
+        for r in rows_of("infilling")
+    ]))  # fmt: skip
+
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
 
@@ -596,24 +639,24 @@ def figures(out: Path) -> None:
         axis.set(xlabel="looks at a text of 64", ylabel="exact bits per character\nof what the decoder writes")
         axis.legend(fontsize=12)
         drawing.savefig(out / "orders.png", dpi=90)
-    if found := measured("frontier"):
-        drawing, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
-        groups = {"autoregressive": (ORANGE, "*"), "masked": (BLUE, "o"), "block of 7": (GREEN, "s")}
-        for name, (colour, marker) in groups.items():
-            for axis, what, error in ((axes[0], "nats", "nats_error"), (axes[1], "valid", "error")):
-                rows = [r for r in found["rows"] if r["model"] == name and r[what] is not None]
+    if (out / "frontier.json").exists() and (out / "race.json").exists():
+        drawing, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained", sharey=True)
+        groups = {"autoregressive": (ORANGE, "*"), "masked": (BLUE, "o"), "block of 5": (GREEN, "^"),
+                  "block of 9": (GREEN, "s"), "block of 15": (GREEN, "D")}  # fmt: skip
+        every = contest(out)
+        for axis, t in zip(axes, (1.0, 0.7), strict=True):
+            for name, (colour, marker) in groups.items():
+                rows = [r for r in every if r["model"] == name and r["temperature"] == t]
                 axis.errorbar(
-                    [r["ms"] for r in rows], [r[what] for r in rows], [2 * r[error] for r in rows], fmt=marker,
+                    [r["ms"] for r in rows], [r["valid"] for r in rows], [2 * r["error"] for r in rows], fmt=marker,
                     color=colour, ms=18 if marker == "*" else 9, capsize=3, label=name,
                 )  # fmt: skip
-        for axis in axes:
             axis.set_xscale("log")
             axis.minorticks_off()
             axis.set_xticks([4, 8, 16, 32], ["4", "8", "16", "32"])
-            axis.set_xlabel("milliseconds for one story")
-        axes[0].set(ylabel="nats per story away from the law", ylim=(0, None))
-        axes[1].set(ylabel="share of valid stories", ylim=(-0.03, 1.03))
-        axes[0].legend(fontsize=12)
+            axis.set(xlabel="milliseconds for one story", title=f"temperature {t:g}", ylim=(-0.03, 1.05))
+        axes[0].set(ylabel="share of valid stories")
+        axes[1].legend(fontsize=12)
         drawing.savefig(out / "frontier.png", dpi=90)
 
 
@@ -625,7 +668,7 @@ PARTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
 def main() -> None:
     """Train, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="+", choices=[*PARTS, "figures", "all"])
+    parser.add_argument("part", nargs="+", choices=[*PARTS, "tables", "figures", "all"])
     parser.add_argument("--out", type=Path, default=Path("runs/spectrum"))
     parser.add_argument("--steps", type=int, help="of every training, to try it out")
     arguments = parser.parse_args()
@@ -635,6 +678,8 @@ def main() -> None:
             steps = arguments.steps or STEPS.get("frontier" if name == "race" else name, 1)
             found = part(arguments.out, steps)
             (arguments.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    if "tables" in arguments.part:
+        tables(arguments.out)
     figures(arguments.out)
 
 

@@ -231,6 +231,15 @@ def test_a_masked_run_goes_on_in_blocks() -> None:
     assert abs(a.mean() - b.mean()) < 4.5 * np.hypot(a.std(), b.std()) / np.sqrt(4000)
 
 
+def test_a_block_longer_than_the_text_is_one_block() -> None:
+    """What was trained so can be sampled so; a longer text has no place for it."""
+    model, process = random_model(V, L), BlockDiffusion(V, 2 * L)
+    *_, last = process.sample(model, L, decoder=decoders.Blocks(), rng=rng())
+    assert (last.state < V).all()
+    with pytest.raises(ValueError, match=f"block_length is {2 * L}, but this model takes at most {L} positions"):
+        list(process.sample(model, L + 1, decoder=decoders.Blocks(), rng=rng()))
+
+
 def test_zero_budget_commits_one_at_a_time() -> None:
     """Gamma and factor of 0; a large one commits everything."""
     model, process = random_model(V, L), MaskedDiffusion(V)
@@ -385,7 +394,7 @@ def test_gaps_for_a_model_that_goes_left_to_right(
 
 
 def test_drafts_reach_the_decoder(
-    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    trained: Path, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """--drafts 3 guesses three at once, in `sample` and in `infill`; blocks refuse it."""
     made: list[Any] = []
@@ -399,6 +408,8 @@ def test_drafts_reach_the_decoder(
     cli.app(["sample", str(trained), "--drafts", "3"], standalone_mode=False)
     cli.app(["infill", str(trained), "the c__ sat", "--drafts", "2", "--temperature", "1"], standalone_mode=False)
     assert made == [decoders.Speculate(3, draw=decoders.Draw(0.7)), decoders.Speculate(2, draw=decoders.Draw(1.0))]
+    with pytest.raises(ValueError, match=r"--drafts is 3, but .* is a block model"):
+        cli.app(["sample", str(run), "--drafts", "3"], standalone_mode=False)
     with pytest.raises(ValueError, match=r"--gamma is 1.0 and --drafts is 3, but each of them"):
         cli.app(["sample", str(trained), "--drafts", "3", "--gamma", "1"], standalone_mode=False)
 

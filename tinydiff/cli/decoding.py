@@ -80,6 +80,11 @@ def blocks_of(process: BlockDiffusion, run: Path, defaults: dict[str, Any] | Non
             f"--block-length is {options['block_length']}, but {run} was trained for blocks of {process.block_length}: "
             "leave --block-length out"
         )
+    if options.get("drafts") is not None:
+        raise ValueError(
+            f"--drafts is {options['drafts']}, but {run} is a block model, which is not asked about several drafts at "
+            "once: leave --drafts out"
+        )
     cache = options.pop("cache", None)
     return decoders.Blocks(decoder_of(process.inside, run, defaults, **options), cache=True if cache is None else cache)
 

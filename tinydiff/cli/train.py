@@ -270,6 +270,8 @@ def train(
             source = None if start_from is None else started(start_from, given(context))
             corpus: Any = source[1] if source else corpus_named(text, data_name, pairs, tokens, vocab, rainbow)
             if middles:
+                if not 0 <= middles <= 1:
+                    raise ValueError(f"--middles is {middles:g}; expected a share of the windows, 0 to 1")
                 if process != "autoregressive" or type(corpus) is not data.Corpus:
                     raise ValueError(
                         f"--middles is {middles:g}, which is for --process autoregressive on a text; masks need none"

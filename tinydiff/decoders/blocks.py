@@ -146,8 +146,6 @@ class Reader:
 
     def __init__(self, model: Model, block_length: int, cache: bool = True) -> None:
         capacity = getattr(model, "length", None)
-        if capacity is not None and block_length > capacity:
-            raise ValueError(f"block_length is {block_length}, but this model takes at most {capacity} positions")
         self.model, self.block_length, self.capacity = model, block_length, capacity
         self.keeps = cache and isinstance(model, Transformer)
         self.kept: Cache | None = None
@@ -155,6 +153,11 @@ class Reader:
 
     def block(self, state: Ints, start: int, stop: int) -> Model:
         """The model of the next block: tokens and masks (B, stop - start) to logits, given what `state` has before."""
+        if self.capacity is not None and stop - start > self.capacity:
+            raise ValueError(
+                f"block_length is {self.block_length}, but this model takes at most {self.capacity} positions: ask for "
+                "a text no longer than that, which is one block"
+            )
         if self.capacity is not None and stop - self.first > self.capacity:
             half = (self.capacity - self.block_length) // 2 // self.block_length * self.block_length
             self.first, self.kept = start - half, None
