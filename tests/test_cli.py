@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 SIZES = ["--length=16", "--batch=4", "--d-model=8", "--layers=1", "--heads=2", "--steps=20"]
 COMMANDS = [
-    "demo", "train", "sample", "infill", "finetune", "ask", "translate", "page", "serve", "evaluate", "sweep", "race",
-    "prefer", "ablate", "export", "import", "practice", "info",
+    "demo", "train", "sweep-runs", "sample", "infill", "finetune", "ask", "translate", "page", "serve", "evaluate",
+    "sweep", "race", "prefer", "ablate", "export", "import", "practice", "info",
 ]  # fmt: skip
 
 

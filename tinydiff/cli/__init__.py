@@ -1,7 +1,7 @@
 """The `tinydiff` command.
 
 - `common`: the console and the options that several commands have
-- `train`: demo, train
+- `train`: demo, train; `runs`: sweep-runs
 - `generate`: sample, infill; `watch`: what is seen of them
 - `answer`: finetune, ask
 - `translate`: translate
@@ -37,7 +37,7 @@ from .. import __version__, _start
 from ..learning.files import CheckpointError
 from ..learning.interrupts import STOPS
 from ..learning.ranks import RankLost, place
-from . import answer, exchange, generate, hazards, info, measure, page, practice, train, translate
+from . import answer, exchange, generate, hazards, info, measure, page, practice, runs, train, translate
 from .common import CLOSED, console, say, tame
 
 
@@ -90,7 +90,7 @@ def whole(
 
 # the order of the help
 for commands in (
-    train.app, generate.app, answer.app, translate.app, page.app, measure.app, hazards.app
+    train.app, runs.app, generate.app, answer.app, translate.app, page.app, measure.app, hazards.app
 ):  # fmt: skip
     app.add_typer(commands)
 app.add_typer(exchange.export, name="export")

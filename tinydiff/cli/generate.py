@@ -290,8 +290,8 @@ def infill(
         x0, given = np.pad(x0, (0, rest)), np.pad(given, (0, rest))
     decoder = decoder_of(
         process, run, steps=steps, remasking=remasking, remask=remask, eta=eta, rounds=rounds, commits=commits,
-        threshold=threshold, gamma=gamma, factor=factor, drafts=drafts, temperature=temperature, top_k=top_k, top_p=top_p,
-        block_length=block_length, choice_temperature=choice_temperature,
+        threshold=threshold, gamma=gamma, factor=factor, drafts=drafts, temperature=temperature, top_k=top_k,
+        top_p=top_p, block_length=block_length, choice_temperature=choice_temperature,
     )  # fmt: skip
     known: dict[str, Any] = {"x0": x0, "given": given}
     if allow is not None:
@@ -337,7 +337,7 @@ def with_middle(
 
 
 def begun(config: dict[str, Any], text: str) -> str:
-    """A text as the data of a run has it: stories have a blank before every word, the first one too, and none behind."""
+    """A text as the data of a run has it: stories have a blank before every word, the first too, and none behind."""
     if config["data"]["name"] != "stories":
         return text
     text = text.rstrip(" ")

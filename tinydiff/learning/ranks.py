@@ -35,6 +35,8 @@ LAUNCHED = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 """Variables by which mpiexec, of MPICH and its kin, of PMIx and of Open MPI, tells a process which rank it is."""
 PATIENCE = 60.0
 """Seconds that threads wait for one another; a step is far shorter."""
+BUSY = 10.0
+"""Seconds that a process looks all the time whether the others have come; then a thousand times a second."""
 LOOK = 0.5
 """Seconds between looks whether the other processes of this machine are there."""
 
@@ -207,12 +209,11 @@ class Mpi:
             kernels.native.set_threads(max(1, usable_cores() // len(same)))
 
     def _wait(self, request: Any) -> None:
-        """Until a collective is done: looking all the time at first, then at ever longer intervals, up to 1 ms."""
+        """Until a collective is done. Data moves only while we look: so without a pause, unless it takes long."""
         start = looked = time.monotonic()
         while not self._done(request):
             now = time.monotonic()
-            if now - start > 2e-4:
-                time.sleep(min(1e-3, (now - start) / 8))
+            time.sleep(0 if now - start < BUSY else 1e-3)  # 0 lets others have the core who want it
             if now - looked > LOOK:
                 looked = now
                 self._look()

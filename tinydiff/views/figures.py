@@ -265,3 +265,30 @@ def _log_axes(axes: Axes, ticks: Sequence[int]) -> None:
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.tick_params(labelsize=13)
     axes.grid(color="#dddddd", lw=0.5)
+
+
+def seeds(groups: Sequence[tuple[str, Sequence[float], float, float]], label: str = "held-out bits") -> Figure:
+    """Results of runs, a line per group: a dot for each seed, the mean and its interval beside them.
+
+    Parameters
+    ----------
+    groups : name, results, their mean, and half of its interval, nan if there is none
+
+    """
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context({"font.size": 15}):
+        figure, axes = plt.subplots(figsize=(11, 1.6 + 0.6 * len(groups)), layout="constrained")
+    for y, (_, results, mean, half) in enumerate(groups):
+        axes.plot(results, [y - 0.12] * len(results), "o", color=ORANGE, ms=8, label=None if y else "each seed")
+        error = half if np.isfinite(half) else 0.0
+        axes.errorbar(
+            mean, y + 0.12, xerr=error, fmt="D", color=BLUE, ms=9, lw=3, capsize=6,
+            label=None if y else "mean and 95 % interval",
+        )  # fmt: skip
+    axes.set_yticks(range(len(groups)), [name for name, *_ in groups])
+    axes.set(ylim=(len(groups) - 0.4, -0.6), xlabel=label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return figure
