@@ -204,7 +204,7 @@ def test_B4_the_loss_is_the_bound_per_token(estimator: Any) -> None:
     drawn = np.array([process.loss(model, x0, rng).item() for _ in range(6000)])
     assert abs(drawn.mean() - wanted) < 4.5 * drawn.std() / math.sqrt(len(drawn)) + 0.002 * wanted
     (other,) = {"count", "time"} - {estimator}
-    others = [BlockDiffusion(V, 2, estimator=other).loss(model, x0, rng).item() for _ in range(2000)]  # type: ignore[arg-type]
+    others = [BlockDiffusion(V, 2, estimator=other).loss(model, x0, rng).item() for _ in range(2000)]
     assert (drawn.std() < np.std(others)) == (estimator == "count")
 
 
