@@ -277,7 +277,7 @@ def infill(
 
 
 def begun(config: dict[str, Any], text: str) -> str:
-    """A text as the data of a run has it: stories have a blank before every word, the first one too, and none behind."""
+    """A text as the data of a run has it: stories have a blank before every word, the first too, and none behind."""
     if config["data"]["name"] != "stories":
         return text
     text = text.rstrip(" ")
