@@ -4,8 +4,8 @@
 
 Runs made with
 
-    tinydiff train --data sums --out runs/sums --steps 6000
-    tinydiff train --data agreement --out runs/agreement --steps 1500
+    tinydiff train --data sums --out runs/sums --steps 6000 --optimiser adamw --estimator time
+    tinydiff train --data agreement --out runs/agreement --steps 1500 --optimiser adamw --estimator time
 """
 
 from __future__ import annotations

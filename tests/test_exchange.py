@@ -96,7 +96,7 @@ def some_run(folder: Path, kind: str, positions: str, rng: np.random.Generator) 
     )
     v = corpus.vocab_size
     process = {"masked": MaskedDiffusion(v), "block": BlockDiffusion(v, block_length=3), "ar": Autoregressive(v)}[kind]
-    model = Transformer(v, 8, d_model=8, layers=2, heads=2, positions=positions, rng=rng, dtype=np.float64)  # type: ignore[arg-type]
+    model = Transformer(v, 8, d_model=8, layers=2, heads=2, positions=positions, rng=rng, dtype=np.float64)
     for parameter in model.params.values():
         parameter.data += 0.1 * rng.standard_normal(parameter.shape)
     return Run(corpus, process, model, Options(steps=1), folder)

@@ -303,6 +303,14 @@ def test_pairs_of_other_lengths() -> None:
     assert Translations.of(pairs).texts == ("x > a", "x > b", "z > a", "z > b")
 
 
+def test_empty_targets_are_refused() -> None:
+    """Nothing could be written, and no token would say so."""
+    with pytest.raises(ValueError, match="target of 'merci' is empty"):
+        phrasebook.phrasebook(1, {"merci": {"": 0.5, "thanks": 0.5}})
+    with pytest.raises(ValueError, match="pairs is empty"):
+        Translations.of([])
+
+
 def test_random_networks_are_welcome() -> None:
     """`LengthBeam` on a network that knows nothing still writes one of the lengths, and words only."""
     law = phrasebook.dates()

@@ -120,6 +120,11 @@ def test_texts_end_at_their_first_end() -> None:
     assert frames[-1].steps == frames[-1].step
     committed = np.sum([frame.committed for frame in frames], axis=0)
     assert (committed >= 1).all()
+    assert [frames[-1].confidence[row, at:].tolist() for row, at in ((0, 2), (1, 7), (2, 6))] == [
+        [1.0] * 10,
+        [1.0] * 5,
+        [1.0] * 6,
+    ]  # there is nothing to be unsure of behind an end
 
 
 def test_an_end_in_the_prompt_ends_nothing() -> None:
@@ -440,3 +445,12 @@ def test_evaluate_the_law_of_a_decoder(trained: Path, run: Path, capsys: pytest.
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words):
             cli.app(["evaluate", str(trained), *options], standalone_mode=False)
+
+
+@pytest.mark.parametrize("decoder", [decoders.EntropyBounded(gamma=0.0), decoders.Frechet(factor=0.0)])
+def test_what_nobody_can_afford_is_committed_one_by_one_from_the_left(decoder: Any) -> None:
+    """The cheapest of each row, of equal ones the leftmost, and a row that is full gets nothing."""
+    hidden = np.array([[False, True, True, True], [True, True, False, False], [False] * 4])
+    p = np.array([[0.5, 0.5], [0.5, 0.5], [0.5, 0.5], [0.6, 0.4], [0.9, 0.1]])
+    expected = np.array([[False, True, False, False], [False, True, False, False], [False] * 4])
+    np.testing.assert_array_equal(decoder.chosen(hidden, p), expected)

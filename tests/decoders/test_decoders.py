@@ -36,8 +36,9 @@ from tinydiff.processes.discrete import DiscreteDiffusion
 
 V, L = 5, 12
 PROCESS = MaskedDiffusion(V)
-OF_MASKS = [kind for kind in PROCESS.decoded_by if kind not in (decoders.LengthBeam, decoders.StaleBlocks)]
-"""But for one that needs a token that fills, and one that has another decoder inside."""
+OTHERS = (decoders.LengthBeam, decoders.StaleBlocks, decoders.Gibbs)
+OF_MASKS = [kind for kind in PROCESS.decoded_by if kind not in OTHERS]
+"""But for one that needs a token that fills, and those that have another decoder inside."""
 MASK = PROCESS.mask_id
 ORDERS = [
     decoders.LowConfidence, decoders.MostLikely, decoders.Entropy, decoders.Margin, decoders.Random,
@@ -510,6 +511,7 @@ def test_guidance_leaves_the_impossible_alone() -> None:
         *((PROCESS, kind()) for kind in OF_MASKS),
         (PROCESS, decoders.Speculate(3, "random")),
         (PROCESS, decoders.StaleBlocks(block_length=5)),
+        (PROCESS, decoders.Gibbs()),
         (BlockDiffusion(V, 5), decoders.Blocks(decoders.EntropyBounded())),
         (PROCESS, decoders.LowConfidence(draw=GREEDY)),
         (PROCESS, decoders.LowConfidence(draw=decoders.Draw(top_k=1))),

@@ -204,7 +204,7 @@ def test_B4_the_loss_is_the_bound_per_token(estimator: Any) -> None:
     drawn = np.array([process.loss(model, x0, rng).item() for _ in range(6000)])
     assert abs(drawn.mean() - wanted) < 4.5 * drawn.std() / math.sqrt(len(drawn)) + 0.002 * wanted
     (other,) = {"count", "time"} - {estimator}
-    others = [BlockDiffusion(V, 2, estimator=other).loss(model, x0, rng).item() for _ in range(2000)]  # type: ignore[arg-type]
+    others = [BlockDiffusion(V, 2, estimator=other).loss(model, x0, rng).item() for _ in range(2000)]
     assert (drawn.std() < np.std(others)) == (estimator == "count")
 
 
@@ -320,3 +320,26 @@ def test_B6_the_least_varying_interval_comes_first() -> None:
     assert len(set(blocks.CLIPS)) == len(blocks.CLIPS) == 11 + 9 + 7 + 5 + 3 - 5
     with pytest.raises(ValueError, match="draws is 1"):
         blocks.least_varying(BlockDiffusion(V, 1), Undecided(), x0, rng, draws=1)
+
+
+def test_B4_times_of_a_batch_are_stratified_over_all_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One time in each of n = B x blocks equal parts of (0, 1], for the loss within `clip`, and in no order.
+
+    Independent times have the same mean, and a wider spread of the mean over a batch (Kingma et al. 2021, appendix I).
+    """
+    process, model, times = BlockDiffusion(V, 2), model_of(), []
+    masked_at = BlockDiffusion._masked_at
+
+    def listen(self: BlockDiffusion, x0: Ints, t: Floats, *rest: Any) -> Ints:
+        times.append(t[:, ::2])
+        return masked_at(self, x0, t, *rest)
+
+    monkeypatch.setattr(BlockDiffusion, "_masked_at", listen)
+    x0 = SEQUENCES[:32]
+    process.loss(model, x0, np.random.default_rng(0))
+    process.bound(model, x0, np.random.default_rng(0), estimator="time")
+    low, high = process.clip
+    for t in ((times[0] - low) / (high - low), 1 - times[1]):
+        assert sorted(np.floor(t.ravel() * t.size).astype(int)) == list(range(t.size))
+        assert (np.diff(t, axis=1) > 0).any()
+        assert (np.diff(t, axis=1) < 0).any()

@@ -186,12 +186,12 @@ def test_a_rank_that_fails_ends_the_others(runs: Runs, tmp_path: Path, monkeypat
     folder, draw = tmp_path / "run", MaskedDiffusion.draw
 
     def fails(self: Any, batch: Any, rng: np.random.Generator) -> Any:
-        if threading.current_thread().name == "unlucky" and fails.calls == 3:  # type: ignore[attr-defined]
+        if threading.current_thread().name == "unlucky" and fails.calls == 3:
             raise MemoryError("no room")
-        fails.calls += threading.current_thread().name == "unlucky"  # type: ignore[attr-defined]
+        fails.calls += threading.current_thread().name == "unlucky"
         return draw(self, batch, rng)
 
-    fails.calls = 0  # type: ignore[attr-defined]
+    fails.calls = 0
     monkeypatch.setattr(MaskedDiffusion, "draw", fails)
 
     def work(mine: ranks.Ranks) -> None:

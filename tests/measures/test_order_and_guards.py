@@ -159,6 +159,7 @@ def test_watched_stops_where_it_says() -> None:
     assert (seen.step == np.where(began, 1, 2)).all()
     assert seen.danger.shape == (3, 500)
     assert guards.watched(frames, danger, 0.05).step.max() == 0
+    assert guards.watched(frames, danger, float(danger(frames[0].state)[0])).step.max() == 0, "reached, not passed"
     with pytest.raises(ValueError, match="frames is empty"):
         guards.watched([], danger, 0.5)
 

@@ -16,6 +16,7 @@ import nbformat
 import numpy as np
 import pytest
 
+from tinydiff import ops
 from tinydiff.practice.catalogue import FUNCTIONS, QUESTIONS, SERIES, explanation, sheet, solution, stub, words
 from tinydiff.practice.judge import Refused, judge
 from tinydiff.practice.problems import PROBLEMS
@@ -278,3 +279,45 @@ def test_a_refusal_is_an_exception_of_the_checker_only() -> None:
             judge(QUESTIONS[name], lambda *a: (_ for _ in ()).throw(KeyError("x")))
         except Refused:  # pragma: no cover
             pytest.fail(f"{name} lets a refusal through, {asks.name}")
+
+
+# --- answers that nearly got through ----------------------------------------------------------------------------------
+
+
+def weighted_twice(model: Any, x0: Any, mask_id: int, rng: np.random.Generator) -> Any:
+    """One time for the batch, the mean over what is masked, and 1/t once more: infinite variance, and a wrong mean."""
+    t = rng.uniform(1e-3, 1)
+    hidden = rng.random(x0.shape) < t
+    hidden[0, 0] = True  # something to take the mean of
+    return ops.cross_entropy(model(np.where(hidden, mask_id, x0), select=hidden), x0[hidden]).mean() / t
+
+
+def test_wrong_means_do_not_hide_behind_their_scatter() -> None:
+    """Five standard errors of what has no variance would forgive anything."""
+    verdict = judge(QUESTIONS["recipe"], weighted_twice)
+    assert (verdict.kind, "twice" in verdict.says) == ("property", True)
+
+
+def test_nan_is_not_taken_for_chance() -> None:
+    """NaN differs from itself: that is no second source of draws."""
+    verdict = judge(QUESTIONS["recipe"], lambda model, x0, mask_id, rng: model(x0).sum() * math.nan * rng.random())
+    assert (verdict.kind, "NaN" in verdict.says) == ("finite", True)
+
+
+def test_what_raises_because_it_spoilt_its_argument_is_told_both() -> None:
+    """The error alone points to another place."""
+
+    def spoils(matrix: Any, left: int, right: int) -> Any:
+        matrix[:] = 0
+        raise ValueError("the weights sum to 0.")
+
+    verdict = judge(QUESTIONS["1.7"], spoils)
+    assert verdict.kind == "raises"
+    assert "sum to 0 (line" in verdict.says
+    assert "). It has also changed its argument matrix. With" in verdict.says
+
+
+def test_options_are_found_by_their_words() -> None:
+    """However they are spaced."""
+    assert judge(QUESTIONS["6.4"], "A B A").right
+    assert judge(QUESTIONS["6.4"], "a,b,a").right

@@ -273,6 +273,14 @@ def score_by_loop(x: Any, m: float, alpha_bar: float) -> list[float]:
     return [(a * math.tanh(a * v / s2) - v) / s2 for v in x]
 
 
+def posterior_by_regression(x0: float, xk: float, before: float, now: float) -> Any:
+    """From the covariance of both; the values of a dictionary."""
+    together = math.sqrt(now / before) * (1 - before)
+    slope = together / (1 - now)
+    mean = math.sqrt(before) * x0 + slope * (xk - math.sqrt(now) * x0)
+    return {"mean": mean, "variance": 1 - before - slope * together}.values()
+
+
 RIGHT: list[tuple[str, Callable[..., Any]]] = [
     ("recipe", times), ("recipe", spread), ("recipe", row_by_row), ("recipe", averaged_per_text),
     ("decoder", loops), ("decoder", gumbel), ("clock", bisected), ("clock", counted),
@@ -294,6 +302,9 @@ RIGHT: list[tuple[str, Callable[..., Any]]] = [
     ("8.3", lambda v_t, v_y, n_t, n_y: np.float32((v_t * n_y + v_y) / (n_t * n_y))),
     ("8.10", lambda m, rate: Fraction(1, m + 1) if rate is None else np.prod(np.full(m, rate))),
     ("8.10", whole_by_midpoints),
+    ("1.7", lambda matrix, left, right: map(float, matrix[left] * matrix[:, right] / (matrix @ matrix)[left, right])),
+    ("2.2", posterior_by_regression), ("4.3", lambda t, power: ((t + 1e-20j) ** power).imag / 1e-20 / t**power),
+    ("7.7", lambda L, b: math.prod(i % b + 1 for i in range(L))),
 ]  # fmt: skip
 
 

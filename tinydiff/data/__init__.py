@@ -10,7 +10,9 @@ instructions.py.
 from __future__ import annotations
 
 import re
+import sys
 import sysconfig
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, overload
@@ -123,7 +125,11 @@ def python_docs() -> str:
 
 def python_source() -> str:
     """The standard library's top-level modules in alphabetical order, those that are pure ASCII."""
-    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    library: Path | zipfile.Path = Path(sysconfig.get_path("stdlib"))
+    for place in sys.path:  # where there is a browser around Python, its library is an archive
+        if re.fullmatch(r"python3\d*\.zip", Path(place).name) and Path(place).is_file():
+            library = zipfile.Path(place)
+    files = sorted((file for file in library.iterdir() if file.name.endswith(".py")), key=lambda file: file.name)
     texts = [file.read_bytes() for file in files]
     text = "\n\n".join(source.decode("ascii").replace("\r\n", "\n") for source in texts if source.isascii())
     if not text:

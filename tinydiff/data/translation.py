@@ -83,6 +83,11 @@ class Translations(Listed):
     def of(pairs: Iterable[Pair]) -> Translations:
         """The law of these pairs; sources must have the same number of words."""
         pairs = list(pairs)
+        if not pairs:
+            raise ValueError("pairs is empty; expected at least one source with a target")
+        for pair in pairs:
+            if not pair.target:
+                raise ValueError(f"target of {' '.join(pair.source)!r} is empty; a target has at least one word")
         longest = max(len(pair.target) for pair in pairs)
         counted = min(len(pair.target) for pair in pairs) < longest
         texts, alignments = [], np.full((len(pairs), longest + counted), -1)

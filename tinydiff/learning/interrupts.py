@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -32,8 +32,9 @@ def stops_wait() -> Iterator[list[int]]:
         for number in STOPS:
             handler = signal.getsignal(number)
             if handler not in (signal.SIG_IGN, None):  # None is a handler that Python cannot put back
-                before[number] = handler
-                signal.signal(number, remember)
+                with suppress(ValueError):  # in a browser there are none to receive
+                    signal.signal(number, remember)
+                    before[number] = handler
         yield arrived
     finally:
         for number in reversed(before):

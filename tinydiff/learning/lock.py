@@ -7,6 +7,7 @@ until somebody deletes the file.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -31,10 +32,16 @@ if sys.platform == "win32":
         os.lseek(descriptor, FAR, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 else:
-    import fcntl
+    try:
+        import fcntl
+    except ImportError:  # Python in a browser
 
-    def _lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        def _lock(descriptor: int) -> None:
+            raise OSError(errno.ENOSYS, "no locks")
+    else:
+
+        def _lock(descriptor: int) -> None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager
