@@ -199,7 +199,9 @@ def test_a_rank_that_fails_ends_the_others(runs: Runs, tmp_path: Path, monkeypat
             threading.current_thread().name = "unlucky"
         list(train(runs.new(None if mine.rank else folder, save_every=0.0, **SHARDS), mine))
 
-    errors = at_once(3, work)
+    start = time.monotonic()
+    errors = at_once(3, work, patience=60)
+    assert time.monotonic() - start < 20  # they are told, and do not lose patience
     assert [type(error) for error in errors] == [RankLost, MemoryError, RankLost]
     assert "another rank has failed" in str(errors[0])
     monkeypatch.undo()

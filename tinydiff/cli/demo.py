@@ -35,7 +35,7 @@ EMBEDDINGS = 25.0
 """How much larger than the Transformer's own the embeddings start: at 0.5, so that words differ from the first step."""
 SEED = 0
 ORDER = LowConfidence(draw=Draw(0.7), choice_temperature=box.CHOICE_TEMPERATURES["stories"])
-DECODER = Gibbs(ORDER, rounds=4)
+DECODER = Gibbs(ORDER, rounds=6)
 """Chosen on the frontier of valid and varied, see `python -m benchmarks.stories`. Sharper draws and less noise break
 fewer rules by telling fewer stories. What small networks get wrong they decided among masks, about who is he and who is
 she; asked again, with two thirds of the story there, they put it right, and the stories stay as varied as they were."""

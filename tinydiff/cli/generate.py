@@ -69,7 +69,7 @@ VECTORS = "Points and pictures"  # a heading in the help
         'tinydiff sample runs/demo --prompt "The " --threshold 0.9',
         "tinydiff sample runs/demo --gamma 0.1",
         "tinydiff sample runs/demo --drafts 4",
-        "tinydiff sample runs/demo --rounds 4",
+        "tinydiff sample runs/demo --rounds 6",
         "tinydiff sample runs/demo --remask cap --eta 0.05 --steps 256",
         "tinydiff sample runs/spiral --gif spiral.gif",
         "tinydiff sample runs/glyphs --label A --cfg-scale 1 --gif letters.gif",
