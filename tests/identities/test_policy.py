@@ -114,7 +114,7 @@ def test_V9_the_sandwich_holds_from_beta_L_on(length: int) -> None:
     assert broken > 0
     better = np.arange(len(texts)) % 2 == 0
     mixed = stand_in("sandwich", process, model, texts, better=better, beta=length).data
-    np.testing.assert_array_equal(mixed, np.where(better, elbo, upper[length]))
+    np.testing.assert_allclose(mixed, np.where(better, elbo, upper[length]), rtol=1e-12)  # products of other shapes
 
 
 def test_V9_at_beta_1_the_upper_bound_can_be_below_log_p() -> None:
