@@ -185,7 +185,7 @@ def draw_figure(found: dict[str, dict[str, dict[str, float]]], cores: int, out: 
         range(len(cases.SIZES)),
         [f"{n}\n{found[n]['1 rank of 1 thread']['median'] * 1e3:.0f} ms" for n in cases.SIZES],
     )
-    left.set(ylabel="times as fast as one thread", title="measured, two cores", ylim=(0, 2.6))
+    left.set(ylabel="times as fast as one thread", title="measured, two cores", ylim=(0, 3))
     left.axhline(2, color="#777777", ls=":")
     left.legend(frameon=False, loc="upper left")
 
