@@ -7,16 +7,15 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
+
+import tinydiff
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "lessons/README.md", "docs/own_data.md", "docs/zoo.md")
 MADE = HERE / "made"  # what is copied from elsewhere in the repository
-sys.path.insert(0, str(HERE))
-
-from plain import as_rst  # noqa: E402
-
-import tinydiff  # noqa: E402
+sys.path.insert(0, str(HERE))  # for plain.py
 
 project = "tinydiff"
 author = copyright = "The tinydiff authors"
@@ -58,9 +57,15 @@ def copy() -> None:
         (MADE / source.relative_to(ROOT)).write_text(text, "utf-8")
 
 
-def setup(app: object) -> None:
+def setup(app: Any) -> None:
     """Docstrings are plain text; what is marked up in reStructuredText by chance is not meant."""
-    app.connect("autodoc-process-docstring", lambda *event: event[-1].__setitem__(slice(None), as_rst(event[-1])))  # type: ignore[attr-defined]
+    from plain import as_rst
+
+    def rewrite(*event: Any) -> None:
+        lines = event[-1]
+        lines[:] = as_rst(lines)
+
+    app.connect("autodoc-process-docstring", rewrite)
 
 
 copy()

@@ -292,11 +292,11 @@ def read(folder: Path, out: Path) -> None:
             "folder that tinydiff export hf has written"
         )
     refuse_existing(out)
-    config = {part: kept.get(part) for part in ("process", "model", "data", "training")}
+    config: dict[str, Any] = {part: kept.get(part) for part in ("process", "model", "data", "training")}
     try:
         check_config(config)
-        codec_of(config["data"])  # type: ignore[arg-type]
-        model = Transformer(**config["model"] | {"precision": "full"}, rng=np.random.default_rng(0))  # type: ignore[operator]
+        codec_of(config["data"])
+        model = Transformer(**config["model"] | {"precision": "full"}, rng=np.random.default_rng(0))
         step = kept["step"]
         if not isinstance(step, int) or isinstance(step, bool):
             raise ValueError(f"step is {step!r}; expected a whole number")
