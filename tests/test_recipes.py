@@ -268,6 +268,7 @@ def test_ask_options_reach_the_decoder(runs: Path, monkeypatch: pytest.MonkeyPat
         (("train", "--data", "sums", "--rainbow", "3", "--out", "{new}"), "--rainbow is 3, but nothing here"),
         (("train", "--active", "2", "--out", "{new}"), "--active is 2, but there are no experts"),
         (("train", "--experts", "2", "--active", "3", "--out", "{new}"), "active is 3, of 2 experts"),
+        (("train", "--experts", "2", "--active", "0", "--out", "{new}"), "active is 0, of 2 experts"),
         (("train", "--start-from", "{left}", "--d-model", "8", "--text", "x", "--out", "{new}"), "--text, --d-model"),
         (("train", "--start-from", "{none}", "--out", "{new}"), "there is no run in"),
         (("train", "--start-from", "{left}", "--process", "sedd_uniform", "--out", "{new}"), "the network of"),

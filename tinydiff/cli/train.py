@@ -264,60 +264,33 @@ def train(
         else:
             if out is None and not check:
                 raise ValueError("--out is missing: the folder to write the run to, for instance --out runs/mine")
-            if not experts and (active is not None or routing is not None):
-                what = f"--active is {active}" if active is not None else f"--routing is {routing}"
-                raise ValueError(f"{what}, but there are no experts: add --experts, or leave it out")
+            parts = parts_of_blocks(experts, active, routing, precision)
             source = None if start_from is None else started(start_from, given(context))
             corpus: Any = source[1] if source else corpus_named(text, data_name, pairs, tokens, vocab, rainbow)
             if middles:
-                if not 0 <= middles <= 1:
-                    raise ValueError(f"--middles is {middles:g}; expected a share of the windows, 0 to 1")
-                if process != "autoregressive" or type(corpus) is not data.Corpus:
-                    raise ValueError(
-                        f"--middles is {middles:g}, which is for --process autoregressive on a text; masks need none"
-                    )
-                corpus = data.Middles(corpus, middles)
-            chosen_here = {
+                corpus = with_middles(corpus, middles, process)
+            typed = {
                 "process": process, "steps": steps, "batch": batch, "length": length,
                 "d_model": d_model, "layers": layers, "heads": heads, "optimiser": optimiser, "lr": lr,
             }  # fmt: skip
-            chosen_here = {name: value for name, value in chosen_here.items() if value is not None}
-            recipe, sized = dict(getattr(corpus, "recipe", {})), dict(SIZES[size] if size else {})
-            if optimiser not in (None, recipe.get("optimiser")):
-                recipe.pop("lr", None)  # it is of the recipe's own optimiser
-            if isinstance(corpus, data.Examples | data.Vectors):
-                sized.pop("length", None)  # whole ones, as long as they are
-            chosen = GENERAL | SIZES["S"] | recipe | sized | chosen_here
+            chosen = recipe_for(corpus, size, {name: value for name, value in typed.items() if value is not None})
             options = learning.Options(
                 steps=chosen["steps"], batch=chosen["batch"], lr=chosen.get("lr", RATES[chosen["optimiser"]]),
                 warmup=min(100, chosen["steps"]), evaluate_every=min(chosen["evaluate_every"], chosen["steps"]),
                 optimiser=chosen["optimiser"], muon_lr=muon_lr, random_lengths=random_lengths, seed=seed, shards=shards,
             )  # fmt: skip
             made = new_process(
-                chosen["process"],
-                corpus,
-                schedule=schedule,
-                predict=predict,
-                pairing=pairing,
-                estimator=estimator,
+                chosen["process"], corpus, schedule=schedule, predict=predict, pairing=pairing, estimator=estimator,
                 block_length=block_length,
-            )
-            if source and source[0].time != made.needs_time:
-                has = "is told the time" if source[0].time else "is not told the time"
+            )  # fmt: skip
+            corpus.check_length(source[0].length if source else chosen["length"])
+            model = source[0] if source else new_network(corpus, made.needs_time, chosen, seed, parts)
+            if model.time != made.needs_time:
+                has = "is told the time" if model.time else "is not told the time"
                 raise ValueError(
                     f"--process is {chosen['process']}, and the network of {start_from} {has}: choose a --process like "
                     "it"
                 )
-            corpus.check_length(source[0].length if source else chosen["length"])
-            model = source[0] if source else Transformer(
-                getattr(corpus, "vocab_size", None), chosen["length"], features=getattr(corpus, "features", None),
-                classes=getattr(corpus, "classes", 0), time=made.needs_time,
-                # of a whole, of a window
-                positions="learned" if isinstance(corpus, data.Examples | data.Vectors) else "both",
-                d_model=chosen["d_model"], layers=chosen["layers"], heads=chosen["heads"],
-                rng=np.random.default_rng(seed),
-                experts=experts, active=active or 1, routing=routing or "token", precision=precision or "full",
-            )  # fmt: skip
             run = learning.Run(corpus, made, model, options)
     with one_voice(ranks):
         with together(ranks):
@@ -335,6 +308,47 @@ def train(
         return
     with one_voice(ranks):
         follow(run, ranks)
+
+
+def recipe_for(corpus: Any, size: str | None, typed: dict[str, Any]) -> dict[str, Any]:
+    """What to train and how: what was typed, before the size that was, the data's own recipe, and the default."""
+    recipe, sized = dict(getattr(corpus, "recipe", {})), dict(SIZES[size] if size else {})
+    if typed.get("optimiser") not in (None, recipe.get("optimiser")):
+        recipe.pop("lr", None)  # it is of the recipe's own optimiser
+    if isinstance(corpus, data.Examples | data.Vectors):
+        sized.pop("length", None)  # whole ones, as long as they are
+    return GENERAL | SIZES["S"] | recipe | sized | typed
+
+
+def parts_of_blocks(experts: int, active: int | None, routing: str | None, precision: str | None) -> dict[str, Any]:
+    """What `Transformer` builds its blocks of, by the options that say so."""
+    if not experts and (active is not None or routing is not None):
+        what = f"--active is {active}" if active is not None else f"--routing is {routing}"
+        raise ValueError(f"{what}, but there are no experts: add --experts, or leave it out")
+    return {
+        "experts": experts, "active": 1 if active is None else active,
+        "routing": routing or "token", "precision": precision or "full",
+    }  # fmt: skip
+
+
+def new_network(corpus: Any, time: bool, chosen: dict[str, Any], seed: int, parts: dict[str, Any]) -> Transformer:
+    """A network for what the corpus yields, as wide and deep as chosen."""
+    whole = isinstance(corpus, data.Examples | data.Vectors)  # or windows, which begin anywhere
+    return Transformer(
+        getattr(corpus, "vocab_size", None), chosen["length"], features=getattr(corpus, "features", None),
+        classes=getattr(corpus, "classes", 0), time=time, positions="learned" if whole else "both",
+        d_model=chosen["d_model"], layers=chosen["layers"], heads=chosen["heads"],
+        rng=np.random.default_rng(seed), **parts,
+    )  # fmt: skip
+
+
+def with_middles(corpus: Any, share: float, process: str | None) -> data.Middles:
+    """The same text, with the middle of this share of its windows moved to the end."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"--middles is {share:g}; expected a share of the windows, 0 to 1")
+    if process != "autoregressive" or type(corpus) is not data.Corpus:
+        raise ValueError(f"--middles is {share:g}, which is for --process autoregressive on a text; masks need none")
+    return data.Middles(corpus, share)
 
 
 def started(run: Path, typed: list[str]) -> tuple[Transformer, Any]:
