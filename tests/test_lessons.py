@@ -5,6 +5,7 @@ import io
 import re
 import sys
 from copy import deepcopy
+from html import escape, unescape
 from pathlib import Path
 
 import nbformat
@@ -36,6 +37,9 @@ FORM = ("**Time**", "**You need**", "**Afterwards you can**")
 @each_lesson
 def test_runs_in_smoke_mode(lesson: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TINYDIFF_SMOKE", "1")
+    monkeypatch.setenv(
+        "OMP_NUM_THREADS", "1"
+    )  # at these sizes a second thread only waits, and burns time while it does
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own: another one might draw nothing
     committed = nbformat.read(lesson, as_version=4)
     fresh = execute(committed, str(tmp_path), timeout=60)
@@ -63,9 +67,12 @@ def test_keeps_the_form(lesson: Path) -> None:
     for words in FORM:
         assert words in notebook.cells[0].source, f"the header lacks {words}"
     for cell in code_cells(notebook):
-        for output in cell.outputs:
-            if "image/png" in output.get("data", {}):
-                assert output.metadata.get("image/png", {}).get("alt"), f"{cell.id} shows a figure without words"
+        for output, after in zip(cell.outputs, [*cell.outputs[1:], {}], strict=True):
+            if {"image/png", "image/svg+xml"} & set(output.get("data", {})):
+                alt = output.metadata.get("image/png", {}).get("alt")
+                assert alt, f"{cell.id} shows a figure without words"
+                words = after.get("data", {}).get("text/html", "")
+                assert words == f"<details><summary>In words</summary>{escape(alt)}</details>", cell.id
     assert not list(typed_numbers(notebook))
 
 
@@ -163,7 +170,8 @@ def test_figures_have_words_and_stay_small(monkeypatch: pytest.MonkeyPatch) -> N
             notebook.show(" ")
         plt.close("all")
 
-    [(data, metadata)] = shown_by(draw, monkeypatch)
+    [(data, metadata), (words, _)] = shown_by(draw, monkeypatch)
+    assert words == {"text/html": "<details><summary>In words</summary>A &lt;wild&gt; line &amp; more</details>"}
     assert metadata["image/png"]["alt"] == data["text/plain"] == "A <wild> line & more"
     svg = data["image/svg+xml"]
     assert svg.startswith('<svg role="img" aria-label="A &lt;wild&gt; line &amp; more"')
@@ -181,7 +189,9 @@ def test_a_film_is_a_picture_and_a_player_that_needs_scripts(monkeypatch: pytest
     process = td.MaskedDiffusion(codec.vocab_size)
     model = td.Transformer(codec.vocab_size, 6, d_model=8, layers=1, heads=2, rng=np.random.default_rng(0))
     trajectory = record(process.sample(model, 6, 1, rng=np.random.default_rng(0)), codec, "a title")
-    (player, _), (picture, metadata) = shown_by(lambda n: n.film(trajectory, alt="Six letters."), monkeypatch)
+    (player, _), (picture, metadata), (words_below, _) = shown_by(
+        lambda n: n.film(trajectory, alt="Six letters."), monkeypatch
+    )
     before, script = player["text/html"].split("<script>")
     words = re.fullmatch(r'<div data-film="\w+"><p>(.*)</p></div>', before)
     assert words, "without scripts there are words to be read, and no button to be pressed"
@@ -192,10 +202,11 @@ def test_a_film_is_a_picture_and_a_player_that_needs_scripts(monkeypatch: pytest
     assert "Six letters. step 0: ░░░░░░" in metadata["image/png"]["alt"]
     assert codec.decode(trajectory.frames[-1].state[0]) in metadata["image/png"]["alt"]
     assert set(picture) == {"image/png", "text/plain"}
+    assert metadata["image/png"]["alt"] in unescape(words_below["text/html"])
 
 
 def test_the_spectrum_says_where_you_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    [(data, _)] = shown_by(lambda n: n.spectrum(["blocks", "one pass"]), monkeypatch)
+    [(data, _), _] = shown_by(lambda n: n.spectrum(["blocks", "one pass"]), monkeypatch)
     assert "You are at: blocks, one pass." in data["text/plain"]
     with pytest.raises(ValueError, match="here has nowhere; expected some of left to right"):
         shown_by(lambda n: n.spectrum("nowhere"), monkeypatch)

@@ -3,8 +3,9 @@
     from tinydiff.views.notebook import BLUE, GREY, attempt, film, predicted, show, smoke, use_style
 
 Colours have a meaning, the same in every lesson; `MEANING` lists it. A figure is shown with `show(alt)`: as SVG where
-it is made of lines, and as a small PNG for viewers that draw no SVG. Its alternative text is not optional. A film is a
-picture of some moments of a sampler and, where scripts run, the player of `views.html` above it.
+it is made of lines, and as a small PNG for viewers that draw no SVG. Its alternative text is not optional, and stands
+below it, folded (`_show`). A film is a picture of some moments of a sampler and, where scripts run, the player of
+`views.html` above it.
 
 Nothing here knows a particular lesson, and nothing is drawn on import.
 """
@@ -90,7 +91,7 @@ def show(alt: str, lines: bool = True, colours: int | None = None) -> None:
     if lines:
         bundle["image/svg+xml"] = _svg(figure, alt)
     plt.close(figure)
-    _display(bundle, alt)
+    _show(bundle, alt)
 
 
 def film(*trajectories: Trajectory, alt: str, moments: int = 6, columns: int = 64, seconds: float = 6.0) -> None:
@@ -117,15 +118,13 @@ def film(*trajectories: Trajectory, alt: str, moments: int = 6, columns: int = 6
         figure = strip(first, moments, columns)
     bundle = {"image/png": _png(figure, 1.2, 32), "text/plain": f"{alt} {'; '.join(texts)}"}
     plt.close(figure)
-    _display(bundle, bundle["text/plain"])
+    _show(bundle, bundle["text/plain"])
 
 
 def play(html: str, alt: str) -> None:
     """Show a player of `views.html` or `views.animation` where scripts run, and `alt` where they do not.
 
-    A notebook that is not trusted, and a viewer of files such as GitHub's, would show a dead button. And hardly a
-    viewer hands the alternative text of a picture on to its reader (of nbconvert's templates `classic` does), so that
-    it stands here as text.
+    A notebook that is not trusted, and a viewer of files such as GitHub's, would show a dead button.
     """
     markup, script = html.split("<script>")
     mark = hashlib.sha256(script.encode()).hexdigest()[:12]
@@ -136,7 +135,7 @@ def play(html: str, alt: str) -> None:
         f".forEach(box => {{ box.removeAttribute('data-film'); box.innerHTML = {inner}; }});\n"
         f"{script.removesuffix('</div>')}"
     )
-    _display({"text/html": shown, "text/plain": _checked(alt)}, alt)
+    _display({"text/html": shown, "text/plain": _checked(alt)})
 
 
 PLACES = ("left to right", "blocks", "masked diffusion", "one pass")
@@ -209,11 +208,42 @@ def _checked(alt: str) -> str:
     return alt
 
 
-def _display(bundle: dict[str, Any], alt: str) -> None:
+def _show(picture: dict[str, Any], alt: str) -> None:
+    """Display a picture, and below it what it shows, in words that unfold.
+
+    The words are an output of their own. A picture's metadata hold them as well, but hardly a viewer hands those on:
+    JupyterLab puts PNG and SVG into an `<img>` without `alt`, trusted or not, and of nbconvert's templates only
+    `classic` reads them. An `<img alt="...">` in HTML would reach JupyterLab's reader, but be stored beside the PNG a
+    second time, and where a viewer's sanitizer takes data out of addresses it would be all that is left. `<details>`
+    is text wherever HTML is text, and every sanitizer lets it pass.
+    """
+    _display(picture, {"image/png": {"alt": alt}})
+    _display({"text/html": f"<details><summary>In words</summary>{escape(alt)}</details>"})
+
+
+def _display(bundle: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
     import IPython.display
 
     display: Any = IPython.display.display
-    display(bundle, raw=True, metadata={"image/png": {"alt": alt}} if "image/png" in bundle else {})
+    display(bundle, raw=True, metadata=metadata or {})
+
+
+def _draw(figure: Any, file: Any, kind: str, dpi: float, **options: Any) -> None:
+    """Save it without its empty edges, for which it is laid out twice and drawn twice; with `smoke` once, whole."""
+    if not smoke:
+        figure.savefig(file, format=kind, dpi=dpi, bbox_inches="tight", pad_inches=0.05, **options)
+        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    figure.set_dpi(dpi)
+    if kind == "png":
+        FigureCanvasAgg(figure).print_png(file)
+    else:
+        FigureCanvasSVG(figure).print_svg(file, **options)
 
 
 def _png(figure: Any, scale: float, colours: int) -> str:
@@ -221,7 +251,7 @@ def _png(figure: Any, scale: float, colours: int) -> str:
     import PIL.Image
 
     full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png", dpi=figure.dpi * scale, bbox_inches="tight", pad_inches=0.05)
+    _draw(figure, full, "png", figure.dpi * scale / (3 if smoke else 1))
     picture = PIL.Image.open(full).convert("RGB")
     picture.quantize(colours, method=PIL.Image.Quantize.FASTOCTREE).save(small, "PNG", optimize=True)
     return base64.b64encode(small.getvalue()).decode()
@@ -230,7 +260,7 @@ def _png(figure: Any, scale: float, colours: int) -> str:
 def _svg(figure: Any, alt: str) -> str:
     """An SVG with a title for screen readers, and no more decimals than can be seen."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.05, metadata={"Date": None, "Creator": None})
+    _draw(figure, buffer, "svg", 72, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
 
