@@ -6,6 +6,7 @@ import re
 import sys
 from copy import deepcopy
 from html import escape, unescape
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -26,6 +27,7 @@ from lessons.__main__ import (
     typed_numbers,
     without_solutions,
 )
+from tinydiff.views.notebook import WIDEST
 
 LESSONS = sorted(HERE.glob("*.ipynb"))
 each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=[path.stem for path in LESSONS])
@@ -67,11 +69,15 @@ def test_keeps_the_form(lesson: Path) -> None:
     for words in FORM:
         assert words in notebook.cells[0].source, f"the header lacks {words}"
     for cell in code_cells(notebook):
-        for output, after in zip(cell.outputs, [*cell.outputs[1:], {}], strict=True):
+        for output, after in pairwise([*cell.outputs, {}]):
             if {"image/png", "image/svg+xml"} & set(output.get("data", {})):
                 alt = output.metadata.get("image/png", {}).get("alt")
                 assert alt, f"{cell.id} shows a figure without words"
                 words = after.get("data", {}).get("text/html", "")
+                svg = output.data.get("image/svg+xml", "")
+                assert not svg or float(svg.split(' width="')[1].split("pt")[0]) <= WIDEST, (
+                    f"{cell.id} would be cut off"
+                )
                 assert words == f"<details><summary>In words</summary>{escape(alt)}</details>", cell.id
     assert not list(typed_numbers(notebook))
 
@@ -162,7 +168,7 @@ def test_figures_have_words_and_stay_small(monkeypatch: pytest.MonkeyPatch) -> N
 
     def draw(notebook: object) -> None:
         plt.close("all")  # of tests before this one
-        plt.figure()
+        plt.figure(figsize=(13, 4))
         plt.plot(np.random.default_rng(0).random(200))
         notebook.show("A <wild> line & more")
         assert not plt.get_fignums()
@@ -177,6 +183,11 @@ def test_figures_have_words_and_stay_small(monkeypatch: pytest.MonkeyPatch) -> N
     assert svg.startswith('<svg role="img" aria-label="A &lt;wild&gt; line &amp; more"')
     assert "<title>A &lt;wild&gt; line &amp; more</title>" in svg
     assert len(svg) < 40_000
+    size = re.search(r'width="(\d+)pt" height="(\d+)pt" viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    assert size, "a size and a viewBox"
+    wide, high, across, down = map(float, size.groups())
+    assert wide == 630 < across, "fits beside JupyterLab's list of files"
+    assert abs(high / wide - down / across) < 0.01
     assert not re.search(r' d="[^"]*\.\d{3}', svg), "more decimals than can be seen"
     assert len(base64.b64decode(data["image/png"])) < 30_000
 

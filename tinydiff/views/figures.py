@@ -1,7 +1,7 @@
 """Figures of trajectories for paper, with matplotlib, which is imported only when one is drawn.
 
 Every function draws into the axes it is given, or into a new figure that it returns; `save` writes one. Colours are
-Okabe and Ito's, told apart with every kind of colour vision.
+those of the lessons (`views.notebook`), told apart with every kind of colour vision.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#CC3311", "#999999"
 BROWN = "#6B4400"  # the orange of left to right, darker
 SHOWN = 1000  # points of a cloud at most
 
@@ -187,7 +187,7 @@ def dissolving(frames: Sequence[VectorFrame], patch: int, moments: int = 5) -> F
     chosen = evenly(frames, moments)
     figure, panels = _panels(len(chosen))
     for frame, axes in zip(chosen, panels, strict=True):
-        axes.imshow(grid(pictures(frame.state, patch)), cmap="gray_r", vmin=0, vmax=1)
+        axes.imshow(grid(pictures(frame.state, patch)), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
         axes.set(xticks=[], yticks=[], title=f"t = {frame.t:.2f}")
     return figure
 

@@ -62,6 +62,10 @@ STYLE: dict[Any, Any] = {
 }
 
 
+WIDEST = 630.0
+"""Points, 840 pixels: what JupyterLab has beside its list of files on a small laptop. It cuts off wider SVGs."""
+
+
 def use_style() -> None:
     """Set matplotlib's defaults to the look of the lessons: large letters, thick lines, white paper."""
     import matplotlib.pyplot as plt
@@ -116,6 +120,7 @@ def film(*trajectories: Trajectory, alt: str, moments: int = 6, columns: int = 6
     play(player(*trajectories, seconds=seconds), alt)
     with plt.rc_context({"figure.constrained_layout.use": False, "font.size": 10}):
         figure = strip(first, moments, columns)
+        figure.axes[0].set_title(first.title, loc="left", fontsize=12)
     bundle = {"image/png": _png(figure, 1.2, 32), "text/plain": f"{alt} {'; '.join(texts)}"}
     plt.close(figure)
     _show(bundle, bundle["text/plain"])
@@ -155,28 +160,33 @@ def spectrum(here: str | Sequence[str]) -> None:
     marked = [here] if isinstance(here, str) else list(here)
     if unknown := set(marked) - set(PLACES):
         raise ValueError(f"here has {', '.join(sorted(unknown))}; expected some of {', '.join(PLACES)}")
-    axes = plt.figure(figsize=(12, 3.1)).subplots()
-    axes.set(xlim=(-0.5, 3.5), ylim=(-0.75, 1.5))
+    axes = plt.figure(figsize=(10, 3.6)).subplots()
+    axes.set(xlim=(-0.5, 3.5), ylim=(-1.25, 1.5))
     axes.axis("off")
-    axes.annotate("", (3.45, 0), (-0.45, 0), arrowprops={"arrowstyle": "<->", "lw": 2.5, "color": GREY})
-    passes = ("n passes, one token each", "n / B groups of passes", "S passes, n / S tokens each", "1 pass, all tokens")
+    axes.annotate("", (3.49, 0), (-0.49, 0), arrowprops={"arrowstyle": "<->", "lw": 2.5, "color": GREY})
+    passes = (
+        "n passes,\none token each",
+        "n / B groups\nof passes",
+        "S passes,\nn / S tokens each",
+        "1 pass,\nall tokens",
+    )
     shades = ((1, 2, 3, 4, 5, 6, 7, 8), (1, 1, 2, 2, 3, 3, 4, 4), (2, 1, 4, 1, 3, 2, 4, 3), (1,) * 8)
     colours = (ORANGE, PURPLE, BLUE, RED)
     for x, (name, words, order) in enumerate(zip(PLACES, passes, shades, strict=True)):
         is_here = name in marked
         axes.plot(x, 0, "o", ms=18 if is_here else 11, color=colours[x], mec="black", mew=2 if is_here else 0)
         for i, when in enumerate(order):  # when each of eight tokens is written
-            axes.add_patch(Rectangle((x - 0.34 + 0.085 * i, 0.22), 0.078, 0.24, facecolor=colours[x], alpha=0.75))
-            axes.text(x - 0.301 + 0.085 * i, 0.335, str(when), ha="center", va="center", color="black", fontsize=12)
-        axes.text(x, 0.62, name, ha="center", fontsize=16, weight="bold" if is_here else "normal")
-        axes.text(x, -0.42, words, ha="center", fontsize=13)
+            axes.add_patch(Rectangle((x - 0.42 + 0.105 * i, 0.22), 0.097, 0.28, facecolor=colours[x], alpha=0.6))
+            axes.text(x - 0.372 + 0.105 * i, 0.35, str(when), ha="center", va="center", color="black", fontsize=15)
+        axes.text(x, 0.62, name, ha="center", fontsize=18, weight="bold" if is_here else "normal")
+        axes.text(x, -0.2, words, ha="center", va="top", fontsize=15)
         if is_here:
             axes.annotate(
-                "you are here", (x, 0.85), (x, 1.32), ha="center", va="center", fontsize=15, color=RED,
+                "you are here", (x, 0.88), (x, 1.4), ha="center", va="center", fontsize=17, color=RED,
                 arrowprops={"arrowstyle": "->", "lw": 2.5, "color": RED},
             )  # fmt: skip
-    axes.text(-0.47, -0.7, "exact, slow", fontsize=13, color=GREY)
-    axes.text(3.47, -0.7, "fast, words do not know of each other", fontsize=13, color=GREY, ha="right")
+    axes.text(-0.48, -1.2, "exact, slow", fontsize=15, color=GREY)
+    axes.text(3.48, -1.2, "fast, words do not know of each other", fontsize=15, color=GREY, ha="right")
     show(f"A line with four places: {', '.join(PLACES)}. You are at: {', '.join(marked)}.")
 
 
@@ -214,8 +224,8 @@ def _show(picture: dict[str, Any], alt: str) -> None:
     The words are an output of their own. A picture's metadata hold them as well, but hardly a viewer hands those on:
     JupyterLab puts PNG and SVG into an `<img>` without `alt`, trusted or not, and of nbconvert's templates only
     `classic` reads them. An `<img alt="...">` in HTML would reach JupyterLab's reader, but be stored beside the PNG a
-    second time, and where a viewer's sanitizer takes data out of addresses it would be all that is left. `<details>`
-    is text wherever HTML is text, and every sanitizer lets it pass.
+    second time, and where a sanitizer takes data out of addresses no picture would be left. `<details>` passes the
+    sanitizer of JupyterLab; where one takes the tags away, or shows them as nbconvert's does, the words are left.
     """
     _display(picture, {"image/png": {"alt": alt}})
     _display({"text/html": f"<details><summary>In words</summary>{escape(alt)}</details>"})
@@ -257,6 +267,13 @@ def _png(figure: Any, scale: float, colours: int) -> str:
     return base64.b64encode(small.getvalue()).decode()
 
 
+def _fitted(size: re.Match[str]) -> str:
+    """The size of an SVG, made at most WIDEST wide. Its `viewBox` scales what is in it."""
+    width, height = float(size[1]), float(size[2])
+    scale = min(1.0, WIDEST / width)
+    return f'width="{width * scale:.0f}pt" height="{height * scale:.0f}pt"'
+
+
 def _svg(figure: Any, alt: str) -> str:
     """An SVG with a title for screen readers, and no more decimals than can be seen."""
     buffer = io.StringIO()
@@ -271,6 +288,7 @@ def _svg(figure: Any, alt: str) -> str:
     text = re.sub(r' id="[\w.]+_\d+"', "", text)  # names that nothing refers to
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r"\s+", " ", text).replace("> <", "><")
+    text = re.sub(r'width="([\d.]+)pt" height="([\d.]+)pt"', _fitted, text, count=1)
     opening = f'<svg role="img" aria-label="{escape(alt)}" '
     text = text.replace("<svg ", opening, 1)
     return text.replace(">", f"><title>{escape(alt)}</title>", 1)
