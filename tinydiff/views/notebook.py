@@ -66,6 +66,9 @@ WIDEST = 630.0
 """Points, 840 pixels: what JupyterLab has beside its list of files on a small laptop. It cuts off wider SVGs."""
 
 
+FAMILY = "font-family: 'DejaVu Sans', sans-serif; "
+
+
 def use_style() -> None:
     """Set matplotlib's defaults to the look of the lessons: large letters, thick lines, white paper."""
     import matplotlib.pyplot as plt
@@ -288,6 +291,8 @@ def _svg(figure: Any, alt: str) -> str:
     text = re.sub(r' id="[\w.]+_\d+"', "", text)  # names that nothing refers to
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r"\s+", " ", text).replace("> <", "><")
+    text = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", text)  # that turn nothing
+    text = text.replace(FAMILY, "").replace("*{stroke", "text{" + FAMILY + "}*{stroke", 1)  # said once
     text = re.sub(r'width="([\d.]+)pt" height="([\d.]+)pt"', _fitted, text, count=1)
     opening = f'<svg role="img" aria-label="{escape(alt)}" '
     text = text.replace("<svg ", opening, 1)
