@@ -253,10 +253,8 @@ def _draw(figure: Any, file: Any, kind: str, dpi: float, **options: Any) -> None
         engine.execute(figure)
         figure.set_layout_engine("none")
     figure.set_dpi(dpi)
-    if kind == "png":
-        FigureCanvasAgg(figure).print_png(file)
-    else:
-        FigureCanvasSVG(figure).print_svg(file, **options)
+    canvas: Any = FigureCanvasAgg(figure) if kind == "png" else FigureCanvasSVG(figure)
+    (canvas.print_png if kind == "png" else canvas.print_svg)(file, **options)
 
 
 def _png(figure: Any, scale: float, colours: int) -> str:
