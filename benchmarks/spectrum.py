@@ -3,6 +3,7 @@
     OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python -m benchmarks.spectrum all --out runs/spectrum
 
 - blocks: one network size, blocks of 1 to 64 tokens: held-out bits per character, and how much the loss varies
+- twins: blocks of one token that are always masked, against left to right, three seeds
 - orders: one masked network, the exact likelihood of its decoders: the steps dial in bits
 - cache: block decoding with and without kept keys and values (untrained; speed does not depend on weights)
 - frontier: `stories` by the networks in the box and one for blocks that began as the masked one: how many are valid,
@@ -41,7 +42,7 @@ from tinydiff.measures.decoder_law import DecoderLaw
 
 S: dict[str, Any] = {"d_model": 64, "layers": 2, "heads": 4}
 M: dict[str, Any] = {"d_model": 128, "layers": 4, "heads": 4}
-STEPS = {"blocks": 1000, "orders": 1000, "frontier": 3000, "infilling": 1500}
+STEPS = {"blocks": 3000, "twins": 3000, "orders": 3000, "frontier": 3000, "infilling": 1500}
 LENGTHS = (1, 2, 4, 8, 16, 64)
 GREEDY = decoders.Draw(0.0)
 
@@ -62,6 +63,11 @@ def trained(out: Path, name: str, corpus: Any, process: Any, model: Any, steps: 
     return model
 
 
+def write(out: Path, part: str, found: dict[str, Any]) -> None:
+    """What has been measured so far, as JSON."""
+    (out / f"{part}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
 def new_model(corpus: Any, length: int) -> Any:
     """An untrained network of size S."""
     return td.Transformer(corpus.vocab_size, length, **S, rng=np.random.default_rng(0))
@@ -70,34 +76,95 @@ def new_model(corpus: Any, length: int) -> Any:
 # --- blocks ---------------------------------------------------------------------------------------------------------
 
 
+class SameWindows:
+    """A corpus whose windows of training are drawn by a generator of their own: the same ones for every process."""
+
+    def __init__(self, corpus: Any, seed: int) -> None:
+        self.corpus, self.rng = corpus, np.random.default_rng(seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.corpus, name)
+
+    def examples(self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False) -> td.data.Batch:
+        """Windows of the corpus."""
+        batch: td.data.Batch = self.corpus.examples(length, size, rng if held_out else self.rng, held_out=held_out)
+        return batch
+
+
+def in_docs(out: Path, name: str, process: Any, steps: int, seed: int = 0) -> tuple[Any, Any]:
+    """The corpus of `blocks`, and the network of that name: those of a seed differ in what they are taught alone.
+
+    They begin with the same weights and read the same windows in the same order.
+    """
+    corpus = td.data.load("python_docs")
+    model = td.Transformer(corpus.vocab_size, 64, **S, rng=np.random.default_rng(seed))
+    return corpus, trained(out, f"{name}_{seed}", SameWindows(corpus, seed), process, model, steps, seed=seed)
+
+
 def blocks(out: Path, steps: int) -> dict[str, Any]:
     """Bits per character by block length, all on the same windows, and how much the loss of a window varies, per token.
 
-    Beside a network for each way one for all lengths, trained three times as long with a length drawn for each batch.
+    Blocks of 4 and 16 are also trained with the interval of times that varies least, and one network with a length
+    drawn for each batch. Written as it goes: what is there is kept.
     """
-    corpus = td.data.load("python_docs")
-    v, rows = corpus.vocab_size, []
-    ways: list[tuple[str, Any]] = [("autoregressive", td.Autoregressive(v))]
-    ways += [("block of 1, all masked", td.BlockDiffusion(v, 1, clip=(1, 1)))]
-    ways += [(f"block of {b}", td.BlockDiffusion(v, b)) for b in LENGTHS]
-    together = td.BlockDiffusion(v, 8, mixture=LENGTHS, estimator="count")
-    mixed = trained(out, "mixture", corpus, together, new_model(corpus, 64), 3 * steps)
-    listed = [
-        (name, process, trained(out, name.replace(" ", "_"), corpus, process, new_model(corpus, 64), steps))
-        for name, process in ways
-    ]
-    listed += [(f"mixture, block of {b}", td.BlockDiffusion(v, b, estimator="count"), mixed) for b in LENGTHS]
-    left_to_right = None
-    for name, process, model in listed:
-        found = bits_of_windows(process, model, corpus)
-        left_to_right = found if left_to_right is None else left_to_right
-        (bits, error), (more, error_of_more) = mean_of(*found), mean_of(found[0] - left_to_right[0], found[1])
-        rows.append({
-            "way": name, "block": getattr(process, "block_length", 0), "bits": bits, "error": error, "more": more,
+    v = td.data.load("python_docs").vocab_size
+    found: dict[str, Any] = {"steps": steps, "rows": [], "clips": []}
+    if (out / "blocks.json").exists():
+        before = json.loads((out / "blocks.json").read_text("utf-8"))
+        found = before if before["steps"] == steps else found
+    left_to_right, all_masked = td.Autoregressive(v), td.BlockDiffusion(v, 1, clip=(1, 1))
+    corpus, model = in_docs(out, "autoregressive", left_to_right, steps)
+    left = bits_of_windows(left_to_right, model, corpus)
+
+    def measure(name: str, process: Any, model: Any) -> None:
+        if any(row["way"] == name for row in found["rows"]):
+            return
+        bits, part = bits_of_windows(process, model, corpus)
+        (mean, error), (more, error_of_more) = mean_of(bits, part), mean_of(bits - left[0], part)
+        found["rows"].append({
+            "way": name, "block": getattr(process, "block_length", 0), "bits": mean, "error": error, "more": more,
             "error_of_more": error_of_more, "deviation": spread(model, process, corpus),
         })  # fmt: skip
+        print(found["rows"][-1], flush=True)
+        write(out, "blocks", found)
+
+    measure("autoregressive", left_to_right, model)
+    measure("block of 1, all masked", all_masked, in_docs(out, "all_masked", all_masked, steps)[1])
+    for b in LENGTHS:
+        process = td.BlockDiffusion(v, b)
+        _, model = in_docs(out, f"block_of_{b}", process, steps)
+        measure(f"block of {b}", process, model)
+        if not any(row["block"] == b for row in found["clips"]):
+            found["clips"] += clips(process, model, corpus)
+            write(out, "blocks", found)
+    for b in (4, 16):
+        best = next(row["clip"] for row in found["clips"] if row["block"] == b)
+        process = td.BlockDiffusion(v, b, clip=best)
+        measure(f"block of {b}, clipped", process, in_docs(out, f"clipped_{b}", process, steps)[1])
+    _, mixed = in_docs(out, "mixture", td.BlockDiffusion(v, 8, mixture=LENGTHS, estimator="count"), steps)
+    for b in LENGTHS:
+        measure(f"mixture, block of {b}", td.BlockDiffusion(v, b, estimator="count"), mixed)
+    return found
+
+
+def twins(out: Path, steps: int) -> dict[str, Any]:
+    """Left to right against blocks of 1 that are always masked, three seeds: one objective, two ways into one network.
+
+    The one reads the token before, the other a MASK that has to look for it.
+    """
+    v = td.data.load("python_docs").vocab_size
+    left_to_right, all_masked = td.Autoregressive(v), td.BlockDiffusion(v, 1, clip=(1, 1))
+    rows = []
+    for seed in range(3):
+        corpus, left = in_docs(out, "autoregressive", left_to_right, steps, seed)
+        _, block = in_docs(out, "all_masked", all_masked, steps, seed)
+        bits, part = bits_of_windows(left_to_right, left, corpus)
+        more = bits_of_windows(all_masked, block, corpus)[0] - bits
+        (mean, error), (beyond, error_of_more) = mean_of(bits, part), mean_of(more, part)
+        rows.append({"seed": seed, "bits": mean, "error": error, "more": beyond, "error_of_more": error_of_more})
         print(rows[-1], flush=True)
-    return {"steps": steps, "rows": rows, "clips": clips(out, corpus, steps)}
+        write(out, "twins", {"steps": steps, "rows": rows})
+    return {"steps": steps, "rows": rows}
 
 
 def bits_of_windows(process: Any, model: Any, corpus: Any, windows: int = 1024) -> tuple[Floats, Ints]:
@@ -129,20 +196,19 @@ def spread(model: Any, process: Any, corpus: Any, draws: int = 32) -> float:
     return float(np.sqrt(np.var(losses, axis=1, ddof=1).mean()))
 
 
-def clips(out: Path, corpus: Any, steps: int) -> list[dict[str, Any]]:
-    """The intervals of times with which the loss of blocks of 4 and 16 varies least, and all of (0, 1]."""
-    windows, rows = corpus.batch(64, 8, np.random.default_rng(1), held_out=True), []
-    for b in (4, 16):
-        process = td.BlockDiffusion(corpus.vocab_size, b)
-        model = trained(out, f"block_of_{b}", corpus, process, new_model(corpus, 64), steps)
-        tried = (*td.processes.block.CLIPS, process.clip)
-        found = td.processes.block.least_varying(process, model, windows, np.random.default_rng(0), clips=tried)
-        rows += [
-            {"block": b, "rank": i + 1, "clip": clip, "deviation": deviation}
-            for i, (deviation, clip) in enumerate(found)
-            if i < 3 or clip == process.clip
-        ]
-    return rows
+def clips(process: Any, model: Any, corpus: Any) -> list[dict[str, Any]]:
+    """The three intervals of times with which the loss of a network varies least, and all of (0, 1], with deviations.
+
+    In nats per token and window, over the masks.
+    """
+    windows = corpus.batch(64, 8, np.random.default_rng(1), held_out=True)
+    tried = (*td.processes.block.CLIPS, process.clip)
+    ranked = td.processes.block.least_varying(process, model, windows, np.random.default_rng(0), clips=tried)
+    return [
+        {"block": process.block_length, "rank": i + 1, "clip": clip, "deviation": deviation}
+        for i, (deviation, clip) in enumerate(ranked)
+        if i < 3 or clip == process.clip
+    ]
 
 
 # --- orders ---------------------------------------------------------------------------------------------------------
@@ -168,8 +234,7 @@ def orders(out: Path, steps: int) -> dict[str, Any]:
     """Exact bits per character of what decoders of one masked network write, against looks at a text."""
     corpus = td.data.load("python_docs")
     process = td.MaskedDiffusion(corpus.vocab_size)
-    model = new_model(corpus, 64)
-    model = trained(out, "block_of_64", corpus, td.BlockDiffusion(corpus.vocab_size, 64), model, steps)
+    _, model = in_docs(out, "block_of_64", td.BlockDiffusion(corpus.vocab_size, 64), steps)
     bound = td.evaluate(model, Averaged(process), corpus, windows=128)
     rows = [{"order": "any order (bound)", "looks": 64, "bits": bound.mean, "error": bound.error}]
     ways: list[tuple[str, Any, tuple[int, ...]]] = [
@@ -661,7 +726,8 @@ def figures(out: Path) -> None:
 
 
 PARTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
-    "cache": cache, "frontier": frontier, "race": race, "blocks": blocks, "orders": orders, "infilling": infilling
+    "cache": cache, "frontier": frontier, "race": race, "blocks": blocks, "twins": twins, "orders": orders,
+    "infilling": infilling,
 }  # fmt: skip
 
 
@@ -677,7 +743,7 @@ def main() -> None:
         if name in arguments.part or "all" in arguments.part:
             steps = arguments.steps or STEPS.get("frontier" if name == "race" else name, 1)
             found = part(arguments.out, steps)
-            (arguments.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+            write(arguments.out, name, found)
     if "tables" in arguments.part:
         tables(arguments.out)
     figures(arguments.out)
