@@ -137,7 +137,9 @@ def _run() -> int:
         return _stopped(stop)
     except BrokenPipeError:
         return CLOSED
-    except (ValueError, FileNotFoundError) as error:
+    except ValueError as error:
+        return _failed(ValueError(as_typed(str(error), sys.argv[1:])), 2)
+    except FileNotFoundError as error:
         return _failed(error, 2)
     except (CheckpointError, RankLost, FloatingPointError, NotImplementedError, OSError, MemoryError) as error:
         return _failed(error, 1)
@@ -159,6 +161,17 @@ def check_arguments(arguments: list[str]) -> None:
                 f"{argument!r} begins with a dash, which options do; a text that does goes last, after --, for "
                 f"instance: tinydiff infill RUN -- {shlex.quote(argument)}"
             )
+
+
+def as_typed(words: str, arguments: list[str]) -> str:
+    """A sentence of the library, with the arguments that were given as options named as they were typed."""
+    typed = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+
+    def named(match: re.Match[str]) -> str:
+        option = "--" + match[2].replace("_", "-")
+        return match[1] + (option if option in typed else match[2])
+
+    return re.sub(r"(^|, but | and )([a-z_]+)(?= is )", named, words)
 
 
 class _Stop:
