@@ -42,7 +42,7 @@ from tinydiff.measures.decoder_law import DecoderLaw
 
 S: dict[str, Any] = {"d_model": 64, "layers": 2, "heads": 4}
 M: dict[str, Any] = {"d_model": 128, "layers": 4, "heads": 4}
-STEPS = {"blocks": 1000, "twins": 1000, "orders": 1000, "frontier": 3000, "infilling": 1500}
+STEPS = {"blocks": 1000, "twins": 1000, "orders": 1000, "frontier": 3000, "infilling": 2000}
 LENGTHS = (1, 2, 4, 8, 16, 64)
 GREEDY = decoders.Draw(0.0)
 
@@ -556,14 +556,41 @@ def infilling(out: Path, steps: int, count: int = 200) -> dict[str, Any]:
         return last.state[0, start:]
 
     def by_middle(ids: Ints, start: int, stop: int) -> Ints:
-        n = len(ids) + SENTINELS
-        x0 = middle_last(ids, start, stop, v)
-        given = np.arange(n) < len(ids) - (stop - start) + 3
-        for frame in ar.sample(models["ar"], n, decoder=decoders.NextToken(GREEDY), x0=x0, given=given, rng=rng):
-            middle = middle_of(frame.state[0], v)
+        """As long as it likes: until END is likeliest."""
+        for written, n in middles(ids, start, stop, 9, np.ones(v + SENTINELS, bool)):
+            middle = middle_of(written[: n + 1], v)
             if middle is not None:
                 return middle
         return np.zeros(0, np.int64)
+
+    def by_middle_told(ids: Ints, start: int, stop: int) -> Ints:
+        """Told the length, as the masked model is."""
+        *_, (written, n) = middles(ids, start, stop, stop - start, real)
+        return written[n + 1 - (stop - start) : n + 1]
+
+    def by_likeliest_end(ids: Ints, start: int, stop: int) -> Ints:
+        """Of 8 tokens those before which END is the likeliest, nobody saying how many: one more call asks."""
+        *_, (written, n) = middles(ids, start, stop, 8, real)
+        with td.no_grad():
+            read = np.concatenate([[v + SENTINELS], written[: n + 1]])[None]
+            logits = models["ar"](read, causal=True).data[0, -8:].astype(np.float64)  # behind 1 to 8 tokens
+        end = logits[:, -1] - np.logaddexp.reduce(logits, axis=-1)
+        return written[n - 7 : n - 7 + 1 + int(end.argmax())]
+
+    def middles(ids: Ints, start: int, stop: int, most: int, allowed: Any) -> Iterator[tuple[Ints, int]]:
+        """What is written behind MID, token by token, and the place of the last one: room for 8 of them and END."""
+        ids = ids[: length - 6]  # a gap has at least 2
+        known = len(ids) - (stop - start) + 3
+        x0, n = np.zeros(known + most, np.int64), known + most
+        x0[:known] = middle_last(ids, start, stop, v)[:known]
+        given = np.arange(n) < known
+        rows = given[:, None] | allowed  # of what is given nobody asks
+        frames = ar.sample(
+            models["ar"], n, decoder=decoders.NextToken(GREEDY), x0=x0, given=given, allowed=rows, rng=rng
+        )
+        for i, frame in enumerate(frames):
+            if i:
+                yield frame.state[0], known + i - 1
 
     def by_prefix(ids: Ints, start: int, stop: int) -> Ints:
         """The same network on what comes before alone, as its uncut windows are."""
@@ -575,7 +602,9 @@ def infilling(out: Path, steps: int, count: int = 200) -> dict[str, Any]:
         return last.state[0, start:]
 
     ways: dict[str, Callable[[Ints, int, int], Ints]] = {
-        "autoregressive, sees the prefix": by_prefix, "autoregressive, fill-in-the-middle": by_middle,
+        "autoregressive, sees the prefix": by_prefix, "autoregressive, fill-in-the-middle": by_middle_told,
+        "autoregressive, fill-in-the-middle, until END": by_middle,
+        "autoregressive, fill-in-the-middle, finds the length": by_likeliest_end,
         "block of 8, sees the prefix": by_block, "masked, one at a time": by_mask(decoders.Entropy(draw=GREEDY)),
         "masked, Frechet 1": by_mask(decoders.Frechet(draw=GREEDY)),
         "masked, entropy-bounded 0.5": by_mask(decoders.EntropyBounded(draw=GREEDY, gamma=0.5)),
