@@ -42,10 +42,11 @@ class TextDecides:
     ) -> Iterator[Frame]:
         frame = canvas.first(int(masks_in_blocks(canvas.free, blocks).sum()))
         yield frame
-        state, confidence, step = canvas.start, frame.confidence, 0
+        state, confidence, step, left = canvas.start, frame.confidence, 0, canvas.free
         for block in range(int(blocks.max()) + 1):
-            while (hidden := (state == canvas.mask_id) & (blocks == block)).any():
-                t = process.schedule.inverse(1 - (state == canvas.mask_id).mean(axis=1))
+            inside = blocks == block
+            while (hidden := left & inside).any():
+                t = process.schedule.inverse(1 - left.mean(axis=1))
                 tokens, sure, p = ask(model, state, hidden, t, self.draw, rng)
                 chosen = self.picked(hidden, sure, p)
                 step += 1
