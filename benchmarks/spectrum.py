@@ -665,6 +665,15 @@ def tables(out: Path) -> None:
         [r["way"], f"{r['bits']:.3f}", f"{r['more']:+.3f} ± {r['error_of_more']:.3f}", f"{r['deviation']:.2f}"]
         for r in rows_of("blocks")
     ]))  # fmt: skip
+    found = json.loads((out / "blocks.json").read_text("utf-8")) if (out / "blocks.json").exists() else {"clips": []}
+    rows = sorted(found["clips"], key=itemgetter("block", "clip"))
+    print(table("block|" + "|".join(str(tuple(row["clip"])) for row in rows[:4]), [
+        [b, *(f"{row['deviation']:.2f}" for row in rows if row["block"] == b)] for b in LENGTHS if rows
+    ]))  # fmt: skip
+    print(table("seed|autoregressive|blocks of 1, all masked", [
+        [r["seed"], f"{r['bits']:.3f}", f"{r['more']:+.4f} ± {r['error_of_more']:.4f}"] for r in rows_of("twins")
+    ]))  # fmt: skip
+    print(table("order|looks|bits", [[r["order"], f"{r['looks']:.0f}", f"{r['bits']:.3f}"] for r in rows_of("orders")]))
     print(table("way|calls|ms", [[r["way"], r["calls"], f"{r['ms']:.0f}"] for r in rows_of("cache")]))
     print(table("model|decoder|T|calls|MFLOP|ms|valid|variety|nats", [
         [r["model"], r["decoder"], r["temperature"], f"{r.get('calls', r['looks']):.1f}",
@@ -697,19 +706,24 @@ def figures(out: Path) -> None:
 
     if found := measured("blocks"):
         drawing, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
-        rows = [r for r in found["rows"] if r["way"].startswith("block of") and "all" not in r["way"]]
-        axis.errorbar(
-            [r["block"] for r in rows], [r["bits"] for r in rows], [2 * r["error"] for r in rows], fmt="o-", color=BLUE,
-            capsize=4, ms=9, label="block diffusion (bound)",
-        )  # fmt: skip
-        left = found["rows"][0]
-        axis.axhline(left["bits"], color=GREY, ls="--", label="autoregressive (exact)")
-        at = found["rows"][1]
-        axis.plot(1, at["bits"], "*", color=ORANGE, ms=20, label="blocks of 1, always masked", zorder=5)
+        ways = {r["way"]: r for r in found["rows"]}
+        kinds = {
+            "a network for each length": ("block of {}", BLUE, "o-", 9),
+            "one network for all lengths": ("mixture, block of {}", GREEN, "s--", 8),
+            "times that vary least": ("block of {}, clipped", RED, "D", 11),
+            "always masked": ("block of {}, all masked", ORANGE, "*", 20),
+        }
+        for label, (name, colour, style, size) in kinds.items():
+            rows = [ways[name.format(b)] for b in LENGTHS if name.format(b) in ways]
+            axis.errorbar(
+                [r["block"] for r in rows], [r["more"] for r in rows], [2 * r["error_of_more"] for r in rows],
+                fmt=style, color=colour, capsize=4, ms=size, label=label,
+            )  # fmt: skip
+        axis.axhline(0, color=GREY, ls="--", lw=2)
         axis.set_xscale("log", base=2)
-        axis.set_xticks([r["block"] for r in rows], [str(r["block"]) for r in rows])
-        axis.set(xlabel="tokens in a block", ylabel="held-out bits per character")
-        axis.legend(fontsize=12)
+        axis.set_xticks(LENGTHS, [str(b) for b in LENGTHS])
+        axis.set(xlabel="tokens in a block", ylabel="more bits per character\nthan left to right")
+        axis.legend(fontsize=12, loc="upper left")
         drawing.savefig(out / "blocks.png", dpi=90)
     if found := measured("orders"):
         drawing, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
