@@ -406,9 +406,10 @@ def temperature(decoder: Any) -> float:
 
 
 class Listening(td.Transformer):
-    """A Transformer that counts the work of its calls."""
+    """A Transformer that counts the work of its calls, and the seconds they take."""
 
     made: list[Call]
+    seconds: list[float]
 
     def __call__(
         self, x: Any, t: Any = None, *, select: Any = None, cache: Any = None, causal: int = 0, **o: Any
@@ -416,16 +417,21 @@ class Listening(td.Transformer):
         past = 0 if cache is None else cache.length
         rows = np.size(x) if select is None else int(select.sum())
         self.made.append(Call(len(x), np.shape(x)[1], past, rows, int(causal)))
-        return super().__call__(x, t, select=select, cache=cache, causal=causal, **o)
+        start = time.perf_counter()
+        answer = super().__call__(x, t, select=select, cache=cache, causal=causal, **o)
+        self.seconds.append(time.perf_counter() - start)
+        return answer
 
 
-def work(process: Any, model: Any, decoder: Any, texts: int = 20) -> tuple[float, float]:
-    """Calls of the network and MFLOP of its matrix products for a text, the mean over some."""
+def work(process: Any, model: Any, decoder: Any, texts: int = 20) -> tuple[float, float, float]:
+    """Calls of the network for a text, MFLOP of its matrix products, milliseconds in it: of some texts the mean."""
     listening = copy.copy(model)
-    listening.__class__, listening.made = Listening, []
+    listening.__class__, listening.made, listening.seconds = Listening, [], []
     for seed in range(texts):
         spent(process.sample(listening, model.length, decoder=decoder, rng=np.random.default_rng(seed)))
-    return len(listening.made) / texts, sum(flops(model, call) for call in listening.made) / texts / 1e6
+    calls = len(listening.made) / texts
+    mflop = sum(flops(model, call) for call in listening.made) / texts / 1e6
+    return calls, mflop, 1e3 * float(np.median(listening.seconds)) * calls
 
 
 def race(out: Path, steps: int) -> dict[str, Any]:
@@ -443,10 +449,10 @@ def race(out: Path, steps: int) -> dict[str, Any]:
     ms = milliseconds({str(i): run(*way) for i, way in enumerate(ways)}, 60)
     rows = []
     for i, (name, decoder) in enumerate(ways):
-        calls, mflop = work(processes[name], models[name], decoder)
+        calls, mflop, inside = work(processes[name], models[name], decoder)
         rows.append({
             "model": name, "decoder": shown(decoder), "temperature": temperature(decoder), "ms": ms[str(i)],
-            "calls": calls, "mflop": mflop,
+            "ms_in_network": inside, "calls": calls, "mflop": mflop,
         })  # fmt: skip
         print(rows[-1], flush=True)
     return {"rows": rows}
@@ -675,10 +681,10 @@ def tables(out: Path) -> None:
     ]))  # fmt: skip
     print(table("order|looks|bits", [[r["order"], f"{r['looks']:.0f}", f"{r['bits']:.3f}"] for r in rows_of("orders")]))
     print(table("way|calls|ms", [[r["way"], r["calls"], f"{r['ms']:.0f}"] for r in rows_of("cache")]))
-    print(table("model|decoder|T|calls|MFLOP|ms|valid|variety|nats", [
+    print(table("model|decoder|T|calls|MFLOP|ms|of it network|valid|variety|nats", [
         [r["model"], r["decoder"], r["temperature"], f"{r.get('calls', r['looks']):.1f}",
-         f"{r.get('mflop', math.nan):.0f}", f"{r.get('ms', math.nan):.1f}", f"{r['valid']:.3f} ± {r['error']:.3f}",
-         f"{r['variety']:.3f}", "" if r["nats"] is None else f"{r['nats']:.1f} ± {r['nats_error']:.1f}"]
+         f"{r.get('mflop', math.nan):.0f}", f"{r.get('ms', math.nan):.1f}",
+         f"{r.get('ms_in_network', math.nan):.1f}", f"{r['valid']:.3f} ± {r['error']:.3f}", f"{r['variety']:.3f}", "" if r["nats"] is None else f"{r['nats']:.1f} ± {r['nats_error']:.1f}"]
         for r in contest(out)
     ]))  # fmt: skip
     print(table("gap|way|exact|parses|tokens/s", [
