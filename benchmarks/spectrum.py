@@ -684,7 +684,8 @@ def tables(out: Path) -> None:
     print(table("model|decoder|T|calls|MFLOP|ms|of it network|valid|variety|nats", [
         [r["model"], r["decoder"], r["temperature"], f"{r.get('calls', r['looks']):.1f}",
          f"{r.get('mflop', math.nan):.0f}", f"{r.get('ms', math.nan):.1f}",
-         f"{r.get('ms_in_network', math.nan):.1f}", f"{r['valid']:.3f} ± {r['error']:.3f}", f"{r['variety']:.3f}", "" if r["nats"] is None else f"{r['nats']:.1f} ± {r['nats_error']:.1f}"]
+         f"{r.get('ms_in_network', math.nan):.1f}", f"{r['valid']:.3f} ± {r['error']:.3f}", f"{r['variety']:.3f}",
+         "" if r["nats"] is None else f"{r['nats']:.1f} ± {r['nats_error']:.1f}"]
         for r in contest(out)
     ]))  # fmt: skip
     print(table("gap|way|exact|parses|tokens/s", [
