@@ -137,9 +137,7 @@ def _run() -> int:
         return _stopped(stop)
     except BrokenPipeError:
         return CLOSED
-    except ValueError as error:
-        return _failed(ValueError(as_typed(str(error), sys.argv[1:])), 2)
-    except FileNotFoundError as error:
+    except (ValueError, FileNotFoundError) as error:
         return _failed(error, 2)
     except (CheckpointError, RankLost, FloatingPointError, NotImplementedError, OSError, MemoryError) as error:
         return _failed(error, 1)
@@ -207,7 +205,7 @@ def _stopped(stop: KeyboardInterrupt) -> int:
 
 
 def _failed(error: BaseException, code: int) -> int:
-    words = str(error) or type(error).__name__
+    words = as_typed(str(error), sys.argv[1:]) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:  # the system's, with a number in front
         words = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     _report(f"error on rank {place()}" if place() else "error", words, "bold red")
