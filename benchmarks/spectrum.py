@@ -3,6 +3,7 @@
     OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python -m benchmarks.spectrum all --out runs/spectrum
 
 - blocks: one network size, blocks of 1 to 64 tokens: held-out bits per character, and how much the loss varies
+- twins: blocks of one token that are always masked, against left to right, three seeds
 - orders: one masked network, the exact likelihood of its decoders: the steps dial in bits
 - cache: block decoding with and without kept keys and values (untrained; speed does not depend on weights)
 - frontier: `stories` by the networks in the box and one for blocks that began as the masked one: how many are valid,
@@ -41,7 +42,7 @@ from tinydiff.measures.decoder_law import DecoderLaw
 
 S: dict[str, Any] = {"d_model": 64, "layers": 2, "heads": 4}
 M: dict[str, Any] = {"d_model": 128, "layers": 4, "heads": 4}
-STEPS = {"blocks": 1000, "orders": 1000, "frontier": 3000, "infilling": 1500}
+STEPS = {"blocks": 1000, "twins": 1000, "orders": 1000, "frontier": 3000, "infilling": 2000}
 LENGTHS = (1, 2, 4, 8, 16, 64)
 GREEDY = decoders.Draw(0.0)
 
@@ -62,6 +63,11 @@ def trained(out: Path, name: str, corpus: Any, process: Any, model: Any, steps: 
     return model
 
 
+def write(out: Path, part: str, found: dict[str, Any]) -> None:
+    """What has been measured so far, as JSON."""
+    (out / f"{part}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
 def new_model(corpus: Any, length: int) -> Any:
     """An untrained network of size S."""
     return td.Transformer(corpus.vocab_size, length, **S, rng=np.random.default_rng(0))
@@ -70,34 +76,95 @@ def new_model(corpus: Any, length: int) -> Any:
 # --- blocks ---------------------------------------------------------------------------------------------------------
 
 
+class SameWindows:
+    """A corpus whose windows of training are drawn by a generator of their own: the same ones for every process."""
+
+    def __init__(self, corpus: Any, seed: int) -> None:
+        self.corpus, self.rng = corpus, np.random.default_rng(seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.corpus, name)
+
+    def examples(self, length: int, size: int, rng: np.random.Generator, *, held_out: bool = False) -> td.data.Batch:
+        """Windows of the corpus."""
+        batch: td.data.Batch = self.corpus.examples(length, size, rng if held_out else self.rng, held_out=held_out)
+        return batch
+
+
+def in_docs(out: Path, name: str, process: Any, steps: int, seed: int = 0) -> tuple[Any, Any]:
+    """The corpus of `blocks`, and the network of that name: those of a seed differ in what they are taught alone.
+
+    They begin with the same weights and read the same windows in the same order.
+    """
+    corpus = td.data.load("python_docs")
+    model = td.Transformer(corpus.vocab_size, 64, **S, rng=np.random.default_rng(seed))
+    return corpus, trained(out, f"{name}_{seed}", SameWindows(corpus, seed), process, model, steps, seed=seed)
+
+
 def blocks(out: Path, steps: int) -> dict[str, Any]:
     """Bits per character by block length, all on the same windows, and how much the loss of a window varies, per token.
 
-    Beside a network for each way one for all lengths, trained three times as long with a length drawn for each batch.
+    Blocks of 4 and 16 are also trained with the interval of times that varies least, and one network with a length
+    drawn for each batch. Written as it goes: what is there is kept.
     """
-    corpus = td.data.load("python_docs")
-    v, rows = corpus.vocab_size, []
-    ways: list[tuple[str, Any]] = [("autoregressive", td.Autoregressive(v))]
-    ways += [("block of 1, all masked", td.BlockDiffusion(v, 1, clip=(1, 1)))]
-    ways += [(f"block of {b}", td.BlockDiffusion(v, b)) for b in LENGTHS]
-    together = td.BlockDiffusion(v, 8, mixture=LENGTHS, estimator="count")
-    mixed = trained(out, "mixture", corpus, together, new_model(corpus, 64), 3 * steps)
-    listed = [
-        (name, process, trained(out, name.replace(" ", "_"), corpus, process, new_model(corpus, 64), steps))
-        for name, process in ways
-    ]
-    listed += [(f"mixture, block of {b}", td.BlockDiffusion(v, b, estimator="count"), mixed) for b in LENGTHS]
-    left_to_right = None
-    for name, process, model in listed:
-        found = bits_of_windows(process, model, corpus)
-        left_to_right = found if left_to_right is None else left_to_right
-        (bits, error), (more, error_of_more) = mean_of(*found), mean_of(found[0] - left_to_right[0], found[1])
-        rows.append({
-            "way": name, "block": getattr(process, "block_length", 0), "bits": bits, "error": error, "more": more,
+    v = td.data.load("python_docs").vocab_size
+    found: dict[str, Any] = {"steps": steps, "rows": [], "clips": []}
+    if (out / "blocks.json").exists():
+        before = json.loads((out / "blocks.json").read_text("utf-8"))
+        found = before if before["steps"] == steps else found
+    left_to_right, all_masked = td.Autoregressive(v), td.BlockDiffusion(v, 1, clip=(1, 1))
+    corpus, model = in_docs(out, "autoregressive", left_to_right, steps)
+    left = bits_of_windows(left_to_right, model, corpus)
+
+    def measure(name: str, process: Any, model: Any) -> None:
+        if any(row["way"] == name for row in found["rows"]):
+            return
+        bits, part = bits_of_windows(process, model, corpus)
+        (mean, error), (more, error_of_more) = mean_of(bits, part), mean_of(bits - left[0], part)
+        found["rows"].append({
+            "way": name, "block": getattr(process, "block_length", 0), "bits": mean, "error": error, "more": more,
             "error_of_more": error_of_more, "deviation": spread(model, process, corpus),
         })  # fmt: skip
+        print(found["rows"][-1], flush=True)
+        write(out, "blocks", found)
+
+    measure("autoregressive", left_to_right, model)
+    measure("block of 1, all masked", all_masked, in_docs(out, "all_masked", all_masked, steps)[1])
+    for b in LENGTHS:
+        process = td.BlockDiffusion(v, b)
+        _, model = in_docs(out, f"block_of_{b}", process, steps)
+        measure(f"block of {b}", process, model)
+        if not any(row["block"] == b for row in found["clips"]):
+            found["clips"] += clips(process, model, corpus)
+            write(out, "blocks", found)
+    for b in (4, 16):
+        best = next(row["clip"] for row in found["clips"] if row["block"] == b)
+        process = td.BlockDiffusion(v, b, clip=best)
+        measure(f"block of {b}, clipped", process, in_docs(out, f"clipped_{b}", process, steps)[1])
+    _, mixed = in_docs(out, "mixture", td.BlockDiffusion(v, 8, mixture=LENGTHS, estimator="count"), steps)
+    for b in LENGTHS:
+        measure(f"mixture, block of {b}", td.BlockDiffusion(v, b, estimator="count"), mixed)
+    return found
+
+
+def twins(out: Path, steps: int) -> dict[str, Any]:
+    """Left to right against blocks of 1 that are always masked, three seeds: one objective, two ways into one network.
+
+    The one reads the token before, the other a MASK that has to look for it.
+    """
+    v = td.data.load("python_docs").vocab_size
+    left_to_right, all_masked = td.Autoregressive(v), td.BlockDiffusion(v, 1, clip=(1, 1))
+    rows = []
+    for seed in range(3):
+        corpus, left = in_docs(out, "autoregressive", left_to_right, steps, seed)
+        _, block = in_docs(out, "all_masked", all_masked, steps, seed)
+        bits, part = bits_of_windows(left_to_right, left, corpus)
+        more = bits_of_windows(all_masked, block, corpus)[0] - bits
+        (mean, error), (beyond, error_of_more) = mean_of(bits, part), mean_of(more, part)
+        rows.append({"seed": seed, "bits": mean, "error": error, "more": beyond, "error_of_more": error_of_more})
         print(rows[-1], flush=True)
-    return {"steps": steps, "rows": rows, "clips": clips(out, corpus, steps)}
+        write(out, "twins", {"steps": steps, "rows": rows})
+    return {"steps": steps, "rows": rows}
 
 
 def bits_of_windows(process: Any, model: Any, corpus: Any, windows: int = 1024) -> tuple[Floats, Ints]:
@@ -129,20 +196,12 @@ def spread(model: Any, process: Any, corpus: Any, draws: int = 32) -> float:
     return float(np.sqrt(np.var(losses, axis=1, ddof=1).mean()))
 
 
-def clips(out: Path, corpus: Any, steps: int) -> list[dict[str, Any]]:
-    """The intervals of times with which the loss of blocks of 4 and 16 varies least, and all of (0, 1]."""
-    windows, rows = corpus.batch(64, 8, np.random.default_rng(1), held_out=True), []
-    for b in (4, 16):
-        process = td.BlockDiffusion(corpus.vocab_size, b)
-        model = trained(out, f"block_of_{b}", corpus, process, new_model(corpus, 64), steps)
-        tried = (*td.processes.block.CLIPS, process.clip)
-        found = td.processes.block.least_varying(process, model, windows, np.random.default_rng(0), clips=tried)
-        rows += [
-            {"block": b, "rank": i + 1, "clip": clip, "deviation": deviation}
-            for i, (deviation, clip) in enumerate(found)
-            if i < 3 or clip == process.clip
-        ]
-    return rows
+def clips(process: Any, model: Any, corpus: Any) -> list[dict[str, Any]]:
+    """How much the loss of a window varies over its masks with times drawn from narrower intervals: least first."""
+    windows = corpus.batch(64, 8, np.random.default_rng(1), held_out=True)
+    tried = ((0.3, 0.8), (0.45, 0.95), (0.5, 1.0), process.clip)
+    ranked = td.processes.block.least_varying(process, model, windows, np.random.default_rng(0), clips=tried, draws=32)
+    return [{"block": process.block_length, "clip": clip, "deviation": deviation} for deviation, clip in ranked]
 
 
 # --- orders ---------------------------------------------------------------------------------------------------------
@@ -168,8 +227,7 @@ def orders(out: Path, steps: int) -> dict[str, Any]:
     """Exact bits per character of what decoders of one masked network write, against looks at a text."""
     corpus = td.data.load("python_docs")
     process = td.MaskedDiffusion(corpus.vocab_size)
-    model = new_model(corpus, 64)
-    model = trained(out, "block_of_64", corpus, td.BlockDiffusion(corpus.vocab_size, 64), model, steps)
+    _, model = in_docs(out, "block_of_64", td.BlockDiffusion(corpus.vocab_size, 64), steps)
     bound = td.evaluate(model, Averaged(process), corpus, windows=128)
     rows = [{"order": "any order (bound)", "looks": 64, "bits": bound.mean, "error": bound.error}]
     ways: list[tuple[str, Any, tuple[int, ...]]] = [
@@ -348,9 +406,10 @@ def temperature(decoder: Any) -> float:
 
 
 class Listening(td.Transformer):
-    """A Transformer that counts the work of its calls."""
+    """A Transformer that counts the work of its calls, and the seconds they take."""
 
     made: list[Call]
+    seconds: list[float]
 
     def __call__(
         self, x: Any, t: Any = None, *, select: Any = None, cache: Any = None, causal: int = 0, **o: Any
@@ -358,16 +417,21 @@ class Listening(td.Transformer):
         past = 0 if cache is None else cache.length
         rows = np.size(x) if select is None else int(select.sum())
         self.made.append(Call(len(x), np.shape(x)[1], past, rows, int(causal)))
-        return super().__call__(x, t, select=select, cache=cache, causal=causal, **o)
+        start = time.perf_counter()
+        answer = super().__call__(x, t, select=select, cache=cache, causal=causal, **o)
+        self.seconds.append(time.perf_counter() - start)
+        return answer
 
 
-def work(process: Any, model: Any, decoder: Any, texts: int = 20) -> tuple[float, float]:
-    """Calls of the network and MFLOP of its matrix products for a text, the mean over some."""
+def work(process: Any, model: Any, decoder: Any, texts: int = 20) -> tuple[float, float, float]:
+    """Calls of the network for a text, MFLOP of its matrix products, milliseconds in it: of some texts the mean."""
     listening = copy.copy(model)
-    listening.__class__, listening.made = Listening, []
+    listening.__class__, listening.made, listening.seconds = Listening, [], []
     for seed in range(texts):
         spent(process.sample(listening, model.length, decoder=decoder, rng=np.random.default_rng(seed)))
-    return len(listening.made) / texts, sum(flops(model, call) for call in listening.made) / texts / 1e6
+    calls = len(listening.made) / texts
+    mflop = sum(flops(model, call) for call in listening.made) / texts / 1e6
+    return calls, mflop, 1e3 * float(np.median(listening.seconds)) * calls
 
 
 def race(out: Path, steps: int) -> dict[str, Any]:
@@ -385,10 +449,10 @@ def race(out: Path, steps: int) -> dict[str, Any]:
     ms = milliseconds({str(i): run(*way) for i, way in enumerate(ways)}, 60)
     rows = []
     for i, (name, decoder) in enumerate(ways):
-        calls, mflop = work(processes[name], models[name], decoder)
+        calls, mflop, inside = work(processes[name], models[name], decoder)
         rows.append({
             "model": name, "decoder": shown(decoder), "temperature": temperature(decoder), "ms": ms[str(i)],
-            "calls": calls, "mflop": mflop,
+            "ms_in_network": inside, "calls": calls, "mflop": mflop,
         })  # fmt: skip
         print(rows[-1], flush=True)
     return {"rows": rows}
@@ -498,14 +562,41 @@ def infilling(out: Path, steps: int, count: int = 200) -> dict[str, Any]:
         return last.state[0, start:]
 
     def by_middle(ids: Ints, start: int, stop: int) -> Ints:
-        n = len(ids) + SENTINELS
-        x0 = middle_last(ids, start, stop, v)
-        given = np.arange(n) < len(ids) - (stop - start) + 3
-        for frame in ar.sample(models["ar"], n, decoder=decoders.NextToken(GREEDY), x0=x0, given=given, rng=rng):
-            middle = middle_of(frame.state[0], v)
+        """As long as it likes: until END is likeliest."""
+        for written, n in middles(ids, start, stop, 9, np.ones(v + SENTINELS, bool)):
+            middle = middle_of(written[: n + 1], v)
             if middle is not None:
                 return middle
         return np.zeros(0, np.int64)
+
+    def by_middle_told(ids: Ints, start: int, stop: int) -> Ints:
+        """Told the length, as the masked model is."""
+        *_, (written, n) = middles(ids, start, stop, stop - start, real)
+        return written[n + 1 - (stop - start) : n + 1]
+
+    def by_likeliest_end(ids: Ints, start: int, stop: int) -> Ints:
+        """Of 8 tokens those before which END is the likeliest, nobody saying how many: one more call asks."""
+        *_, (written, n) = middles(ids, start, stop, 8, real)
+        with td.no_grad():
+            read = np.concatenate([[v + SENTINELS], written[: n + 1]])[None]
+            logits = models["ar"](read, causal=True).data[0, -8:].astype(np.float64)  # behind 1 to 8 tokens
+        end = logits[:, -1] - np.logaddexp.reduce(logits, axis=-1)
+        return written[n - 7 : n - 7 + 1 + int(end.argmax())]
+
+    def middles(ids: Ints, start: int, stop: int, most: int, allowed: Any) -> Iterator[tuple[Ints, int]]:
+        """What is written behind MID, token by token, and the place of the last one: room for 8 of them and END."""
+        ids = ids[: length - 6]  # a gap has at least 2
+        known = len(ids) - (stop - start) + 3
+        x0, n = np.zeros(known + most, np.int64), known + most
+        x0[:known] = middle_last(ids, start, stop, v)[:known]
+        given = np.arange(n) < known
+        rows = given[:, None] | allowed  # of what is given nobody asks
+        frames = ar.sample(
+            models["ar"], n, decoder=decoders.NextToken(GREEDY), x0=x0, given=given, allowed=rows, rng=rng
+        )
+        for i, frame in enumerate(frames):
+            if i:
+                yield frame.state[0], known + i - 1
 
     def by_prefix(ids: Ints, start: int, stop: int) -> Ints:
         """The same network on what comes before alone, as its uncut windows are."""
@@ -517,7 +608,9 @@ def infilling(out: Path, steps: int, count: int = 200) -> dict[str, Any]:
         return last.state[0, start:]
 
     ways: dict[str, Callable[[Ints, int, int], Ints]] = {
-        "autoregressive, sees the prefix": by_prefix, "autoregressive, fill-in-the-middle": by_middle,
+        "autoregressive, sees the prefix": by_prefix, "autoregressive, fill-in-the-middle": by_middle_told,
+        "autoregressive, fill-in-the-middle, until END": by_middle,
+        "autoregressive, fill-in-the-middle, finds the length": by_likeliest_end,
         "block of 8, sees the prefix": by_block, "masked, one at a time": by_mask(decoders.Entropy(draw=GREEDY)),
         "masked, Frechet 1": by_mask(decoders.Frechet(draw=GREEDY)),
         "masked, entropy-bounded 0.5": by_mask(decoders.EntropyBounded(draw=GREEDY, gamma=0.5)),
@@ -578,11 +671,21 @@ def tables(out: Path) -> None:
         [r["way"], f"{r['bits']:.3f}", f"{r['more']:+.3f} ± {r['error_of_more']:.3f}", f"{r['deviation']:.2f}"]
         for r in rows_of("blocks")
     ]))  # fmt: skip
+    found = json.loads((out / "blocks.json").read_text("utf-8")) if (out / "blocks.json").exists() else {"clips": []}
+    rows = sorted(found["clips"], key=itemgetter("block", "clip"))
+    print(table("block|" + "|".join(str(tuple(row["clip"])) for row in rows[:4]), [
+        [b, *(f"{row['deviation']:.2f}" for row in rows if row["block"] == b)] for b in LENGTHS if rows
+    ]))  # fmt: skip
+    print(table("seed|autoregressive|blocks of 1, all masked", [
+        [r["seed"], f"{r['bits']:.3f}", f"{r['more']:+.4f} ± {r['error_of_more']:.4f}"] for r in rows_of("twins")
+    ]))  # fmt: skip
+    print(table("order|looks|bits", [[r["order"], f"{r['looks']:.0f}", f"{r['bits']:.3f}"] for r in rows_of("orders")]))
     print(table("way|calls|ms", [[r["way"], r["calls"], f"{r['ms']:.0f}"] for r in rows_of("cache")]))
-    print(table("model|decoder|T|calls|MFLOP|ms|valid|variety|nats", [
+    print(table("model|decoder|T|calls|MFLOP|ms|of it network|valid|variety|nats", [
         [r["model"], r["decoder"], r["temperature"], f"{r.get('calls', r['looks']):.1f}",
-         f"{r.get('mflop', math.nan):.0f}", f"{r.get('ms', math.nan):.1f}", f"{r['valid']:.3f} ± {r['error']:.3f}",
-         f"{r['variety']:.3f}", "" if r["nats"] is None else f"{r['nats']:.1f} ± {r['nats_error']:.1f}"]
+         f"{r.get('mflop', math.nan):.0f}", f"{r.get('ms', math.nan):.1f}",
+         f"{r.get('ms_in_network', math.nan):.1f}", f"{r['valid']:.3f} ± {r['error']:.3f}", f"{r['variety']:.3f}",
+         "" if r["nats"] is None else f"{r['nats']:.1f} ± {r['nats_error']:.1f}"]
         for r in contest(out)
     ]))  # fmt: skip
     print(table("gap|way|exact|parses|tokens/s", [
@@ -610,19 +713,24 @@ def figures(out: Path) -> None:
 
     if found := measured("blocks"):
         drawing, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
-        rows = [r for r in found["rows"] if r["way"].startswith("block of") and "all" not in r["way"]]
-        axis.errorbar(
-            [r["block"] for r in rows], [r["bits"] for r in rows], [2 * r["error"] for r in rows], fmt="o-", color=BLUE,
-            capsize=4, ms=9, label="block diffusion (bound)",
-        )  # fmt: skip
-        left = found["rows"][0]
-        axis.axhline(left["bits"], color=GREY, ls="--", label="autoregressive (exact)")
-        at = found["rows"][1]
-        axis.plot(1, at["bits"], "*", color=ORANGE, ms=20, label="blocks of 1, always masked", zorder=5)
+        ways = {r["way"]: r for r in found["rows"]}
+        kinds = {
+            "a network for each length": ("block of {}", BLUE, "o-", 9),
+            "one network for all lengths": ("mixture, block of {}", GREEN, "s--", 8),
+            "times that vary least": ("block of {}, clipped", RED, "D", 11),
+            "always masked": ("block of {}, all masked", ORANGE, "*", 20),
+        }
+        for label, (name, colour, style, size) in kinds.items():
+            rows = [ways[name.format(b)] for b in LENGTHS if name.format(b) in ways]
+            axis.errorbar(
+                [r["block"] for r in rows], [r["more"] for r in rows], [2 * r["error_of_more"] for r in rows],
+                fmt=style, color=colour, capsize=4, ms=size, label=label,
+            )  # fmt: skip
+        axis.axhline(0, color=GREY, ls="--", lw=2)
         axis.set_xscale("log", base=2)
-        axis.set_xticks([r["block"] for r in rows], [str(r["block"]) for r in rows])
-        axis.set(xlabel="tokens in a block", ylabel="held-out bits per character")
-        axis.legend(fontsize=12)
+        axis.set_xticks(LENGTHS, [str(b) for b in LENGTHS])
+        axis.set(xlabel="tokens in a block", ylabel="more bits per character\nthan left to right")
+        axis.legend(fontsize=12, loc="upper left")
         drawing.savefig(out / "blocks.png", dpi=90)
     if found := measured("orders"):
         drawing, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
@@ -661,7 +769,8 @@ def figures(out: Path) -> None:
 
 
 PARTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
-    "cache": cache, "frontier": frontier, "race": race, "blocks": blocks, "orders": orders, "infilling": infilling
+    "cache": cache, "frontier": frontier, "race": race, "blocks": blocks, "twins": twins, "orders": orders,
+    "infilling": infilling,
 }  # fmt: skip
 
 
@@ -677,7 +786,7 @@ def main() -> None:
         if name in arguments.part or "all" in arguments.part:
             steps = arguments.steps or STEPS.get("frontier" if name == "race" else name, 1)
             found = part(arguments.out, steps)
-            (arguments.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+            write(arguments.out, name, found)
     if "tables" in arguments.part:
         tables(arguments.out)
     figures(arguments.out)

@@ -190,7 +190,7 @@ void matmul(const T *a, idx ai, idx ak, const T *b, idx bk, idx bj, const T *bia
     for (idx j = 0; j < padded<T>(n); ++j)
         first[j] = bias && j < n ? bias[j] : T(0);
     parallel_for(
-        blocks * groups, height * group * k,
+        blocks * groups, smaller(height, m) * group * k,
         [&](idx task, idx thread) {
             T *right = scratch + thread * (room_b + room_a + room_c), *left = right + room_b, *edge = left + room_a;
             const idx i0 = task % blocks * height, rows = smaller(height, m - i0);

@@ -355,20 +355,20 @@ def test_import_is_light() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--steps", 0], "steps is 0; it must be at least 1"),
-        (["--batch", 0], "batch is 0; it must be at least 1"),
-        (["--lr", 0], "lr is 0.0; it must be positive"),
-        (["--lr", -0.1], "lr is -0.1; it must be positive"),
-        (["--lr", "nan"], "lr is nan; it must be positive"),
+        (["--steps", 0], "--steps is 0; it must be at least 1"),
+        (["--batch", 0], "--batch is 0; it must be at least 1"),
+        (["--lr", 0], "--lr is 0.0; it must be positive"),
+        (["--lr", -0.1], "--lr is -0.1; it must be positive"),
+        (["--lr", "nan"], "--lr is nan; it must be positive"),
         (
             ["--optimiser", "adamw", "--muon-lr", 0.02],
-            "muon_lr is 0.02, but the optimiser is 'adamw', which has no such option",
+            "--muon-lr is 0.02, but the optimiser is 'adamw', which has no such option",
         ),
-        (["--muon-lr", 0], "muon_lr is 0.0; it must be positive"),
-        (["--length", 400], "length is 400, but the held-out tenth of"),
-        (["--d-model", 9], "d_model is 9 and heads is 2; d_model must be a multiple of heads"),
-        (["--layers", 0], "layers is 0; it must be at least 1"),
-        (["--seed", -1], "seed is -1"),
+        (["--muon-lr", 0], "--muon-lr is 0.0; it must be positive"),
+        (["--length", 400], "--length is 400, but the held-out tenth of"),
+        (["--d-model", 9], "--d-model is 9 and --heads is 2; d_model must be a multiple of heads"),
+        (["--layers", 0], "--layers is 0; it must be at least 1"),
+        (["--seed", -1], "--seed is -1"),
         (["--data", "python_docs"], "--text and --data are both given; a run has one corpus"),
         (["--resume", "x"], "--out, --batch, --length, --d-model, --layers, --heads cannot be changed beside"),
         (["--text", "nowhere.txt"], "nowhere.txt"),
@@ -442,19 +442,23 @@ def test_train_refuses_folders(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sample", "RUN", "--steps", 0], "steps is 0; it must be at least 1"),
-        (["sample", "RUN", "--steps", 17], "steps is 17, but only 16 positions are masked; use at most 16"),
-        (["sample", "RUN", "--temperature", -1], "temperature is -1.0; it must be 0 (greedy) or more"),
-        (["sample", "RUN", "--temperature", "nan"], "temperature is nan; it must be 0 (greedy) or more"),
-        (["sample", "RUN", "--choice-temperature", -1], "choice_temperature is -1.0; it must be 0 or more"),
-        (["sample", "RUN", "--top-k", 0], "top_k is 0; it must be at least 1"),
-        (["sample", "RUN", "--top-p", 0], "top_p is 0.0; expected 0 < top_p <= 1"),
-        (["sample", "RUN", "--top-p", 1.5], "top_p is 1.5; expected 0 < top_p <= 1"),
-        (["sample", "RUN", "--block-length", 0], "block_length is 0; it must be at least 1"),
+        (["sample", "RUN", "--steps", 0], "--steps is 0; it must be at least 1"),
+        (["sample", "RUN", "--steps", 17], "--steps is 17, but only 16 positions are masked; use at most 16"),
+        (["sample", "RUN", "--temperature", -1], "--temperature is -1.0; it must be 0 (greedy) or more"),
+        (["sample", "RUN", "--temperature", "nan"], "--temperature is nan; it must be 0 (greedy) or more"),
+        (["sample", "RUN", "--choice-temperature", -1], "--choice-temperature is -1.0; it must be 0 or more"),
+        (["sample", "RUN", "--top-k", 0], "--top-k is 0; it must be at least 1"),
+        (["sample", "RUN", "--top-p", 0], "--top-p is 0.0; expected 0 < top_p <= 1"),
+        (["sample", "RUN", "--top-p", 1.5], "--top-p is 1.5; expected 0 < top_p <= 1"),
+        (["sample", "RUN", "--block-length", 0], "--block-length is 0; it must be at least 1"),
         (["sample", "RUN", "--length", 17], "--length is 17; this model generates 1 to 16 characters"),
-        (["sample", "RUN", "--batch", 0], "batch is 0; both must be at least 1"),
-        (["sample", "RUN", "--seed", -1], "seed is -1"),
-        (["sample", "RUN", "--threshold", 1], "threshold is 1.0; expected 0 < threshold < 1"),
+        (["sample", "RUN", "--batch", 0], "--batch is 0; both must be at least 1"),
+        (["sample", "RUN", "--seed", -1], "--seed is -1"),
+        (["sample", "RUN", "--threshold", 1], "--threshold is 1.0; expected 0 < threshold < 1"),
+        (["sample", "RUN", "--gamma", -1], "--gamma is -1.0; it must be 0 (one position at a time) or more"),
+        (["sample", "RUN", "--factor=-1"], "--factor is -1.0; it must be 0"),
+        (["sample", "RUN", "--drafts", 0], "--drafts is 0; it must be at least 1"),
+        (["sample", "RUN", "--rounds", 2, "--drafts", 3], "--rounds is 2 and --drafts is 3, but second thoughts"),
         (["sample", "RUN", "--threshold", 0.5, "--steps", 4], "--steps is 4, but"),
         (["sample", "RUN", "--threshold", 0.5, "--commits", "cosine"], "--commits is cosine, but"),
         (["sample", "RUN", "--threshold", 0.5, "--choice-temperature", 1], "Threshold has no such option"),
@@ -471,11 +475,11 @@ def test_train_refuses_folders(
         (["sample", "RUN", "--solver", "heun"], "--solver is heun, but"),
         (["sample", "RUN", "--prompt", "t" * 16], "--prompt has 16 characters; the text has 16, so that none are left"),
         (["sample", "RUN", "--remask", "cap", "--eta", 2], "eta is 2.0; expected 0 <= eta <= 1"),
-        (["sample", "RUN", "--cfg-scale", 1], "cfg_scale is 1.0, but nothing is given to follow"),
+        (["sample", "RUN", "--cfg-scale", 1], "--cfg-scale is 1.0, but nothing is given to follow"),
         (["sample", "RUN", "--prompt", "the cat sat on a mat"], "--prompt has 20 characters; the text has 16"),
         (["sample", "RUN", "--prompt", "\u2591"], "'\u2591' (U+2591) at position 0"),
         (["sample", "RUN", "--allow", ""], "--allow is empty"),
-        (["sample", "RUN", "--no-cache"], "--cache is False, but"),
+        (["sample", "RUN", "--no-cache"], "--no-cache is there, but"),
         (["sample", "AUTOREGRESSIVE", "--remask", "cap"], "--remask is cap, but"),
         (["infill", "RUN", "th_ ___ Qat"], "'Q' (U+0051) at position 8, which this alphabet"),
         (["infill", "RUN", "_" * 17], "text has 17 characters; this model takes at most 16"),
@@ -485,8 +489,14 @@ def test_train_refuses_folders(
         ),
         (["infill", "RUN", "the cat", "--blank", "__"], "--blank is '__'; expected one character"),
         (["infill", "AUTOREGRESSIVE", "th_"], "is an autoregressive model, which cannot see what follows a blank"),
-        (["evaluate", "RUN", "--windows", 0], "windows is 0; it must be at least 1"),
+        (["evaluate", "RUN", "--windows", 0], "--windows is 0; it must be at least 1"),
         (["evaluate", "RUN", "--text", "nowhere.txt"], "nowhere.txt"),
+        (["evaluate", "RUN", "--decoder", "low_confidence"], "--decoder is low_confidence, which has no exact likelih"),
+        (["evaluate", "RUN", "--decoder", "random"], "by chance, so there are many ways to a text: use most_likely, "),
+        (["evaluate", "RUN", "--decoder", "margin", "--gamma", 1], "--decoder is margin and --gamma is 1.0, but each"),
+        (["evaluate", "RUN", "--decoder", "margin", "--steps", 17], "--steps is 17, but only 16 positions are filled"),
+        (["evaluate", "RUN", "--decoder", "margin", "--steps", 0], "--steps is 0; it must be at least 1"),
+        (["evaluate", "AUTOREGRESSIVE", "--decoder", "margin"], "--decoder is margin, but"),
         (["sample", "RUN", "--strip", "strip.txt"], "strip.txt ends in '.txt'; figures end in .pdf, .png, .svg"),
         (["sample", "RUN", "--html", "RUN"], "exists already; choose another name or delete it"),
         (["sample", "RUN", "--gif", "way.mp4"], "way.mp4 ends in '.mp4'; animated pictures end in .gif"),
@@ -494,7 +504,7 @@ def test_train_refuses_folders(
         (["race", "AUTOREGRESSIVE"], "only one run is given"),
         (["race", "RUN", "AUTOREGRESSIVE"], "is a run of masked; expected one of autoregressive"),
         (["race", "AUTOREGRESSIVE", "RUN", "--length", 17], "lengths goes up to 17; these models take at most 16"),
-        (["race", "AUTOREGRESSIVE", "RUN", "--steps", 17], "steps is 17, but the shortest length is 16"),
+        (["race", "AUTOREGRESSIVE", "RUN", "--steps", 17], "--steps is 17, but the shortest length is 16"),
         (["race", "--html", "RUN"], "exists already; choose another name or delete it"),
         (["race", "--json", "RUN"], "exists already; choose another name or delete it"),
     ],
@@ -513,6 +523,14 @@ def test_trained_runs_refuse(
     code, error = fails(capsys, monkeypatch, *(folders.get(argument, argument) for argument in arguments))
     assert message in error
     assert code == 2
+
+
+def test_sentences_name_what_was_typed() -> None:
+    """An option in the library's spelling, which cannot be typed; or a word of the sentence taken for one."""
+    typed = ["train", "--d-model", "9", "--heads=2", "--text", "x"]
+    assert cli.as_typed("d_model is 9 and heads is 2; or", typed) == "--d-model is 9 and --heads is 2; or"
+    assert cli.as_typed("steps is 0, but lr is 2", ["--lr", "2"]) == "steps is 0, but --lr is 2"
+    assert cli.as_typed("the text is short: text is all", typed) == "the text is short: text is all"
 
 
 @pytest.mark.parametrize(

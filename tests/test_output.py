@@ -281,7 +281,7 @@ def test_steps_and_rate_extend_a_run(runs: Runs, tmp_path: Path) -> None:
     training = read_config(folder)["training"]
     assert (training["steps"], training["lr"], training["restart"]) == (40, 0.001, 30)
     for options, words in (
-        (["--steps", 39], "steps is 39, but 40 are done already"),
+        (["--steps", 39], "--steps is 39, but 40 are done already"),
         (["--lr", 0.1], "--lr is 0.1, but all 40 steps are done: add --steps"),
     ):
         done = tinydiff("train", "--resume", folder, *options)

@@ -103,7 +103,7 @@ def test_cpus_without_it(
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 1
-    assert capsys.readouterr().err.startswith("error: precision is 'bfloat16', but this CPU")
+    assert capsys.readouterr().err.startswith("error: --precision is 'bfloat16', but this CPU")
     assert not (tmp_path / "run").exists()
 
 

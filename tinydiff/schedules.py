@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -56,8 +56,13 @@ class Schedule:
 
     def inverse(self, alpha: ArrayLike) -> Floats:
         """The t with alpha(t) = alpha; the nearer end for an alpha that the schedule does not reach."""
-        ends = self.alpha(np.array([1.0, 0.0]))
-        return self._inverse(np.clip(_in_unit("alpha", alpha), *ends))
+        last, first = self._ends
+        return self._inverse(np.minimum(np.maximum(_in_unit("alpha", alpha), last), first))
+
+    @cached_property
+    def _ends(self) -> Floats:
+        """Alpha at t = 1 and at t = 0: asked for once, as decoders want an inverse for every step."""
+        return self.alpha(np.array([1.0, 0.0]))
 
     def weight(self, t: ArrayLike) -> Floats:
         """Weight of the masked cross-entropy in the ELBO, -alpha' / (1 - alpha), for 0 < t <= 1: infinite at 0."""
@@ -79,7 +84,7 @@ class Schedule:
 
 def _in_unit(name: str, x: ArrayLike) -> Floats:
     array = np.asarray(x, np.float64)
-    if not np.all((array >= 0) & (array <= 1)):
+    if not ((array >= 0) & (array <= 1)).all():
         raise ValueError(f"{name} contains {array[~((array >= 0) & (array <= 1))].flat[0]}; expected 0 <= {name} <= 1")
     return array
 

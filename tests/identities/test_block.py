@@ -9,7 +9,7 @@ import pytest
 
 from tests.identities.conftest import random_law, random_model
 from tests.identities.test_sampling import assert_drawn_from
-from tinydiff import BlockDiffusion, MaskedDiffusion, Tensor, Transformer, decoders, exact
+from tinydiff import Autoregressive, BlockDiffusion, MaskedDiffusion, Tensor, Transformer, decoders, exact
 from tinydiff.arrays import Floats, Ints
 from tinydiff.data import Batch
 from tinydiff.decoders.blocks import Reader
@@ -50,6 +50,32 @@ def test_B1_blocks_of_one_token_are_autoregression() -> None:
     assert L * all_masked.loss(model, SEQUENCES, rng).item() == pytest.approx(nll.mean(), rel=1e-12)
     counted = BlockDiffusion(V, 1, estimator="count")
     assert L * counted.loss(model, SEQUENCES, rng).item() == pytest.approx(nll.mean(), rel=1e-12)
+
+
+def test_B1_always_masked_blocks_of_one_learn_what_is_learnt_left_to_right() -> None:
+    """One loss and one gradient, sum_i d(-log p(x^i | x^{<i})), without chance, of whatever network says p.
+
+    The autoregressive process, told of the network through what it says of a MASK behind x^{<i}. Asked its own way, the
+    token before in place of the MASK, the same weights are another function: equal objectives, not equal runs.
+    """
+    model, start = model_of(), np.full((len(SEQUENCES), L), V)
+
+    def behind(x: Ints, t: Any = None, *, causal: int = 0, select: Any = None) -> Tensor:
+        assert causal == 1
+        before = np.roll(x, -1, axis=1)  # x^0 .. x^{L-2}, and START, which nobody sees
+        return blocks.together(model, before, start, 1, start == V).reshape(*x.shape, V)
+
+    found = []
+    for process, network in ((Autoregressive(V), behind), (BlockDiffusion(V, 1, clip=(1, 1)), model),
+                             (Autoregressive(V), model)):  # fmt: skip
+        for p in model.params.values():
+            p.grad = None
+        loss = process.loss(network, SEQUENCES, np.random.default_rng(len(found)))
+        loss.backward()
+        found.append([loss.data, *(p.grad for p in model.params.values())])
+    for one, other in zip(found[0], found[1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-13)
+    assert abs(found[2][0] - found[0][0]) > 0.01
 
 
 @pytest.mark.parametrize("length", [L, L + 3])

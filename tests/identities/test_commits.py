@@ -71,7 +71,8 @@ def joint_laws(count: int, variables: int, values: int) -> Floats:
 def test_K4_the_price_of_a_step_is_bounded_by_entropies() -> None:
     """KL(joint || product of marginals) = sum H_i - H(joint) <= sum H_i - max H_i, for 500 laws of three variables.
 
-    Equality where one variable says all: then H(joint) = max H_i.
+    Equality where one variable says all: then H(joint) = max H_i. And what `EntropyBounded` commits is the longest run
+    of the surest for which the right side is at most gamma, so that the left side is.
     """
     for joint in joint_laws(500, 3, 3):
         marginals = [joint.sum(axis=tuple(j for j in range(3) if j != i)) for i in range(3)]
@@ -81,6 +82,13 @@ def test_K4_the_price_of_a_step_is_bounded_by_entropies() -> None:
         entropies = np.array([ENTROPY_OF(p) for p in marginals])
         assert kl == pytest.approx(entropies.sum() - ENTROPY_OF(joint), abs=1e-9)
         assert kl <= entropies.sum() - entropies.max() + 1e-9
+        for gamma in (0.0, 0.1, 0.5):
+            chosen = decoders.EntropyBounded(gamma=gamma).chosen(np.ones((1, 3), bool), np.array(marginals))[0]
+            part = joint.sum(axis=tuple(np.flatnonzero(~chosen)))
+            assert entropies[chosen].sum() - ENTROPY_OF(part) <= gamma + 1e-9
+            surest = np.sort(entropies)
+            assert chosen.sum() == max(n for n in (1, 2, 3) if surest[: n - 1].sum() <= gamma)
+            assert entropies[chosen].max() == surest[chosen.sum() - 1]
     same = np.zeros((3, 3))
     np.fill_diagonal(same, [0.2, 0.3, 0.5])
     entropy = ENTROPY_OF(same.sum(axis=0))

@@ -242,9 +242,9 @@ def test_prefer_passes_its_options_on(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--beta", 0], "beta is 0.0; it must be above 0"),
-        (["--times", 0], "times is 0; it must be at least 1"),
-        (["--steps", 0], "steps is 0; it must be at least 1"),
+        (["--beta", 0], "--beta is 0.0; it must be above 0"),
+        (["--times", 0], "--times is 0; it must be at least 1"),
+        (["--steps", 0], "--steps is 0; it must be at least 1"),
         (["--seed", -1], "--seed is -1"),
     ],
 )

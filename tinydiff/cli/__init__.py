@@ -161,6 +161,17 @@ def check_arguments(arguments: list[str]) -> None:
             )
 
 
+def as_typed(words: str, arguments: list[str]) -> str:
+    """A sentence of the library, with the arguments that were given as options named as they were typed."""
+    typed = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+
+    def named(match: re.Match[str]) -> str:
+        option = "--" + match[2].replace("_", "-")
+        return match[1] + (option if option in typed else match[2])
+
+    return re.sub(r"(^|, but | and )([a-z_]+)(?= is )", named, words)
+
+
 class _Stop:
     """SIGTERM and SIGHUP do what Ctrl-C does, so that all is tidied up; what the caller has set is left alone.
 
@@ -194,7 +205,7 @@ def _stopped(stop: KeyboardInterrupt) -> int:
 
 
 def _failed(error: BaseException, code: int) -> int:
-    words = str(error) or type(error).__name__
+    words = as_typed(str(error), sys.argv[1:]) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:  # the system's, with a number in front
         words = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     _report(f"error on rank {place()}" if place() else "error", words, "bold red")

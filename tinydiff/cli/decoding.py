@@ -28,6 +28,7 @@ CHOICES: dict[str, dict[str, type[Any]]] = {
     },
     "sampler": {"analytic": decoders.Tweedie, "euler": decoders.Euler},
 }
+CHOICES["decoder"] = CHOICES["remasking"]  # what `evaluate` calls it
 """Options whose value names a decoder."""
 BY_BEING_THERE = {
     "threshold": decoders.Threshold, "gamma": decoders.EntropyBounded, "factor": decoders.Frechet,
@@ -50,6 +51,11 @@ def decoder_of(process: Process, run: Path, defaults: dict[str, Any] | None = No
     if (rounds := options.pop("rounds", None)) is not None:
         if decoders.Gibbs not in process.decoded_by:
             raise foreign("rounds", rounds, process, run)
+        if options.get("drafts") is not None:
+            raise ValueError(
+                f"--rounds is {rounds} and --drafts is {options['drafts']}, but second thoughts are not guessed: leave "
+                "one of them out"
+            )
         return decoders.Gibbs(decoder_of(process, run, defaults, **options), rounds)
     given = {name: value for name, value in options.items() if value is not None}
     chosen = {name: CHOICES[name][given[name]] for name in CHOICES if name in given}
@@ -99,7 +105,8 @@ def foreign(name: str, value: Any, process: Process, run: Path, kind: type | Non
     process_name = str(process.config["process"]).replace("_", "-")
     model = f"{'an' if process_name[0] in 'aeiou' else 'a'} {process_name} model"
     why = "whose decoders have no such option" if kind is None else f"and {kind.__name__} has no such option"
-    return ValueError(f"{flag(name)} is {value}, but {run} is {model}, {why}: leave {flag(name)} out")
+    typed, is_it = (flag(f"no_{name}"), "there") if value is False else (flag(name), value)
+    return ValueError(f"{typed} is {is_it}, but {run} is {model}, {why}: leave {typed} out")
 
 
 def flag(name: str) -> str:

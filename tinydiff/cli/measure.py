@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from .. import box, data, learning
+from ..decoders.replay import lawless
 from ..learning.files import write_atomically
 from ..measures import clock as racing
 from ..measures import dial as sweeping
@@ -94,14 +95,16 @@ def evaluate(
     judged: Any = process
     of_decoder = ""
     if decoder is not None or gamma is not None or factor is not None:
-        options: dict[str, Any] = {
-            "remasking": decoder,
-            "steps": steps,
-            "gamma": gamma,
-            "factor": factor,
-            "temperature": 1.0,
-        }
-        judged = DecoderLaw(process, decoder_of(process, run, **options))
+        asked = decoder_of(process, run, decoder=decoder, steps=steps, gamma=gamma, factor=factor, temperature=1.0)
+        if decoder is not None and (found := lawless(asked)):
+            raise ValueError(
+                f"--decoder is {decoder}, which has no exact likelihood: it {found[0]}: use most_likely, entropy, "
+                "margin or left_to_right"
+            )
+        most = min(length, getattr(process, "block_length", length))
+        if steps is not None and steps > most:
+            raise ValueError(f"--steps is {steps}, but only {most} positions are filled in them; use at most {most}")
+        judged = DecoderLaw(process, asked)
         rules = {"": decoder, "gamma ": gamma, "factor ": factor, "steps ": steps}
         named = ", ".join(f"{rule}{value}" for rule, value in rules.items() if value is not None)
         of_decoder = f"exact, of what the decoder writes: {named}"

@@ -64,11 +64,11 @@ class AsManyAs(TextDecides):
         """Which of the `hidden` (B, L) to commit, whose laws are p (n, V): at least one of each row that has any."""
         price = np.full(hidden.shape, np.inf)
         price[hidden] = self.price(p)
-        order = price.argsort(axis=1, kind="stable")  # ties to the left
-        cheap = self.affordable(np.take_along_axis(price, order, axis=1))
+        rows, order = np.arange(len(price))[:, None], price.argsort(axis=1, kind="stable")  # ties to the left
+        cheap = self.affordable(price[rows, order])
         cheap[:, 0] = True
-        taken = np.zeros(hidden.shape, bool)
-        np.put_along_axis(taken, order, cheap, axis=1)
+        taken = np.empty(hidden.shape, bool)
+        taken[rows, order] = cheap
         return taken & hidden
 
 
@@ -95,7 +95,8 @@ class EntropyBounded(AsManyAs):
 
     def affordable(self, price: Floats) -> Bools:
         """sum H - max H <= gamma: the largest comes last, and is the one left out."""
-        others = np.concatenate([np.zeros((len(price), 1)), np.cumsum(price, axis=1)[:, :-1]], axis=1)
+        others = np.zeros(price.shape)
+        price[:, :-1].cumsum(axis=1, out=others[:, 1:])
         return np.asarray(others <= self.gamma)
 
 
@@ -123,4 +124,4 @@ class Frechet(AsManyAs):
 
     def affordable(self, price: Floats) -> Bools:
         """sum eps + max eps <= factor: the largest comes last."""
-        return np.asarray(np.cumsum(price, axis=1) + price <= self.factor)
+        return np.asarray(price.cumsum(axis=1) + price <= self.factor)

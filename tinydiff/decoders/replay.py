@@ -51,25 +51,29 @@ def replay(process: Any, model: Model, decoder: Any, x0: Ints, given: Bools | No
 
 def check_law(decoder: Any) -> None:
     """ValueError for a decoder that has no exact likelihood that could be computed by walking to the text."""
-    if isinstance(decoder, BlockByBlock) and decoder.eos_id is None:
-        check_law(decoder.inside)
-        return
+    if found := lawless(decoder):
+        why, remedy = found
+        raise ValueError(f"decoder is {decoder!r}, which has no exact likelihood: it {why}: {remedy}")
+
+
+def lawless(decoder: Any) -> tuple[str, str] | None:
+    """Why a decoder has no exact likelihood, and what to do about it; None if it has one."""
     if isinstance(decoder, BlockByBlock):
-        why = "cuts texts at their end, so that many draws lead to one text: leave eos_id out"
-    elif isinstance(decoder, LowConfidence | Threshold):
-        why = (
-            "looks at the tokens that were drawn to choose positions, so what it could have drawn elsewhere counts: "
-            "use MostLikely, Entropy or EntropyBounded"
-        )
-    elif isinstance(decoder, Random) or getattr(decoder, "choice_temperature", 0) > 0:
-        why = "chooses positions by chance, so there are many ways to a text: `process.bound` averages over them"
-    elif not isinstance(decoder, Order | AsManyAs | AtOnce):
-        why = "leads to a text in many ways: use MostLikely, Entropy, Margin, LeftToRight, EntropyBounded or Frechet"
-    elif decoder.draw != Draw():
-        why = f"draws with {decoder.draw}, which is not the law of the model: use Draw(), temperature 1 and no cut"
-    else:
-        return
-    raise ValueError(f"decoder is {decoder!r}, which has no exact likelihood: it {why}")
+        if decoder.eos_id is None:
+            return lawless(decoder.inside)
+        return "cuts texts at their end, so that many draws lead to one text", "leave eos_id out"
+    if isinstance(decoder, LowConfidence | Threshold):
+        why = "looks at the tokens that were drawn to choose positions, so what it could have drawn elsewhere counts"
+        return why, "use MostLikely, Entropy or EntropyBounded"
+    if isinstance(decoder, Random) or getattr(decoder, "choice_temperature", 0) > 0:
+        why = "chooses positions by chance, so there are many ways to a text"
+        return why, "take `process.bound`, which averages over them"
+    if not isinstance(decoder, Order | AsManyAs | AtOnce):
+        return "leads to a text in many ways", "use MostLikely, Entropy, Margin, LeftToRight, EntropyBounded or Frechet"
+    if decoder.draw != Draw():
+        why = f"draws with {decoder.draw}, which is not the law of the model"
+        return why, "use Draw(), temperature 1 and no cut"
+    return None
 
 
 def _replayed(process: Any, model: Model, decoder: Any, x0: Ints, given: Bools) -> Floats:

@@ -40,18 +40,22 @@ class TextDecides:
     def _frames(
         self, process: Masks, model: Model, canvas: Canvas, blocks: Ints, rng: np.random.Generator
     ) -> Iterator[Frame]:
-        frame = canvas.first(int(masks_in_blocks(canvas.free, blocks).sum()))
+        in_blocks = masks_in_blocks(canvas.free, blocks)
+        frame = canvas.first(int(in_blocks.sum()))
         yield frame
-        state, confidence, step = canvas.start, frame.confidence, 0
-        for block in range(int(blocks.max()) + 1):
-            while (hidden := (state == canvas.mask_id) & (blocks == block)).any():
-                t = process.schedule.inverse(1 - (state == canvas.mask_id).mean(axis=1))
+        state, confidence, step, left = canvas.start, frame.confidence, 0, canvas.free
+        for block in range(len(in_blocks)):
+            inside, later = blocks == block, int(in_blocks[block + 1 :].sum())
+            hidden = left & inside
+            while hidden.any():
+                t = process.schedule.inverse(1 - left.mean(axis=1))
                 tokens, sure, p = ask(model, state, hidden, t, self.draw, rng)
                 chosen = self.picked(hidden, sure, p)
                 step += 1
                 state, confidence = np.where(chosen, tokens, state), np.where(chosen, sure, confidence)
                 left = state == canvas.mask_id
-                until = step + int(masks_in_blocks(left, blocks).sum())
+                hidden = left & inside
+                until = step + int(hidden.sum(axis=1).max()) + later
                 yield canvas.frame(step, until, float(left.mean()), state, confidence, chosen)
 
 
