@@ -2,12 +2,12 @@
 
 import os
 import shutil
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import chaos
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -15,9 +15,7 @@ from safetensors.numpy import load_file
 from tinydiff import Options, Run, Transformer, data, kernels, train
 from tinydiff.processes.named import new_process
 
-for stop in (signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
-    if signal.getsignal(stop) is signal.SIG_IGN:  # as under nohup: processes that tests start and stop would ignore it
-        signal.signal(stop, signal.default_int_handler)
+chaos.obey()
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of them would compile all of tinydiff anew
 sys.dont_write_bytecode = False
 os.environ["TINYDIFF_KERNELS"] = kernels.active()  # processes that tests start run what the tests run, and do not warn
