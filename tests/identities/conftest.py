@@ -8,7 +8,6 @@ import pytest
 from tinydiff import Tensor, Transformer
 from tinydiff.tensor import _recording
 
-
 ANSWER = Transformer.__call__
 
 
