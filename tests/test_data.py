@@ -288,7 +288,8 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 def test_one_long_line_is_cut_up(tokens: str, words: int, most: int) -> None:
     """Learning words or pieces of megabytes without a line break, and making ids of them."""
     pytest.importorskip("tokenizers")
-    done = subprocess.run([sys.executable, "-c", MEMORY, tokens, str(words)], stdout=subprocess.PIPE, text=True, check=True)
+    command = [sys.executable, "-c", MEMORY, tokens, str(words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) < most
 
 
