@@ -1,7 +1,7 @@
 """Runs under attack: `python -m tests.chaos --kills 1000 --corruptions 500`. A few dozen of each are in the suite.
 
 - Kills: training in a process of its own is stopped at random moments, by SIGKILL, SIGTERM, SIGHUP, SIGINT or two of
-  them shortly after one another, and resumed. The run can always be resumed, its step never goes back and is never
+  them shortly after one another (a kill during the save that a signal asked for), and resumed. The run can always be resumed, its step never goes back and is never
   behind what was printed, and in the end all files are those of a run that nobody disturbed.
 - Corruptions: bytes of a file of a run are changed, cut, added, or moved. Reading it is an error or gives the same
   weights, and so does training on.
@@ -73,7 +73,7 @@ def one_kill(folder: Path, text: Path, steps: int, rng: random.Random) -> tuple[
     else:
         child = command("train", "--text", text, "--out", folder, *SIZES, f"--steps={steps}")
     assert child.stderr is not None
-    how = rng.sample(SIGNALS, 1) if rng.random() < 0.5 else rng.choices(SIGNALS[1:], k=2)
+    how = rng.sample(SIGNALS, 1) if rng.random() < 0.5 else [rng.choice(SIGNALS[1:]), rng.choice(SIGNALS)]
     hangs = threading.Timer(PATIENCE, child.send_signal, [signal.SIGABRT])  # it then says where
     hangs.start()
     if rng.random() < 0.3:
