@@ -1,8 +1,9 @@
 """Runs under attack: `python -m tests.chaos --kills 1000 --corruptions 500`. A few dozen of each are in the suite.
 
 - Kills: training in a process of its own is stopped at random moments, by SIGKILL, SIGTERM, SIGHUP, SIGINT or two of
-  them shortly after one another (a kill during the save that a signal asked for), and resumed. The run can always be resumed, its step never goes back and is never
-  behind what was printed, and in the end all files are those of a run that nobody disturbed.
+  them shortly after one another (SIGKILL during the save that another asked for), and resumed. The run can always be
+  resumed, its step never goes back and is never behind what was printed, and in the end all files are those of a run
+  that nobody disturbed.
 - Corruptions: bytes of a file of a run are changed, cut, added, or moved. Reading it is an error or gives the same
   weights, and so does training on.
 """

@@ -458,7 +458,7 @@ def test_train_refuses_folders(
         (["sample", "RUN", "--top-p", 1.5], "top_p is 1.5; expected 0 < top_p <= 1"),
         (["sample", "RUN", "--block-length", 0], "block_length is 0; it must be at least 1"),
         (["sample", "RUN", "--length", 17], "--length is 17; this model generates 1 to 16 characters"),
-        (["sample", "RUN", "--batch", 0], "batch is 0; both must be at least 1"),
+        (["sample", "RUN", "--batch", 0], "batch is 0; it must be at least 1"),
         (["sample", "RUN", "--seed", -1], "seed is -1"),
         (["sample", "RUN", "--threshold", 1], "threshold is 1.0; expected 0 < threshold < 1"),
         (["sample", "RUN", "--threshold", 0.5, "--steps", 4], "--steps is 4, but"),
