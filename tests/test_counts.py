@@ -59,9 +59,7 @@ COUNTS: list[tuple[str, Callable[..., object]]] = [
 def test_counts_are_whole_and_positive(name: str, made: Callable[..., object]) -> None:
     """What is half, true or text, taken or found out far from where it was given; 0 steps for the default of None."""
     for wrong in (0, -2, 2.5, True, "3"):
-        with pytest.raises(
-            ValueError, match=rf"^{name} is {wrong!r}; (it must be at least 1|expected a whole)"
-        ):
+        with pytest.raises(ValueError, match=rf"^{name} is {wrong!r}; (it must be at least 1|expected a whole)"):
             made(**{name: wrong})
 
 
