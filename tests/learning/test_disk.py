@@ -45,7 +45,7 @@ def begun(runs: Runs, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("call", ["replace", "open"])
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EBUSY])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EBUSY, errno.EMFILE, errno.ESTALE, errno.ETIMEDOUT])
 def test_what_is_refused_for_a_moment_is_tried_again(
     call: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
