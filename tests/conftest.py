@@ -23,6 +23,13 @@ os.environ["TINYDIFF_KERNELS"] = kernels.active()  # processes that tests start 
 LENGTH, BATCH = 16, 4
 OPTIONS = {"steps": 30, "batch": BATCH, "warmup": 5, "evaluate_every": 12, "evaluate_windows": 128, "log_every": 1}
 
+LONG = ("test_lessons.py", "test_chaos.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests begin first, so that no process is left alone with one of them in the end."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
 
 @dataclass(frozen=True)
 class Runs:
