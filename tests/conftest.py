@@ -1,5 +1,6 @@
 """Fixtures shared by the tests: a tiny text, tiny runs on it, and comparing and resuming runs."""
 
+import functools
 import os
 import shutil
 import sys
@@ -10,12 +11,14 @@ from typing import Any
 import chaos
 import numpy as np
 import pytest
+import typer.main
 from safetensors.numpy import load_file
 
 from tinydiff import Options, Run, Transformer, data, kernels, train
 from tinydiff.processes.named import new_process
 
 chaos.obey()
+typer.main.get_command = functools.cache(typer.main.get_command)  # built anew for each of a thousand calls
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of them would compile all of tinydiff anew
 sys.dont_write_bytecode = False
 os.environ["TINYDIFF_KERNELS"] = kernels.active()  # processes that tests start run what the tests run, and do not warn
