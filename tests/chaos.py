@@ -1,8 +1,9 @@
 """Runs under attack: `python -m tests.chaos --kills 1000 --corruptions 500`. A few dozen of each are in the suite.
 
 - Kills: training in a process of its own is stopped at random moments, by SIGKILL, SIGTERM, SIGHUP, SIGINT or two of
-  them shortly after one another, and resumed. The run can always be resumed, its step never goes back and is never
-  behind what was printed, and in the end all files are those of a run that nobody disturbed.
+  them shortly after one another (SIGKILL during the save that another asked for), and resumed. The run can always be
+  resumed, its step never goes back and is never behind what was printed, and in the end all files are those of a run
+  that nobody disturbed.
 - Corruptions: bytes of a file of a run are changed, cut, added, or moved. Reading it is an error or gives the same
   weights, and so does training on.
 """
@@ -18,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections import Counter
@@ -31,6 +33,14 @@ from tinydiff.learning import CheckpointError
 SIZES = ["--length=16", "--batch=4", "--d-model=8", "--layers=1", "--heads=2"]
 FILES = ("config.json", "state.safetensors", "log.jsonl")
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT")
+PATIENCE = 120  # seconds for a process to end
+
+
+def obey() -> None:
+    """Let processes that are started be stopped: those of a shell's background job or of nohup ignore signals."""
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+            signal.signal(getattr(signal, name), signal.default_int_handler)
 
 
 def write_text(path: Path) -> Path:
@@ -43,7 +53,8 @@ def command(*arguments: object) -> subprocess.Popen[str]:
     """The command in a process of its own, its standard error to be read."""
     return subprocess.Popen(
         [sys.executable, "-m", "tinydiff", *map(str, arguments)], stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "500"},
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "500",
+                          "PYTHONFAULTHANDLER": "1"},
     )  # fmt: skip
 
 
@@ -62,13 +73,25 @@ def one_kill(folder: Path, text: Path, steps: int, rng: random.Random) -> tuple[
         child = command("train", "--resume", folder)
     else:
         child = command("train", "--text", text, "--out", folder, *SIZES, f"--steps={steps}")
-    how = rng.sample(SIGNALS, 1) if rng.random() < 0.5 else rng.choices(SIGNALS[1:], k=2)
-    time.sleep(rng.uniform(0, 0.3) if rng.random() < 0.3 else rng.uniform(0.25, 1.0))
+    assert child.stderr is not None
+    how = rng.sample(SIGNALS, 1) if rng.random() < 0.5 else [rng.choice(SIGNALS[1:]), rng.choice(SIGNALS)]
+    hangs = threading.Timer(PATIENCE, child.send_signal, [signal.SIGABRT])  # it then says where
+    hangs.start()
+    if rng.random() < 0.3:
+        said = ""
+        time.sleep(rng.uniform(0, 0.5))  # while it starts
+    else:
+        said = child.stderr.readline()  # it is about to train, however busy the machine is
+        time.sleep(rng.uniform(0, 0.6))
     for name in how:
         child.send_signal(getattr(signal, name))
         time.sleep(rng.choice([0, 0, 1e-3, 5e-3, 20e-3]))
-    said = child.communicate(timeout=60)[1]
+    with child.stderr:
+        said += child.stderr.read()
+    child.wait()
+    hangs.cancel()
     name = "+".join(how)
+    assert child.returncode != -signal.SIGABRT, f"{name}: {said}"
     starting = "SIGINT" in how and ("tinydiff" not in said or "_start.py" in said)  # Python itself was still starting
     assert "Traceback" not in said or starting, f"{name}: {said}"
     if (folder / "config.json").exists():
@@ -178,6 +201,7 @@ def main() -> None:
     parser.add_argument("--corruptions", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    obey()
     for attack, count in ((kills, options.kills), (corruptions, options.corruptions)):
         if count:
             with tempfile.TemporaryDirectory() as folder:

@@ -1,29 +1,37 @@
 """Fixtures shared by the tests: a tiny text, tiny runs on it, and comparing and resuming runs."""
 
+import functools
 import os
 import shutil
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import chaos
 import numpy as np
 import pytest
+import typer.main
 from safetensors.numpy import load_file
 
 from tinydiff import Options, Run, Transformer, data, kernels, train
 from tinydiff.processes.named import new_process
 
-for stop in (signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
-    if signal.getsignal(stop) is signal.SIG_IGN:  # as under nohup: processes that tests start and stop would ignore it
-        signal.signal(stop, signal.default_int_handler)
+chaos.obey()
+typer.main.get_command = functools.cache(typer.main.get_command)  # built anew for each of a thousand calls
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of them would compile all of tinydiff anew
 sys.dont_write_bytecode = False
 os.environ["TINYDIFF_KERNELS"] = kernels.active()  # processes that tests start run what the tests run, and do not warn
 
 LENGTH, BATCH = 16, 4
 OPTIONS = {"steps": 30, "batch": BATCH, "warmup": 5, "evaluate_every": 12, "evaluate_windows": 128, "log_every": 1}
+
+LONG = ("test_lessons.py", "test_chaos.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests begin first, so that no process is left alone with one of them in the end."""
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @dataclass(frozen=True)

@@ -227,11 +227,24 @@ def test_what_is_no_text_is_called_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "ascii").write_bytes("the cat sat on the mat, and stayed\n".encode("utf-16-be"))
     (tmp_path / "picture").write_bytes(bytes(range(256)))
     (tmp_path / "half").write_bytes("abc".encode("utf-16") + b"x")
+    for name, begin in (
+        ("zip", b"PK\x03\x04"),
+        ("bz2", b"BZh91AY&SY"),
+        ("xz", b"\xfd7zXZ\x00"),
+        ("pdf", b"%PDF-1.7\n%"),
+    ):
+        (tmp_path / name).write_bytes(begin + b"\xe2\xe3\xcf\xd3\n")
+    (tmp_path / "BZh").write_text("BZh is how some texts begin")
+    assert data.read_text(tmp_path / "BZh").startswith("BZh is")
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"abc" * 100)[:-20])
     for path, error, words in (
         ("le", ValueError, r"le has a zero byte at 1: it is UTF-16 .* iconv -f utf-16-le -t utf-8"),
         ("be", ValueError, r"be has a zero byte at 1: it is UTF-16 .* iconv -f utf-16-be -t utf-8"),
         ("ascii", ValueError, r"ascii has a zero byte at 0: it is UTF-16 .* iconv -f utf-16-be -t utf-8"),
+        ("zip", ValueError, "zip is a zip file, no text; take the text out of it"),
+        ("bz2", ValueError, "bz2 is a bzip2 file, no text"),
+        ("xz", ValueError, "xz is a xz file, no text"),
+        ("pdf", ValueError, "pdf is a PDF file, no text"),
         ("picture", ValueError, "picture has a zero byte at 0: it is no text"),
         ("half", ValueError, "half is not UTF-16-LE: byte 8 is 0x78; it is damaged or cut short"),
         (".", ValueError, "is a folder; name a file of text"),
@@ -276,7 +289,7 @@ def test_a_long_text_takes_a_small_multiple_of_itself(end: str) -> None:
 MEMORY = """
 import sys
 import tinydiff as td
-text = "".join(f"word{i % 977} and {i} " for i in range(200_000))
+text = "".join(f"word{i % 977} and {i} " for i in range(int(sys.argv[2])))
 codec = td.data.new_codec(text, sys.argv[1], 1000)
 td.data.Corpus("long", text, codec).ids
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))  # not the parent's
@@ -284,11 +297,12 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is only there")
-@pytest.mark.parametrize(("tokens", "most"), [("words", 120_000), ("pieces", 250_000)])
-def test_one_long_line_is_cut_up(tokens: str, most: int) -> None:
-    """Learning words or pieces of 4 MB without a line break, and making ids of them."""
+@pytest.mark.parametrize(("tokens", "words", "most"), [("words", 200_000, 120_000), ("pieces", 80_000, 210_000)])
+def test_one_long_line_is_cut_up(tokens: str, words: int, most: int) -> None:
+    """Learning words or pieces of megabytes without a line break, and making ids of them."""
     pytest.importorskip("tokenizers")
-    done = subprocess.run([sys.executable, "-c", MEMORY, tokens], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", MEMORY, tokens, str(words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) < most
 
 
@@ -353,6 +367,8 @@ def test_another_unicode_form_is_hinted_at(tmp_path: Path) -> None:
     assert apart.other_form == (
         "in Unicode form NFC more of it is known: convert it with unicodedata.normalize('NFC', text)"
     )
+    wide = data.Unseen("wide", "\uff11\uff12 \ufb01", Characters("12 fi"))
+    assert "normalize('NFKC', text)" in str(wide.other_form)
     assert data.Unseen("odd", "caf#", Characters("acf")).other_form is None
 
 

@@ -1,6 +1,7 @@
 """The house has floors: modules import from their own or from below. And its functions have few parameters."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "tinydiff"
@@ -18,11 +19,17 @@ FLOORS = [
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """All that is in a module."""
+    return list(ast.walk(ast.parse(path.read_text("utf-8"))))
+
+
 def imports(path: Path) -> set[str]:
     """The rooms of tinydiff that a module imports, wherever in it."""
     package = path.relative_to(ROOT).parent.parts
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - node.level + 1]
             whole = (*base, *(node.module.split(".") if node.module else ()))
@@ -48,7 +55,7 @@ def test_functions_have_few_parameters() -> None:
     for path in ROOT.rglob("*.py"):
         if path.relative_to(ROOT).parts[0] in ("cli", "kernels"):
             continue
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 given = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
                 names = [argument.arg for argument in given if argument.arg not in ("self", "cls")]

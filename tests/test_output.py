@@ -416,7 +416,7 @@ def test_warnings_are_one_line(runs: Runs, tmp_path: Path) -> None:
 
 def test_a_text_that_begins_with_a_dash(trained: Path) -> None:
     """Taken for an option; the error says where it goes, and there it is read."""
-    for text in ("-the c__", "--the c__ sat"):
+    for text in ("-the c__", "--the c__ sat", "--the_", "--1_2", "-_"):
         done = tinydiff("infill", trained, text)
         assert done.returncode == 2
         assert "begins with a dash, which options do; a text that does goes last, after --" in done.stderr

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_cli import tinydiff
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 
@@ -32,7 +34,7 @@ def test_links_lead_somewhere() -> None:
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"^tinydiff (\w+)", README, flags=re.MULTILINE))))
 def test_commands_exist(command: str) -> None:
     """A command that the README shows answers to --help."""
-    done = subprocess.run([sys.executable, "-m", "tinydiff", command, "--help"], capture_output=True, text=True)
+    done = tinydiff(command, "--help")
     assert done.returncode == 0, done.stderr
     assert "Examples" in done.stdout
 

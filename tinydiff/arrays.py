@@ -1,4 +1,4 @@
-"""Names for the kinds of array that pass through the code, used in signatures everywhere, and one-hot rows."""
+"""Names for the kinds of array that pass through the code, used in signatures everywhere; one-hot rows; counts."""
 
 from typing import Any, TypeAlias
 
@@ -19,3 +19,12 @@ def one_hot(ids: Ints, size: int) -> Floats:
     rows = np.zeros((*ids.shape, size))
     np.put_along_axis(rows, ids[..., None], 1.0, axis=-1)
     return rows
+
+
+def check_counts(**counts: int) -> None:
+    """ValueError unless each is a whole number, and at least 1."""
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise ValueError(f"{name} is {value!r}; expected a whole number")
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")

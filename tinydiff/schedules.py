@@ -16,7 +16,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arrays import Floats
+from .arrays import Floats, check_counts
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,7 @@ class Schedule:
 
         The end is exactly 0, also for schedules that only come near: the chain ends in pure noise.
         """
-        if steps < 1:
-            raise ValueError(f"steps is {steps}; it must be at least 1")
+        check_counts(steps=steps)
         alpha = self.alpha(np.linspace(0, 1, steps + 1))
         alpha[-1] = 0.0
         return alpha

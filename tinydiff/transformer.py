@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 
 from . import experts as mixtures
 from . import kernels, ops
-from .arrays import Bools, Floats, Ints
+from .arrays import Bools, Floats, Ints, check_counts
 from .tensor import Tensor
 
 ROTARY_BASE = 10_000.0
@@ -93,9 +93,8 @@ class Transformer:
     ) -> None:
         if (vocab_size is None) == (features is None):
             raise ValueError(f"vocab_size is {vocab_size} and features is {features}; give exactly one of them")
-        for name, value in (("length", length), ("d_model", d_model), ("layers", layers), ("heads", heads)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+        what = {"features": features} if vocab_size is None else {"vocab_size": vocab_size}
+        check_counts(**what, length=length, d_model=d_model, layers=layers, heads=heads)
         if positions not in ("both", "rotary", "learned"):
             raise ValueError(f"positions is {positions!r}; expected 'both', 'rotary' or 'learned'")
         if d_model % heads or (positions != "learned" and d_model // heads % 2):

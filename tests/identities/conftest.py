@@ -1,9 +1,38 @@
 """Random networks for the identities: an identity that needs training to hold is no identity."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from tinydiff import Transformer
+from tinydiff import Tensor, Transformer
+from tinydiff.tensor import _recording
+
+ANSWER = Transformer.__call__
+
+
+class Remembering(Transformer):
+    """A network that answers the same question once: enumeration asks about few states at many times.
+
+    As long as its weights are the same, no gradient is wanted, and nobody listens.
+    """
+
+    def __call__(self, x: Any, t: Any = None, **options: Any) -> Tensor:
+        """What the network says."""
+        if _recording.get() or options.keys() & {"cache", "routes"} or Transformer.__call__ is not ANSWER:
+            return super().__call__(x, t, **options)
+        told = {"x": x, "t": t if self.time else None} | options
+        told = {name: part if isinstance(part, int | None) else np.asarray(part) for name, part in told.items()}
+        weights = hash(b"".join(p.data.tobytes() for p in self.params.values()))
+        key = weights, *(
+            (name, part.dtype.char, part.shape, part.tobytes()) if isinstance(part, np.ndarray) else (name, part)
+            for name, part in told.items()
+        )  # fmt: skip
+        known = self.__dict__.setdefault("known", {})
+        if key not in known:
+            known[key] = super().__call__(x, t, **options)
+            known[key].data.flags.writeable = False
+        return known[key]
 
 
 def random_model(vocab_size: int, length: int, *, time: bool = False, seed: int = 0, layers: int = 1) -> Transformer:
@@ -11,7 +40,7 @@ def random_model(vocab_size: int, length: int, *, time: bool = False, seed: int 
 
     The keys of a first layer say nothing of other positions; what keeping keys loses takes two layers to see.
     """
-    model = Transformer(
+    model = Remembering(
         vocab_size, length, d_model=8, layers=layers, heads=2, time=time, rng=np.random.default_rng(seed),
         dtype=np.float64,
     )  # fmt: skip

@@ -51,6 +51,19 @@ def test_R1_select_asks_one_place_before() -> None:
     assert model(x[:, :2]).shape == (5, 2, V)
 
 
+def test_R1_time_and_opening_reach_the_network() -> None:
+    """A network that is told the time is told it, and `causal` of a call opens what the reading leaves closed."""
+    model, x = Shifted(random_model(V, L + 1, time=True)), exact.all_sequences(V, L)
+    assert model.time
+    read = np.concatenate([np.full((len(x), 1), V), x], axis=1)
+    early, late = (np.full(len(x), t) for t in (0.1, 0.9))
+    np.testing.assert_allclose(model(x, late).data, model.network(read, late).data[:, :-1], rtol=1e-12)
+    assert np.abs(model(x, late).data - model(x, early).data).max() > 1e-3
+    closed = model(x, late, causal=1).data
+    np.testing.assert_allclose(closed, model.network(read, late, causal=1).data[:, :-1], rtol=1e-12)
+    assert np.abs(closed - model(x, late).data).max() > 1e-3
+
+
 def openings() -> list[tuple[str, Shifted]]:
     """Attention at once, causal, by chance, by blocks of two, and one that lets nobody see anything but himself."""
     rng, models = np.random.default_rng(1), []

@@ -289,6 +289,10 @@ def expect_equal(kernel: str, got: list[Array], arguments: Arguments, rng: np.ra
         wrong = settled & ((np.isnan(a) != np.isnan(n)) | (np.isinf(a) != np.isinf(n)))
         if arguments.get("causal") or arguments.get("mask") is not None:
             wrong &= ~np.isfinite(a)  # tiles that are hidden are skipped, where NumPy multiplies NaN by 0
+        if wrong.any() and not finite_inputs:  # elsewhere numbers may overflow that were finite
+            tame = {name: np.where(np.isfinite(x), x, 0).astype(x.dtype) if isinstance(x, np.ndarray) else x
+                    for name, x in arguments.items()}  # fmt: skip
+            wrong &= np.isfinite(a) | np.isfinite(_call(reference, kernel, tame)[position])
         if wrong.any():
             raise Fault(f"result {position} has {a[wrong][:3]} where NumPy has {n[wrong][:3]}")
         finite = np.isfinite(w) & np.isfinite(n) & np.isfinite(a) & np.isfinite(near)

@@ -45,7 +45,7 @@ def begun(runs: Runs, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("call", ["replace", "open"])
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EBUSY])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EBUSY, errno.EMFILE, errno.ESTALE, errno.ETIMEDOUT])
 def test_what_is_refused_for_a_moment_is_tried_again(
     call: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -495,3 +495,15 @@ def test_another_stop_during_the_save(runs: Runs, tmp_path: Path, monkeypatch: p
         frames.close()
     monkeypatch.undo()
     assert Run.resume(tmp_path / "run").step == 5
+
+
+def test_the_header_of_a_state_is_blamed_for_what_changed_in_it(begun: Path) -> None:
+    """config.json, which is as it was written, is called altered when it is the state that is."""
+    state = begun / "state.safetensors"
+    content = state.read_bytes()
+    assert content.count(b'\\"heads\\": 2') == 1
+    state.write_bytes(content.replace(b'\\"heads\\": 2', b'\\"heads\\": 4'))
+    with pytest.raises(
+        CheckpointError, match=r"state\.safetensors is incomplete or altered \(model\.heads is 2, but was 4"
+    ):
+        load(begun)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from tests.test_cli import fails
-from tinydiff import MaskedDiffusion, Options, Transformer, cli, data, exact, load, no_grad
+from tinydiff import MaskedDiffusion, Options, Tensor, Transformer, cli, data, exact, load, no_grad
 from tinydiff.data import Characters, Preferences
 from tinydiff.exact.preferences import Draws
 from tinydiff.learning import preferences
-from tinydiff.learning.preferences import Objective, judged, prefer
+from tinydiff.learning.preferences import Objective, elbo, judged, prefer
 from tinydiff.practice.models import Asked, Table
 from tinydiff.practice.problems.margin import Nudged, moments, vrpo_margin
 
@@ -52,10 +52,33 @@ def test_training_raises_the_margins(estimator: str) -> None:
     frames = list(prefer(PROCESS, model, some_pairs(), objective, Options(steps=40, batch=8, lr=1e-2, warmup=5)))
     assert [frame.step for frame in frames] == [*range(1, 41)]
     assert frames[0].loss == pytest.approx(math.log(2), rel=1e-12)
-    assert frames[0].margin == 0
+    assert frames[0].margin == frames[0].preferred == 0
+    assert np.mean([frame.margin for frame in frames[-10:]]) > 0.5
+    assert np.mean([frame.preferred for frame in frames[-10:]]) > 0.8
     ones = [float(np.exp(-exact.any_order_nll(PROCESS, m, texts)) @ texts.sum(axis=1)) for m in (reference, model)]
     assert ones[1] > ones[0] + 0.3
     assert (judged(PROCESS, model, reference, some_pairs()) > 0).mean() > 0.8
+
+
+def test_rate_and_time_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The schedule of the options at every step, and to a network that is told it the time that hides so many."""
+    asked, told = [], []
+
+    def rate(*arguments: float) -> float:
+        asked.append(arguments)
+        return 1e-3
+
+    def listening(xt: np.ndarray, t: np.ndarray) -> Tensor:
+        told.append(t)
+        return Tensor(np.zeros((*xt.shape, V)))
+
+    monkeypatch.setattr(preferences, "learning_rate", rate)
+    list(prefer(PROCESS, network(), some_pairs(), options=Options(steps=3, batch=2, lr=0.25, warmup=2)))
+    assert asked == [(step, 3, 0.25, 2) for step in range(3)]
+    hidden = np.tri(4, dtype=bool)[None, :3]  # one, two and three of four
+    process = MaskedDiffusion(V, schedule="cosine")
+    elbo(process, listening, np.zeros((1, L), np.int64), hidden, np.ones((1, 3)))
+    np.testing.assert_allclose(told[0], process.schedule.inverse(np.array([0.75, 0.5, 0.25])), rtol=1e-12)
 
 
 def test_options_reach_the_draws() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import random
 import re
@@ -27,6 +28,8 @@ from tinydiff.processes.named import VARIANTS, new_process
 from tinydiff.views import terminal
 
 if TYPE_CHECKING:
+    from multiprocessing.synchronize import Event
+
     from conftest import Runs
 
 PROCESSES = ["masked", "autoregressive"]
@@ -176,7 +179,7 @@ def test_ctrl_c_saves_says_how_to_resume_and_changes_nothing(runs: Runs, tmp_pat
     """An interrupt in the middle of a step, lost, unsaved, or with an exit code that a shell takes for success."""
     whole, folder = tmp_path / "whole", tmp_path / "run"
     tinydiff = [sys.executable, "-m", "tinydiff", "train"]
-    sizes = ["--length=16", "--batch=4", "--d-model=8", "--layers=1", "--heads=2", "--steps=1200"]
+    sizes = ["--length=16", "--batch=4", "--d-model=8", "--layers=1", "--heads=2", "--steps=600"]
     wide = os.environ | {"COLUMNS": "1000"}
     started = [
         subprocess.Popen(
@@ -185,13 +188,13 @@ def test_ctrl_c_saves_says_how_to_resume_and_changes_nothing(runs: Runs, tmp_pat
         for out in (whole, folder)
     ]
     said = started[1].stderr.readline() + started[1].stderr.readline()
-    assert re.search(r"^step \d+/1200", said, re.M)  # the first estimate's line
+    assert re.search(r"^step \d+/600", said, re.M)  # the first estimate's line
     time.sleep(0.1)
     started[1].send_signal(signal.SIGINT)
     said += started[1].communicate(timeout=30)[1]
     assert started[1].returncode == 130
     step = saved_step(folder)
-    assert 0 < step < 1200
+    assert 0 < step < 600
     assert f"saved at step {step}. Continue with: tinydiff train --resume {folder}\n" in said
     assert "Traceback" not in said
     subprocess.run([*tinydiff, "--resume", folder], check=True, capture_output=True, timeout=30)
@@ -220,43 +223,32 @@ def test_ctrl_c_between_steps_saves_before_it_says_so(
     assert on_disk == [1]
 
 
-TRAIN = """
-import sys
-from pathlib import Path
-import numpy as np
-from tinydiff import MaskedDiffusion, Options, Run, Transformer, data, train
-text, folder = sys.argv[1], Path(sys.argv[2])
-print("ready", flush=True)
-if (folder / "config.json").exists():
-    run = Run.resume(folder)
-else:
-    corpus = data.load(text)
-    model = Transformer(corpus.vocab_size, 16, d_model=8, layers=1, heads=2, rng=np.random.default_rng(0))
-    options = Options(steps=300, batch=4, evaluate_every=50, evaluate_windows=128, log_every=1, save_every=1e-3)
-    run = Run(corpus, MaskedDiffusion(corpus.vocab_size), model, options, folder)
-for frame in train(run): pass
-"""
-
-
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here, and starting Python anew takes long")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_kill_at_any_moment_loses_nothing(runs: Runs, tmp_path: Path) -> None:
     """Files of different moments, or half written ones: a run that cannot go on, or goes on differently."""
-    folder, whole = tmp_path / "run", tmp_path / "whole"
-    command = [sys.executable, "-c", TRAIN, runs.text]
-    uninterrupted = subprocess.Popen([*command, whole], stdout=subprocess.DEVNULL)
-    delays = random.Random(0)
+    folder, often = tmp_path / "run", {"steps": 300, "evaluate_every": 50, "save_every": 1e-3}
+
+    def go_on(ready: Event) -> None:
+        known = (folder / "config.json").exists()
+        ready.set()
+        runs.train(Run.resume(folder) if known else runs.new(folder, **often))
+
+    delays, fork = random.Random(0), multiprocessing.get_context("fork")
     steps = []
     for _ in range(20):
-        with subprocess.Popen([*command, folder], stdout=subprocess.PIPE) as child:
-            assert child.stdout.readline() == b"ready\n"
-            time.sleep(delays.uniform(0, 0.1))
-            child.kill()
+        child = fork.Process(target=go_on, args=[ready := fork.Event()])
+        child.start()
+        assert ready.wait(30)
+        time.sleep(delays.uniform(0, 0.1))
+        child.kill()
+        child.join()
         if (folder / "config.json").exists():
             steps.append(saved_step(folder))
     assert steps == sorted(steps)
     assert len({step for step in steps if 0 < step < 300}) >= 3  # moments in the middle
     runs.train(Run.resume(folder))
-    assert uninterrupted.wait(timeout=30) == 0
-    runs.assert_same(folder, whole)
+    runs.assert_same(folder, runs.train(runs.new(tmp_path / "whole", **often)).folder)
     assert {file.name for file in folder.iterdir()} == {"config.json", "state.safetensors", "log.jsonl"}
 
 

@@ -237,7 +237,8 @@ def test_names_that_are_none(name: object, says: str) -> None:
 
 
 def run_pytest(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
+    others = [word for name in ("cacheprovider", "xdist", "hypothesispytest", "anyio") for word in ("-p", f"no:{name}")]
+    command = [sys.executable, "-m", "pytest", *others, *arguments]
     variables = os.environ | {"PYTEST_ADDOPTS": ""}
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300, env=variables)
     return done.stdout + done.stderr

@@ -154,7 +154,7 @@ def check_arguments(arguments: list[str]) -> None:
         if (argument == "" or argument.endswith("=")) and re.fullmatch(r"--[a-z-]+", empty):
             raise ValueError(f"{empty} is empty; give it a value or leave it out")
         value = before.startswith("--") and "=" not in before
-        if arguments[0] == "infill" and not value and re.match(r"-[^-]|--\S* ", argument):
+        if arguments[0] == "infill" and not value and re.match(r"-[^-]|--(?![a-z-]+(=|$))", argument):
             raise ValueError(
                 f"{argument!r} begins with a dash, which options do; a text that does goes last, after --, for "
                 f"instance: tinydiff infill RUN -- {shlex.quote(argument)}"

@@ -398,12 +398,14 @@ def parts(text: str, size: int = 1 << 20) -> Iterator[str]:
 
 
 def other_form(text: str, known: set[str]) -> str | None:
-    """In which Unicode form more of a text is known, in words; None if in neither."""
-    strange = sum(c not in known for c in text)
-    for form in ("NFC", "NFD"):
-        if strange > sum(c not in known for c in unicodedata.normalize(form, text)):
-            return f"in Unicode form {form} more of it is known: convert it with unicodedata.normalize({form!r}, text)"
-    return None
+    """In which Unicode form most of a text is known, in words; None if in none more than as it is."""
+    strange = {"": sum(c not in known for c in text)}  # comes first, and the canonical ones before those that lose
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        strange[form] = sum(c not in known for c in unicodedata.normalize(form, text))
+    best = min(strange, key=strange.__getitem__)
+    if not best:
+        return None
+    return f"in Unicode form {best} more of it is known: convert it with unicodedata.normalize({best!r}, text)"
 
 
 def sign_for(text: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 
+from ..arrays import check_counts
 from .translation import Pair, Translations
 
 Concepts = Mapping[str, Mapping[str, float]]
@@ -34,8 +35,7 @@ UNEVEN: Concepts = {
 
 def phrasebook(words: int = 2, concepts: Concepts = CONCEPTS) -> Translations:
     """Sources of that many words, all equally likely; each word is translated on its own, where it stands."""
-    if words < 1:
-        raise ValueError(f"words is {words}; it must be at least 1")
+    check_counts(words=words)
     pairs = []
     for source in itertools.product(concepts, repeat=words):
         for phrases in itertools.product(*(concepts[word].items() for word in source)):

@@ -18,6 +18,9 @@ MARKS = {
 }  # fmt: skip
 """Byte order marks; those of UTF-32 first, since that of UTF-16 is how one of them begins."""
 
+PACKED = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"%PDF-": "PDF"}
+"""How files begin that hold a text and are none."""
+
 
 def absolute(path: Path | str) -> str:
     """The name of a file from wherever one is; "-", standard input, and pipes keep theirs."""
@@ -38,6 +41,9 @@ def read_text(path: Path | str) -> str:
             raw = gzip.decompress(raw)
         except (OSError, EOFError) as error:
             raise ValueError(f"{path} is gzipped but damaged ({error}); download or pack it again") from error
+    kind = next((kind for begin, kind in PACKED.items() if raw.startswith(begin)), None)
+    if kind is not None and (kind != "bzip2" or raw[4:10] == b"1AY&SY"):  # a text may begin with those letters
+        raise ValueError(f"{path} is a {kind} file, no text; take the text out of it first")
     mark = next((mark for mark in MARKS if raw.startswith(mark)), b"")
     encoding, raw = MARKS.get(mark, "utf-8"), raw[len(mark) :]
     if encoding == "utf-8" and b"\x00" in raw:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arrays import Floats
+from ..arrays import Floats, check_counts
 from .vectors import Vectors
 
 TRAIN, HELD_OUT = 50_000, 5_000
@@ -115,8 +115,7 @@ def points(name: str, n: int, rng: np.random.Generator) -> Floats:
     """Draw points of a toy as sequences of coordinates, (n, 2, 1)."""
     if name not in TOYS:
         raise ValueError(f"name is {name!r}; expected one of {', '.join(TOYS)}")
-    if n < 1:
-        raise ValueError(f"n is {n}; it must be at least 1")
+    check_counts(n=n)
     return TOYS[name](n, rng)[:, :, None]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..arrays import Floats, Ints
+from ..arrays import Floats, Ints, check_counts
 from ..tensor import no_grad
 from ..transformer import Model
 from .canvas import Canvas
@@ -35,8 +35,7 @@ class Beam:
     width: int = 4
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"width is {self.width}; it must be at least 1")
+        check_counts(width=self.width)
 
     def __call__(self, process: Any, model: Model, canvas: Canvas, rng: np.random.Generator) -> Iterator[Frame]:
         """A frame per token, showing the best beginning so far; ValueError unless what is given is a prompt."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..arrays import Bools, Floats, Ints
+from ..arrays import Bools, Floats, Ints, check_counts
 from .frames import Frame
 
 
@@ -48,8 +48,7 @@ class Canvas:
         allowed : (L, V) or (B, L, V) bool, True for the tokens that a position may hold
 
         """
-        if length < 1 or batch < 1:
-            raise ValueError(f"length is {length} and batch is {batch}; both must be at least 1")
+        check_counts(length=length, batch=batch)
         shape = (batch, length)
         if (x0 is None) != (given is None):
             raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from ..arrays import check_counts
 from ..schedules import Schedule
 from ..transformer import Model
 from .canvas import Canvas
@@ -44,5 +45,5 @@ def suited(decoder: Value | None, kinds: tuple[type[Value], ...], process: str) 
 
 def check_steps(steps: int | None) -> None:
     """ValueError for a number of steps that is none."""
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps is {steps}; it must be at least 1")
+    if steps is not None:
+        check_counts(steps=steps)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..arrays import Bools, Floats, Ints, one_hot
+from ..arrays import Bools, Floats, Ints, check_counts, one_hot
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
 
@@ -36,8 +36,8 @@ class Draw:
     def __post_init__(self) -> None:
         if not (np.isfinite(self.temperature) and self.temperature >= 0):
             raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or more")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}; it must be at least 1")
+        if self.top_k is not None:
+            check_counts(top_k=self.top_k)
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; expected 0 < top_p <= 1")
 

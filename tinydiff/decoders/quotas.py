@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from .. import kernels
-from ..arrays import Bools, Floats, Ints
+from ..arrays import Bools, Floats, Ints, check_counts
 from .canvas import Canvas
 
 Commits = Literal["linear", "cosine"]
@@ -21,8 +21,8 @@ def check_commits(commits: str) -> None:
 
 def check_block_length(block_length: int | None) -> None:
     """ValueError for blocks that hold nothing."""
-    if block_length is not None and block_length < 1:
-        raise ValueError(f"block_length is {block_length}; it must be at least 1")
+    if block_length is not None:
+        check_counts(block_length=block_length)
 
 
 def filled(total: Ints, step: int, steps: int, commits: Commits) -> Ints:

@@ -24,7 +24,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ..arrays import Bools, Floats, Ints
+from ..arrays import Bools, Floats, Ints, check_counts
 from ..transformer import Model
 from .canvas import Canvas
 from .decoder import Masks
@@ -51,8 +51,7 @@ class Speculate:
     draw: Draw = Draw()
 
     def __post_init__(self) -> None:
-        if self.drafts < 1:
-            raise ValueError(f"drafts is {self.drafts}; it must be at least 1")
+        check_counts(drafts=self.drafts)
         if self.order not in get_args(Way):
             raise ValueError(f"order is {self.order!r}; expected one of {', '.join(get_args(Way))}")
 

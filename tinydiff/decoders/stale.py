@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ..arrays import Bools, Floats, Ints
+from ..arrays import Bools, Floats, Ints, check_counts
 from ..tensor import Tensor, no_grad
 from ..transformer import Model, Transformer
 from .blocks import BlockByBlock
@@ -42,8 +42,7 @@ class StaleBlocks(BlockByBlock):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.block_length < 1:
-            raise ValueError(f"block_length is {self.block_length}; it must be at least 1")
+        check_counts(block_length=self.block_length)
         if self.kept not in get_args(Kept):
             raise ValueError(f"kept is {self.kept!r}; expected one of {', '.join(get_args(Kept))}")
 

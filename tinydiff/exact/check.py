@@ -60,7 +60,7 @@ def check_elbo(
 
     """
     sequences, free = all_sequences(process.vocab_size, length), free_positions(length, given)
-    steps = steps or process.steps
+    steps = process.steps if steps is None else steps
     if steps is not None:
         nll = _minus_log(chain.ancestral_law(process, model, length, steps, given))
         bound = chain.chain_nelbo(process, model, sequences, steps, given)

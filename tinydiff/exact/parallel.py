@@ -17,6 +17,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ..arrays import check_counts
+
 
 def repeats(quotas: Sequence[int]) -> float:
     """The expected number of equal neighbours in a random order of L words, of which look i writes quotas[i].
@@ -41,9 +43,7 @@ def twins(length: int, steps: int, values: int) -> tuple[float, float]:
     """Nats per token lost, and the share of whole texts: `length` / 2 pairs of one of `values`, in that many steps."""
     if length < 2 or length % 2:
         raise ValueError(f"length is {length}; expected an even number, at least 2: tokens come in pairs")
-    for name, value in (("steps", steps), ("values", values)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
+    check_counts(steps=steps, values=values)
     agree = 1 - (1 - 1 / values) / steps
     return -math.log(agree) / 2, agree ** (length // 2)
 

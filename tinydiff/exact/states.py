@@ -7,13 +7,14 @@ import math
 
 import numpy as np
 
-from ..arrays import Bools, Floats, Ints
+from ..arrays import Bools, Floats, Ints, check_counts
 
 MOST_STATES = 1_000_000
 
 
 def all_sequences(symbols: int, length: int) -> Ints:
     """Every sequence over 0 .. symbols - 1, in counting order: (symbols^length, length)."""
+    check_counts(symbols=symbols, length=length)
     count = symbols**length
     if count > MOST_STATES:
         fits = int(math.log(MOST_STATES) / math.log(symbols))

@@ -82,8 +82,10 @@ def read_config(run: Path) -> dict[str, Any]:
     digest = config.pop("sha256", None)
     expected = _digest_of(config)
     del config["format"]
+    blamed = path
     try:
         check_config(config)
+        blamed = path if digest != expected else run / "state.safetensors"  # of the two the one that may have changed
         if (run / "state.safetensors").exists():
             _, shapes, progress = state_header(run)
             check_sizes(config["model"], shapes)
@@ -93,7 +95,7 @@ def read_config(run: Path) -> dict[str, Any]:
         if digest != expected:
             raise ValueError("it is not what was written")
     except ValueError as error:
-        raise CheckpointError(f"{path} is incomplete or altered ({error}); restore it or train again") from None
+        raise CheckpointError(f"{blamed} is incomplete or altered ({error}); restore it or train again") from None
     return config
 
 

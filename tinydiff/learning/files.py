@@ -19,7 +19,10 @@ from typing import TypeVar
 
 PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Seconds between attempts at what is refused for a moment: one and a half in all."""
-MOMENTARY = (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EAGAIN, errno.ETXTBSY)
+MOMENTARY = (
+    errno.EACCES, errno.EPERM, errno.EBUSY, errno.EAGAIN, errno.ETXTBSY, errno.EINTR, errno.EMFILE, errno.ENFILE,
+    errno.ESTALE, errno.ETIMEDOUT,
+)  # fmt: skip
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NEW = os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 """To make a file that nobody else has, and never to follow a link that somebody laid there."""

@@ -26,7 +26,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from .. import exact, ops
-from ..arrays import Bools, Floats, Ints
+from ..arrays import Bools, Floats, Ints, check_counts
 from ..data import Preferences
 from ..processes.discrete import T_MIN, ranks
 from ..processes.masked import MaskedDiffusion
@@ -67,9 +67,7 @@ class Objective:
     def __post_init__(self) -> None:
         if not (np.isfinite(self.beta) and self.beta > 0):
             raise ValueError(f"beta is {self.beta}; it must be above 0: it says how much a preference counts")
-        for name in ("times", "masks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_counts(times=self.times, masks=self.masks)
         if self.estimator not in get_args(Estimator):
             raise ValueError(f"estimator is {self.estimator!r}; expected one of {', '.join(get_args(Estimator))}")
         if not (np.isfinite(self.sft) and self.sft >= 0):

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import data, kernels
-from ..arrays import Floats, Ints
+from ..arrays import Floats, Ints, check_counts
 from ..processes import Process
 from ..transformer import Model
 from . import checkpoint
@@ -179,8 +179,7 @@ def evaluate(
     length : of each window; default the model's
 
     """
-    if windows < 1:
-        raise ValueError(f"windows is {windows}; it must be at least 1")
+    check_counts(windows=windows)
     length = getattr(model, "length", None) if length is None else length
     if length is None:
         raise ValueError("length is missing, and the model has none of its own")

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from .. import decoders
-from ..arrays import Floats, Ints
+from ..arrays import Floats, Ints, check_counts
 from ..data import Batch, Codec
 from ..processes import Autoregressive, Process
 from ..transformer import Model
@@ -122,7 +122,6 @@ def nats(process: Process, model: Model, x0: Ints, given: Any, draws: int, rng: 
     3). k is uniform on 1 .. A for any number of draws, which equally spaced and rounded counts are not. Their mean is
     the estimate; left to right each is the likelihood itself.
     """
-    if draws < 1:
-        raise ValueError(f"draws is {draws}; it must be at least 1")
+    check_counts(draws=draws)
     batch = Batch(np.tile(x0, (draws, 1)), given=np.tile(given, (draws, 1)))
     return process.bound(model, batch, rng)

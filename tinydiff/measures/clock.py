@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from .. import kernels
-from ..arrays import Floats
+from ..arrays import Floats, check_counts
 from ..decoders import CHOICE_TEMPERATURE, Blocks, Draw, Entropy, Frame, LowConfidence, NextToken
 from ..processes import Autoregressive, BlockDiffusion, MaskedDiffusion
 from ..tensor import no_grad
@@ -291,9 +291,7 @@ def race(
 
     """
     lengths = sorted(set(lengths))
-    for name, value in (("steps", steps), ("batch", batch), ("repeats", repeats), ("lengths", min(lengths, default=0))):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
+    check_counts(steps=steps, batch=batch, repeats=repeats, lengths=min(lengths, default=0))
     longest = min(rival.length, diffusion.length)
     if lengths[-1] > longest:
         raise ValueError(f"lengths goes up to {lengths[-1]}; these models take at most {longest}")

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .. import data, decoders, learning
-from ..arrays import Floats, Ints
+from ..arrays import Floats, Ints, check_counts
 from ..decoders.orders import Ranked
 from ..processes import Autoregressive, MaskedDiffusion
 from ..transformer import Model
@@ -86,8 +86,7 @@ def plan(
     for name, given in (("steps", steps), ("order", orders), ("temperature", temperatures)):
         if len(set(given)) != len(given) or not given:
             raise ValueError(f"{name} is {', '.join(map(str, given)) or 'empty'}; expected one or more, none twice")
-    if min(steps) < 1:
-        raise ValueError(f"steps is {min(steps)}; it must be at least 1")
+    check_counts(steps=min(steps))
     for temperature in temperatures:
         if not (np.isfinite(temperature) and temperature >= 0):
             raise ValueError(f"temperature is {temperature}; it must be 0 (greedy) or more")

@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 
 from .. import ops
-from ..arrays import Floats, Ints
+from ..arrays import Floats, Ints, check_counts
 from ..learning.optim import AdamW, learning_rate
 from ..tensor import Tensor, no_grad
 
@@ -38,8 +38,7 @@ def sliced_wasserstein(x: Floats, y: Floats, rng: np.random.Generator, direction
     x, y = _flat(x, y)
     if len(x) != len(y):
         raise ValueError(f"x has {len(x)} examples and y {len(y)}; expected as many of each")
-    if directions < 1:
-        raise ValueError(f"directions is {directions}; it must be at least 1")
+    check_counts(directions=directions)
     along = rng.standard_normal((x.shape[1], directions))
     along /= np.linalg.norm(along, axis=0)
     # On a line the best pairing is by rank.

@@ -16,6 +16,7 @@ import inspect
 import math
 import traceback
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -259,7 +260,9 @@ def _guarded(asks: Function, function: Callable[..., Any]) -> Callable[..., Any]
     watched = _watched(function)
 
     def run(*arguments: Any) -> Any:
-        before = tuple(map(_copied, arguments))
+        before = tuple(
+            a if isinstance(a, np.random.Generator) else _copied(a) for a in arguments
+        )  # drawn from it may be
         output = watched(*arguments)
         if spoilt := _changed(asks, before, arguments):
             raise Refused("argument", f"The function changes its argument {spoilt}; work on a copy of it.")
@@ -268,10 +271,16 @@ def _guarded(asks: Function, function: Callable[..., Any]) -> Callable[..., Any]
     return run
 
 
+@cache
+def _names(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
+
+
 def _changed(asks: Function, before: tuple[Any, ...], after: tuple[Any, ...]) -> str:
     """The first argument that is not what it was, "" if there is none."""
-    names = inspect.signature(asks.solution).parameters
-    return next((n for n, old, new in zip(names, before, after, strict=False) if not _same(old, new)), "")
+    return next(
+        (n for n, old, new in zip(_names(asks.solution), before, after, strict=False) if not _same(old, new)), ""
+    )
 
 
 def _line(error: Exception, function: Callable[..., Any]) -> str:
@@ -414,10 +423,9 @@ def _at(asks: Function, verdict: Verdict, case: tuple[Any, ...]) -> Verdict:
     """The verdict, with the arguments that led to it."""
     if verdict.kind == "unwritten":
         return verdict
-    names = inspect.signature(asks.solution).parameters
     shown = ", ".join(
         f"{name} = {shown_value(value)}"
-        for name, value in zip(names, case, strict=False)
+        for name, value in zip(_names(asks.solution), case, strict=False)
         if not (callable(value) or isinstance(value, np.random.Generator))  # of which there is nothing to be seen
     )
     return Verdict(verdict.kind, f"{verdict.says} With {shown}.")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import decoders, ops
-from ..arrays import Bools, Floats, Ints
+from ..arrays import Bools, Floats, Ints, check_counts
 from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
@@ -30,8 +30,7 @@ class Autoregressive(Divided):
     decoded_by: tuple[type[decoders.Decoder], ...] = (decoders.NextToken, decoders.Beam)
 
     def __init__(self, vocab_size: int) -> None:
-        if vocab_size < 1:
-            raise ValueError(f"vocab_size is {vocab_size}; it must be at least 1")
+        check_counts(vocab_size=vocab_size)
         self.vocab_size = vocab_size
         self.start_id = vocab_size
 

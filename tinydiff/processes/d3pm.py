@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import decoders, ops, schedules
-from ..arrays import Floats, Ints, one_hot
+from ..arrays import Floats, Ints, check_counts, one_hot
 from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
@@ -62,8 +62,7 @@ class D3PM(DiscreteDiffusion):
         embeddings: ArrayLike | None = None,
         neighbours: int = 5,
     ) -> None:
-        if steps < 1:
-            raise ValueError(f"steps is {steps}; it must be at least 1")
+        check_counts(steps=steps)
         if not (math.isfinite(hybrid) and hybrid >= 0):
             raise ValueError(f"hybrid is {hybrid}; it must be 0 or more")
         if (embeddings is not None) != (matrix == "nearest"):

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import decoders, kernels
-from ..arrays import Bools, Floats, Ints
+from ..arrays import Bools, Floats, Ints, check_counts
 from ..data import Batch
 from ..schedules import Schedule
 from ..tensor import Tensor, no_grad
@@ -72,8 +72,7 @@ class DiscreteDiffusion(Divided):
 
     def grid(self, steps: int) -> Floats:
         """The times of a chain of that many steps, from 0 to 1: (steps + 1,)."""
-        if steps < 1:
-            raise ValueError(f"steps is {steps}; it must be at least 1")
+        check_counts(steps=steps)
         return np.linspace(0, 1, steps + 1)
 
     def forward(self, s: float, t: float) -> Floats:

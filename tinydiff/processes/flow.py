@@ -23,13 +23,13 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from ..arrays import Floats, Ints
+from ..arrays import Floats, Ints, check_counts
 from ..data import Batch
 from ..decoders import ODE, Solver, conditioned, suited
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
 from .divided import Divided, Draws
-from .paths import VectorFrame, check_sizes, checked, known, split, unpacked
+from .paths import VectorFrame, checked, known, split, unpacked
 
 Slope: TypeAlias = Callable[[Floats, float], Floats]
 """(x, t) -> dx/dt, of the shape of x."""
@@ -75,7 +75,7 @@ class FlowMatching(Divided):
     decoded_by: tuple[type[ODE], ...] = (ODE,)
 
     def __init__(self, features: int, pairing: Literal["independent", "optimal"] = "independent") -> None:
-        check_sizes(features=features)
+        check_counts(features=features)
         if pairing not in ("independent", "optimal"):
             raise ValueError(f"pairing is {pairing!r}; expected 'independent' or 'optimal'")
         self.features, self.pairing = features, pairing
@@ -149,7 +149,7 @@ class FlowMatching(Divided):
         decoder : a `decoders.ODE`, by default 10 steps of Heun's method
 
         """
-        check_sizes(length=length, batch=batch)
+        check_counts(length=length, batch=batch)
         how = suited(decoder, self.decoded_by, type(self).__name__)
         x = rng.standard_normal((batch, length, self.features))
         return self._generate(model, x, how.steps, SOLVERS[how.solver])
@@ -190,7 +190,7 @@ class FlowMatching(Divided):
 
         """
         x0 = checked(x0, self.features)
-        check_sizes(steps=steps)
+        check_counts(steps=steps)
         step = SOLVERS[ODE(steps, solver).solver]
         size = x0[0].size
         if rng is None:

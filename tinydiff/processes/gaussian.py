@@ -26,13 +26,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..arrays import Floats, Ints
+from ..arrays import Floats, Ints, check_counts
 from ..data import Batch
 from ..decoders import DDIM, conditioned, suited
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
 from .divided import Divided, Draws
-from .paths import Prediction, VectorFrame, check_sizes, checked, join, known, split, unpacked
+from .paths import Prediction, VectorFrame, checked, join, known, split, unpacked
 
 REACHED = 0.01
 """A schedule reaches noise if at most this share of the data's variance is left at its end."""
@@ -84,7 +84,7 @@ class GaussianDiffusion(Divided):
         predict: Prediction = "eps",
         clip: float | None = WIDE,
     ) -> None:
-        check_sizes(features=features, T=T)
+        check_counts(features=features, T=T)
         if predict not in ("eps", "x0", "v"):
             raise ValueError(f"predict is {predict!r}; expected 'eps', 'x0' or 'v'")
         if clip is not None and not 0 < clip < 1e300:
@@ -271,7 +271,7 @@ class GaussianDiffusion(Divided):
         decoder : a `decoders.DDIM`; by default all T steps with eta = 1, ancestral sampling
 
         """
-        check_sizes(length=length, batch=batch)
+        check_counts(length=length, batch=batch)
         chosen = suited(decoder, self.decoded_by, type(self).__name__)
         steps = self.T if chosen.steps is None else chosen.steps
         if steps > self.T:

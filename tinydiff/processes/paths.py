@@ -95,10 +95,3 @@ def unpacked(model: Model, batch: Batch | Floats, features: int) -> tuple[Model,
     """The model, told the labels of the batch, and its vectors; ValueError if some are given beforehand."""
     label, x0 = known(batch, features)
     return conditioned(model, label), x0
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raise ValueError unless each is at least 1."""
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import decoders, ops
-from ..arrays import Bools, Floats, Ints
+from ..arrays import Bools, Floats, Ints, check_counts
 from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
@@ -51,8 +51,7 @@ class Refinement(Divided):
     decoded_by: tuple[type[decoders.Decoder], ...] = (decoders.Refine,)
 
     def __init__(self, vocab_size: int, passes: int = 4) -> None:
-        if vocab_size < 1 or passes < 1:
-            raise ValueError(f"vocab_size is {vocab_size} and passes is {passes}; both must be at least 1")
+        check_counts(vocab_size=vocab_size, passes=passes)
         self.vocab_size, self.mask_id, self.passes = vocab_size, vocab_size, passes
 
     @property

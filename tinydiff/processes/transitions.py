@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import decoders, ops
-from ..arrays import Floats, Ints, one_hot
+from ..arrays import Floats, Ints, check_counts, one_hot
 from ..tensor import Tensor
 
 
@@ -300,8 +300,7 @@ def _widened(noise: Transition, p: Tensor) -> Tensor:
 
 def named(name: str, vocab_size: int, **options: Any) -> Transition:
     """The noise of that name: "uniform", "absorbing", or "nearest" with `embeddings` and `neighbours`."""
-    if vocab_size < 1:
-        raise ValueError(f"vocab_size is {vocab_size}; it must be at least 1")
+    check_counts(vocab_size=vocab_size)
     if name == "nearest":
         noise = Nearest(**options)
         if noise.vocab_size != vocab_size:
