@@ -20,8 +20,8 @@ from tinydiff import Transformer, box, data, decoders, learning
 from tinydiff.cli.demo import DECODER, ORDER, new_run, quality
 from tinydiff.processes import Autoregressive, MaskedDiffusion
 
-STEPS = {"stories": 10_000, "stories_ar": 4_000, "prose": 1_000}
-PIECES = 1024
+STEPS = {"stories": 10_000, "stories_ar": 4_000, "prose": 2_000}
+PIECES = 2048
 SAMPLES = 10
 ABOUT = {
     "stories": "Masked diffusion on `tinydiff.data.stories`, very short stories from a grammar.",

@@ -202,6 +202,54 @@ def test_greedy_decoders_are_those_of_python(browser: Any, tmp_path: Path, order
         assert (each["step"], each["steps"]) == (frame.step, frame.steps)
 
 
+@pytest.mark.parametrize("order", ["low_confidence", "left_to_right"])
+@pytest.mark.parametrize("steps", [3, 16])
+def test_second_thoughts_are_those_of_python(browser: Any, tmp_path: Path, steps: int, order: str) -> None:
+    """A round that hides more or less than a third, touches what is given, or fills otherwise than the first time."""
+    made, rounds, mask = shown(), 4, CODEC.vocab_size
+    ids = np.random.default_rng(3).integers(0, mask, LENGTH)
+    given = np.arange(LENGTH) % 5 == 1
+    options = {"order": order, "steps": steps, "temperature": 0, "noise": 0, "seed": 0}
+    with opened(browser, placed(tmp_path, made)) as tab:
+        asked = {"name": "masked", "start": np.where(given, ids, mask).tolist()}
+        first = tab.evaluate(FILL, {**asked, "options": options})
+        ours = tab.evaluate(FILL, {**asked, "options": {**options, "rounds": rounds}})
+        hidden = tab.evaluate(
+            """() => Array.from({length: 600}, (_, seed) => some([1, 3, 4, 7, 8, 9], 2, generator(seed)))"""
+        )
+    every = [tuple(sorted(pair)) for pair in hidden]
+    pairs = set(itertools.combinations([1, 3, 4, 7, 8, 9], 2))
+    assert set(every) == pairs
+    assert all(abs(every.count(pair) - 40) < 4 * np.sqrt(40) for pair in pairs)  # level: about 15 x 6e-5
+    kind, model = DECODERS[order](steps=steps, draw=decoders.Draw(0)), as_in_the_page(made.model)
+    like = list(
+        made.process.sample(
+            model, LENGTH, decoder=decoders.Gibbs(kind, rounds), x0=ids, given=given, rng=np.random.default_rng(0)
+        )
+    )
+    assert [(each["step"], each["steps"]) for each in ours] == [(frame.step, frame.steps) for frame in like]
+    assert [len(each["again"]) for each in ours] == [frame.remasked.sum() for frame in like]
+    assert [each["state"] for each in ours[: steps + 1]] == [each["state"] for each in first]
+    starts = [i for i, each in enumerate(ours) if each["again"]]
+    assert len({tuple(ours[i]["again"]) for i in starts}) == rounds
+    for begin, end in itertools.pairwise([*starts, len(ours)]):
+        state, before = np.array(ours[begin]["state"]), np.array(ours[begin - 1]["state"])
+        kept = ~np.isin(np.arange(LENGTH), ours[begin]["again"])
+        assert not (given & ~kept).any()
+        np.testing.assert_array_equal(state, np.where(kept, before, mask))
+        inside = DECODERS[order](steps=min(steps, int((~kept).sum())), draw=decoders.Draw(0))
+        redone = list(
+            made.process.sample(
+                model, LENGTH, decoder=inside, x0=before, given=kept, rng=np.random.default_rng(0)
+            )
+        )  # fmt: skip
+        assert [each["state"] for each in ours[begin:end]] == [frame.state[0].tolist() for frame in redone]
+        for each, frame in zip(ours[begin + 1 : end], redone[1:], strict=True):
+            assert sorted(each["fresh"]) == np.flatnonzero(frame.committed[0]).tolist()
+            np.testing.assert_allclose(np.array(each["sure"])[~kept], frame.confidence[0, ~kept], atol=1e-4)
+            np.testing.assert_array_equal(np.array(each["sure"])[kept], np.array(ours[begin]["sure"])[kept])
+
+
 def test_left_to_right_is_that_of_python(browser: Any, tmp_path: Path) -> None:
     """A token read twice or not at all behind a prompt."""
     made, rival = shown(), shown(seed=5)
@@ -297,6 +345,32 @@ def test_fill_step_and_think(browser: Any, written: Path, trained: Path) -> None
         assert state_of(tab)[9:] == "_" * 7
         tab.click("#play")
         expect(tab.locator("#play")).to_have_text("Play")
+
+
+def test_rounds_are_seen(browser: Any, written: Path) -> None:
+    """A slider that does nothing, a round that leaves no trace in the film, or masks what is given."""
+    from playwright.sync_api import expect
+
+    with opened(browser, address_of(written)) as tab:
+        expect(tab.locator("#rounds-out")).to_have_text("0")
+        expect(tab.locator("#legend")).to_contain_text("masked again")
+        tab.fill("#own", "the ____________")
+        tab.click("#use")
+        tab.locator("#steps").fill("4")
+        tab.locator("#rounds").fill("2")
+        expect(tab.locator("#rounds-out")).to_have_text("2")
+        filled(tab)
+        assert tab.locator("#film").get_attribute("max") == str(4 + 2 * (1 + 4))
+        tab.locator("#film").fill("5")
+        assert tab.locator("#text .cell.again").count() == 4
+        assert tab.locator("#text .cell.given").count() == 4
+        assert re.search(r"^step 5 of 14, 4 masked", tab.locator("#status").inner_text())
+        assert tab.locator("#text .cell.again").first.get_attribute("aria-label").endswith(": masked again")
+        tab.click("#mask-all")
+        tab.locator("#steps").fill("2")
+        tab.locator("#rounds").fill("1")
+        tab.click("#race-start")
+        expect(tab.locator("#tracks h3").nth(1)).to_have_text("diffusion, 2 steps, 1 round")
 
 
 def test_masking_with_the_pointer(browser: Any, written: Path) -> None:
@@ -528,7 +602,8 @@ def test_the_file_holds_all_and_asks_for_nothing(trained: Path) -> None:
     expected = np.concatenate([p.data.ravel() for p in model.params.values()]).astype("<f2")
     np.testing.assert_array_equal(np.frombuffer(weights, "<f2"), expected)
     described = json.loads(re.search(r'id="data"[^>]*>([^<]*)<', html)[1])
-    assert described["defaults"] == {"order": "low_confidence", "temperature": 0.7, "noise": 8.0, "seed": 0}
+    defaults = {"order": "low_confidence", "temperature": 0.7, "noise": 8.0, "rounds": 0, "seed": 0}
+    assert described["defaults"] == defaults
     assert len(html) < 120_000
     assert html.count("<script") == 6
     assert len(page(made, precision="single")) - len(html) == pytest.approx(len(expected) * 2 * 4 / 3, abs=99)

@@ -104,6 +104,7 @@ def wish(both: tuple[Shown, Shown], **changes: Any) -> dict[str, Any]:
         "steps": 4,
         "temperature": 0,
         "noise": 0,
+        "rounds": 0,
         "seed": 3,
     } | changes
 
@@ -111,16 +112,18 @@ def wish(both: tuple[Shown, Shown], **changes: Any) -> dict[str, Any]:
 # --- what it answers --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("rounds", [0, 2])
 @pytest.mark.parametrize("order", server.DECODERS)
-def test_every_decoder_is_that_of_python(port: int, both: tuple[Shown, Shown], order: str) -> None:
+def test_every_decoder_is_that_of_python(port: int, both: tuple[Shown, Shown], order: str, rounds: int) -> None:
     """An option that does not arrive, another decoder, frames that lack something."""
-    body = wish(both, order=order, temperature=0.7, steps=LENGTH - 2)
+    body = wish(both, order=order, temperature=0.7, steps=LENGTH - 2, rounds=rounds)
     body["start"][:2] = both[0].codec.encode("th").tolist()
     status, lines = ask(port, "/fill", body)
     assert status == 200
     kind, draw = server.DECODERS[order], decoders.Draw(0.7)
     known = kind.__dataclass_fields__
     made = kind(**{k: v for k, v in {"steps": LENGTH - 2, "draw": draw, "choice_temperature": 0}.items() if k in known})
+    made = decoders.Gibbs(made, rounds) if rounds else made
     start = np.array(body["start"])
     given = np.arange(LENGTH) < 2
     frames = list(
@@ -190,6 +193,9 @@ def test_the_likeliest_tokens(port: int, both: tuple[Shown, Shown]) -> None:
         ({"temperature": "x" * 200}, "temperature is xxxxxxxxxx"),
         ({"noise": None}, "noise is None"),
         ({"seed": 2**32}, "seed is 4294967296"),
+        ({"rounds": -1}, "rounds is -1; expected a whole number, 0 to 100"),
+        ({"rounds": 10**6}, "rounds is 1000000; expected a whole number, 0 to 100"),
+        ({"rounds": None}, "rounds is None"),
         ({"order": "best"}, "order is 'best'; expected one of low_confidence"),
         ({"order": ["entropy"]}, "order is"),
     ],
@@ -301,6 +307,7 @@ def filling(port: int, made: Shown) -> Iterator[http.client.HTTPResponse]:
         "steps": 20,
         "temperature": 1,
         "noise": 0,
+        "rounds": 0,
         "seed": 0,
     }
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -363,6 +370,12 @@ def test_the_page_works(browser: Any, port: int) -> None:
         tab.click("#use")
         tab.select_option("#order", "remask_cap")
         filled(tab)
+        tab.select_option("#order", "entropy")
+        tab.locator("#rounds").fill("1")
+        filled(tab)
+        tab.locator("#film").fill("9")
+        assert tab.locator("#text .cell.again").count() == 3
+        tab.locator("#film").fill("12")
         assert state_of(tab).startswith("the cat ")
         assert "_" not in state_of(tab)
         tab.hover("#text-9")

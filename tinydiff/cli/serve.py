@@ -41,6 +41,7 @@ DECODERS: dict[str, Any] = (
     | {"threshold": decoders.Threshold}
     | {f"remask_{name}": kind for name, kind in CHOICES["remask"].items()}
 )
+MOST_ROUNDS = 100
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "frame-ancestors 'none'",
@@ -203,7 +204,9 @@ def decoder_for(body: dict[str, Any]) -> Any:
         "choice_temperature": number(body, "noise", 0, 1000),
     }
     known = {field.name for field in fields(kind)}
-    return kind(**{option: value for option, value in options.items() if option in known})
+    made = kind(**{option: value for option, value in options.items() if option in known})
+    rounds = number(body, "rounds", 0, MOST_ROUNDS, whole=True)
+    return decoders.Gibbs(made, rounds) if rounds else made
 
 
 def run(shown: Shown, start: Ints, decoder: Any, body: dict[str, Any]) -> Iterator[Frame]:

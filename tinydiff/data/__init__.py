@@ -1,7 +1,7 @@
 """Data that every machine already has: corpora, or any file of text, as token ids; points and pictures as vectors.
 
-`python_docs` is the language reference that CPython carries in `pydoc_data.topics`, `python_prose` its sentences alone;
-`python_source` is the source of the standard library's top-level modules. They differ a little between Python versions.
+`python_docs` is the language reference that CPython carries in `pydoc_data.topics`; `python_source` is the source of the
+standard library's top-level modules; `python_prose` is the sentences of the one and of the docstrings in it. They differ a little between Python versions.
 `sums`, `agreement`, `chain` and `stories` are texts whose law is known, see laws.py; `phrasebook`, `orders`, `dates`
 and `numbers` are translations whose law is known, see phrasebook.py; `instructions` are prompts with exact answers, see
 instructions.py.
@@ -125,33 +125,66 @@ def python_docs() -> str:
 
 def python_source() -> str:
     """The standard library's top-level modules in alphabetical order, those that are pure ASCII."""
-    library: Path | zipfile.Path = Path(sysconfig.get_path("stdlib"))
-    for place in sys.path:  # where there is a browser around Python, its library is an archive
+    return "\n\n".join(_sources(_library()))
+
+
+def _library() -> Path | zipfile.Path:
+    """The standard library's folder; where there is a browser around Python, it is an archive."""
+    for place in sys.path:
         if re.fullmatch(r"python3\d*\.zip", Path(place).name) and Path(place).is_file():
-            library = zipfile.Path(place)
-    files = sorted((file for file in library.iterdir() if file.name.endswith(".py")), key=lambda file: file.name)
-    texts = [file.read_bytes() for file in files]
-    text = "\n\n".join(source.decode("ascii").replace("\r\n", "\n") for source in texts if source.isascii())
-    if not text:
+            return zipfile.Path(place)
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def _sources(folder: Path | zipfile.Path, deep: bool = False) -> list[str]:
+    """The modules in a folder in alphabetical order, those that are pure ASCII; `deep`: and in its packages' folders."""
+    texts = []
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.name.endswith(".py") and (source := entry.read_bytes()).isascii():
+            texts.append(source.decode("ascii").replace("\r\n", "\n"))
+        elif deep and entry.name.isidentifier() and entry.name not in TESTS and entry.is_dir():  # not site-packages
+            texts += _sources(entry, deep)
+    if not texts and not deep:
         raise FileNotFoundError(
             f"no Python source in {sysconfig.get_path('stdlib')}, the text of 'python_source'; use --text FILE"
         )
-    return text
+    return texts
 
 
 Tokens: TypeAlias = Literal["characters", "words", "pieces"]
 
 
 def python_prose() -> str:
-    """The sentences of `python_docs`, a paragraph to a line: unwrapped, without indentation, tables and code."""
-    blocks = re.split(r"\n\s*\n", python_docs().replace("*", ""))  # which stands for italics
-    paragraphs = dict.fromkeys(re.sub(r"^\W+", "", " ".join(block.split())) for block in blocks)
-    return "\n".join(p for p in paragraphs if PROSE.fullmatch(p) and not CODE.search(p))
+    """The sentences of the language reference and of the standard library's docstrings: about 650,000 characters.
+
+    A paragraph of the one and a docstring of the other is a line: unwrapped, without markup and quotation marks, and
+    without what is no plain sentence, above all code and what speaks in names. Both are spread evenly over the text,
+    so that what is held out at its end is of both.
+    """
+    paragraphs = re.split(r"\n\s*\n", python_docs())
+    docstrings = re.findall(r'^ *r?"""(.*?)"""', "\n".join(_sources(_library(), deep=True)), re.MULTILINE | re.DOTALL)
+    spread = []
+    for texts in (paragraphs, docstrings):
+        lines = [line for line in dict.fromkeys(map(sentences, texts)) if line]
+        spread += [(i / len(lines), line) for i, line in enumerate(lines)]
+    return "\n".join(line for _, line in sorted(spread))
 
 
-PROSE = re.compile(r"[A-Z][ -~]{40,}[.]")
-"""A paragraph of plain characters that begins and ends like a sentence."""
-CODE = re.compile(r">>>|::=|[=|^#{}<>\\]")
+def sentences(text: str) -> str:
+    """The plain sentences of a text, without the markup of names, in a row."""
+    found = []
+    for block in re.split(r"\n\s*\n", text):
+        plain = re.sub(r"^\W+", "", MARKUP.sub("", " ".join(block.split())))
+        found += [s for s in re.split(r"(?<=[.!?]) (?=[A-Z])", plain) if SENTENCE.fullmatch(s) and not CODE.search(s)]
+    return " ".join(found)
+
+
+TESTS = ("test", "tests", "idle_test")
+MARKUP = re.compile(r"""[*`"]|(?<!\w)'|'(?!\w)""")
+"""What stands around names and italics; an apostrophe within a word is none."""
+SENTENCE = re.compile(r"[A-Z][\w ,;:()'/-]{20,}[.!?]", re.ASCII)
+CODE = re.compile(r"_|\w\(|\w:\w|\d\.")
+"""In a sentence: calls, slices, names of several words, numbers at the end, which are mostly of versions."""
 
 CORPORA = {"python_docs": python_docs, "python_prose": python_prose, "python_source": python_source}
 INSTRUCTIONS = (instructions.NAME,)

@@ -131,7 +131,8 @@ def describe(masked: Shown, rival: Shown | None) -> dict[str, Any]:
         "noisy": NOISY,
         "attention": [model.layers, model.heads],
         "defaults": {
-            "order": ORDERS[0], "temperature": TEMPERATURE, "noise": box.choice_temperature(masked.config), "seed": 0,
+            "order": ORDERS[0], "temperature": TEMPERATURE, "noise": box.choice_temperature(masked.config), "rounds": 0,
+            "seed": 0,
         },
         "facts": f"{masked.folder.name}: {size:,} parameters, {model.layers} layers, {model.heads} heads; "
         f"{len(words['tokens'])} tokens, texts of up to {model.length}. Made by tinydiff {__version__}.",

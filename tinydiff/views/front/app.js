@@ -133,7 +133,7 @@ const level = p => Math.min(LEVELS - 1, Math.floor(LEVELS * p));
 // The look of position i of a frame: its classes, its sign, and what it is called.
 function look(vocabulary, frame, given, i) {
   const id = frame.state[i];
-  if (id === vocabulary.size) return [frame.again?.includes(i) ? "again" : "mask", "", "masked"];
+  if (id === vocabulary.size) return frame.again.includes(i) ? ["again", "", "masked again"] : ["mask", "", "masked"];
   const token = vocabulary.tokens[id], fresh = frame.fresh.includes(i) ? " fresh" : "";
   const joined = id === vocabulary.eos ? " end" : vocabulary.letters || token[0] === " " ? "" : " joined";
   if (given[i] !== vocabulary.size) return ["given" + joined, bare(token), `${spoken(token)}, given`];
@@ -220,7 +220,7 @@ function begin(data, engine) {
   let frames, running = null, focus = 0, anchor = 0, wanted = Infinity, looked = 0;
   const thoughts = new Map();  // what the model thinks of a position, by frame and position
 
-  const still = () => ({step: 0, steps: 0, state: given, fresh: [], ms: 0,
+  const still = () => ({step: 0, steps: 0, state: given, fresh: [], again: [], ms: 0,
     sure: Float32Array.from(given, id => id === MASK ? 0 : 1)});
   const masks = ids => ids.reduce((n, id) => n + (id === MASK), 0);
   const frame = () => frames[film.at];
@@ -290,7 +290,7 @@ function begin(data, engine) {
   // --- running
 
   const options = () => ({order: $("order").value, steps: +$("steps").value, temperature: +$("temperature").value,
-    noise: +$("noise").value, seed: +$("seed").value});
+    noise: +$("noise").value, rounds: +$("rounds").value, seed: +$("seed").value});
 
   function dials() {
     const most = Math.max(1, masks(given));
@@ -299,6 +299,7 @@ function begin(data, engine) {
     $("steps-out").textContent = `${steps}, ${each % 1 ? each.toFixed(1) : each} at a time`;
     $("temperature-out").textContent = (+$("temperature").value).toFixed(2);
     $("noise-out").textContent = $("noise").value;
+    $("rounds-out").textContent = $("rounds").value;
     $("noisy").hidden = !data.noisy.includes($("order").value);
   }
 
@@ -471,7 +472,8 @@ function begin(data, engine) {
       `the other ${lost} are written anew.` : "");
     const tracks = [];
     try {
-      const diffusion = `diffusion, ${counted($("steps").value, "step")}`;
+      const rounds = +$("rounds").value ? `, ${counted($("rounds").value, "round")}` : "";
+      const diffusion = `diffusion, ${counted($("steps").value, "step")}${rounds}`;
       for (const [name, run] of [["left to right", "write"], [diffusion, "fill"]]) {
         const kept = [];
         $("race-status").textContent = `running: ${name}`;
@@ -530,7 +532,7 @@ function begin(data, engine) {
   $("back").onclick = () => film.step(-1);
   $("next").onclick = () => film.step(1);
   $("steps").oninput = () => { wanted = +$("steps").value; if (wanted >= +$("steps").max) wanted = Infinity; dials(); };
-  for (const id of ["temperature", "noise", "order"]) $(id).oninput = dials;
+  for (const id of ["temperature", "noise", "rounds", "order"]) $(id).oninput = dials;
   $("reseed").onclick = () => { $("seed").value = (+$("seed").value + 1) % 4294967296; };
   $("put").onclick = guarded(() => put($("token").value));
   $("token").onkeydown = guarded(event => {
@@ -577,9 +579,8 @@ function begin(data, engine) {
     span.append(...cells, " " + words);
     return span;
   };
-  const again = data.orders.some(name => name.startsWith("remask")) ? [entry([sample("again")], "masked again")] : [];
-  $("legend").append(entry([sample("mask")], "masked"), ...again, entry([sample("given", "a")], "given"),
-    entry([sample(`k${LEVELS - 1} fresh`, "a")], "new in this step"),
+  $("legend").append(entry([sample("mask")], "masked"), entry([sample("again")], "masked again"),
+    entry([sample("given", "a")], "given"), entry([sample(`k${LEVELS - 1} fresh`, "a")], "new in this step"),
     entry(Array.from({length: LEVELS}, (_, k) => sample("k" + k)), "unsure, 0 %, to sure, 100 %"));
   for (const share of [1, 0.5, 0])
     $("painted").prepend(Object.assign(sample("lit"), {style: `background: ${shade(share)}`}));

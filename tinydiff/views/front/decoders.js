@@ -1,8 +1,10 @@
-// From masks to text, as in tinydiff/decoders: orders.py (which positions a step fills), draws.py (which token) and
-// next_token.py (left to right). A decoder is a generator: it yields a frame per step, as soon as it is there.
+// From masks to text, as in tinydiff/decoders: orders.py (which positions a step fills), draws.py (which token),
+// gibbs.py (second thoughts) and next_token.py (left to right). A decoder is a generator: it yields a frame per step, as
+// soon as it is there.
 //
-// A frame: {step, steps, state, fresh, sure, ms}. `state` are token ids, MASK = V; `fresh` the positions filled in this
-// step; `sure` the probability of each token when it was filled in, 1 where it was given; `ms` the time worked so far.
+// A frame: {step, steps, state, fresh, again, sure, ms}. `state` are token ids, MASK = V; `fresh` the positions filled
+// in this step, `again` those masked again; `sure` the probability of each token when it was filled in, 1 where it was
+// given; `ms` the time worked so far.
 
 // Uniform numbers in [0, 1) from a seed: mulberry32 (Ettinger 2017).
 function generator(seed) {
@@ -48,16 +50,45 @@ const RANKS = {
   },
 };
 
-// Fill the masks of `start` in `steps` steps. `order` is one of RANKS, "random" or "left_to_right"; `noise`, the choice
-// temperature, adds Gumbel noise to the ranks, less and less of it.
-function* fill(network, start, {order, steps, temperature, noise, seed}) {
-  const mask = network.vocabSize, random = generator(seed), total = start.filter(id => id === mask).length;
+// Fill the masks of `start` in `steps` steps, and then, `rounds` times, a random third of them again (block Gibbs, see
+// gibbs.py), in as many steps or as it has masks if those are fewer. `order` is one of RANKS, "random" or
+// "left_to_right"; `noise`, the choice temperature, adds Gumbel noise to the ranks, less and less of it.
+function* fill(network, start, {order, steps, temperature, noise, seed, rounds = 0}) {
+  const mask = network.vocabSize, random = generator(seed), free = [...start.keys()].filter(i => start[i] === mask);
   if (![...Object.keys(RANKS), "random", "left_to_right"].includes(order))
     throw new Error(`there is no order ${order}`);
-  if (!(1 <= steps && steps <= total))
-    throw new Error(`steps is ${steps}; expected 1 to ${total}, the number of masks`);
-  let state = Int32Array.from(start), sure = Float32Array.from(start, id => id === mask ? 0 : 1), ms = 0;
-  yield {step: 0, steps, state, fresh: [], sure, ms};
+  if (!(1 <= steps && steps <= free.length))
+    throw new Error(`steps is ${steps}; expected 1 to ${free.length}, the number of masks`);
+  const hide = Math.max(1, Math.round(free.length / 3)), each = Math.min(steps, hide);
+  let state = Int32Array.from(start), sure = Float32Array.from(start, id => id === mask ? 0 : 1), step = 0, ms = 0;
+  for (let round = 0; round <= rounds; round++) {
+    const again = round ? some(free, hide, random) : [];
+    state = state.slice(); sure = sure.slice();
+    for (const i of again) { state[i] = mask; sure[i] = 0; }
+    const last = step + (round ? 1 + each : steps) + (rounds - round) * (1 + each);
+    if (round) step++;
+    yield {step, steps: last, state, fresh: [], again, sure, ms};
+    for (const inner of draft(network, state, sure, {order, steps: round ? each : steps, temperature, noise, random})) {
+      ({state, sure} = inner);
+      step++; ms += inner.ms;
+      yield {step, steps: last, state, fresh: inner.fresh, again: [], sure, ms};
+    }
+  }
+}
+
+// `count` of some positions, all sets equally likely (Floyd; Bentley 1987).
+function some(positions, count, random) {
+  const chosen = new Set();
+  for (let last = positions.length - count; last < positions.length; last++) {
+    const at = Math.floor(random() * (last + 1));
+    chosen.add(chosen.has(at) ? last : at);
+  }
+  return [...chosen].map(at => positions[at]);
+}
+
+// All masks of `state` in `steps` steps: {state, sure, fresh, ms} after each, ms for this step alone.
+function* draft(network, state, sure, {order, steps, temperature, noise, random}) {
+  const mask = network.vocabSize, total = state.filter(id => id === mask).length;
   for (let step = 1; step <= steps; step++) {
     const began = performance.now(), masked = [...state.keys()].filter(i => state[i] === mask);
     const quota = Math.floor(total * step / steps) - Math.floor(total * (step - 1) / steps);
@@ -73,8 +104,7 @@ function* fill(network, start, {order, steps, temperature, noise, seed}) {
     const chosen = picks.slice(0, quota);
     state = state.slice(); sure = sure.slice();
     for (const {position, token, p} of chosen) { state[position] = token; sure[position] = p; }
-    ms += performance.now() - began;
-    yield {step, steps, state, fresh: chosen.map(pick => pick.position), sure, ms};
+    yield {state, sure, fresh: chosen.map(pick => pick.position), ms: performance.now() - began};
   }
 }
 
@@ -85,7 +115,7 @@ function* write(network, start, {temperature, seed}) {
   const first = start.indexOf(mask), steps = start.length - first;
   let state = Int32Array.from(start, (id, i) => i < first ? id : mask), ms = 0;
   let sure = Float32Array.from(state, id => id === mask ? 0 : 1);
-  yield {step: 0, steps, state, fresh: [], sure, ms};
+  yield {step: 0, steps, state, fresh: [], again: [], sure, ms};
   let unread = [mask, ...state.subarray(0, first)];
   for (let i = first; i < start.length; i++) {
     const began = performance.now();
@@ -95,6 +125,6 @@ function* write(network, start, {temperature, seed}) {
     state[i] = token; sure[i] = p[token];
     unread = [token];
     ms += performance.now() - began;
-    yield {step: i - first + 1, steps, state, fresh: [i], sure, ms};
+    yield {step: i - first + 1, steps, state, fresh: [i], again: [], sure, ms};
   }
 }
