@@ -1,7 +1,8 @@
 """Data that every machine already has: corpora, or any file of text, as token ids; points and pictures as vectors.
 
-`python_docs` is the language reference that CPython carries in `pydoc_data.topics`; `python_source` is the source of the
-standard library's top-level modules; `python_prose` is the sentences of the one and of the docstrings in it. They differ a little between Python versions.
+`python_docs` is the language reference that CPython carries in `pydoc_data.topics`; `python_source` is the source of
+the standard library's top-level modules; `python_prose` is sentences, of the one and of the docstrings in the other and
+in the packages. They differ a little between Python versions.
 `sums`, `agreement`, `chain` and `stories` are texts whose law is known, see laws.py; `phrasebook`, `orders`, `dates`
 and `numbers` are translations whose law is known, see phrasebook.py; `instructions` are prompts with exact answers, see
 instructions.py.
@@ -137,7 +138,7 @@ def _library() -> Path | zipfile.Path:
 
 
 def _sources(folder: Path | zipfile.Path, deep: bool = False) -> list[str]:
-    """The modules in a folder in alphabetical order, those that are pure ASCII; `deep`: and in its packages' folders."""
+    """The modules in a folder in alphabetical order, those that are pure ASCII; deep: with those of its packages."""
     texts = []
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if entry.name.endswith(".py") and (source := entry.read_bytes()).isascii():
