@@ -65,8 +65,8 @@ def cells(codec: Codec, frame: Frame, row: int) -> list[Cell]:
 
 
 def drawn(cell: Cell) -> str:
-    """What to draw in the middle of a cell: the shades of a mask without the blank that keeps them apart in a line."""
-    return cell.text.strip() if cell.kind in ("mask", "remasked") else cell.text
+    """What to draw in the middle of a cell: a word without the blank before it, which keeps words apart in a line."""
+    return cell.text.strip() or cell.text
 
 
 def visible(text: str) -> str:
