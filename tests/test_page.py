@@ -343,8 +343,7 @@ def test_fill_step_and_think(browser: Any, written: Path, trained: Path) -> None
         tab.locator("#top button").nth(1).click()
         assert state_of(tab)[8] != "_"
         assert state_of(tab)[9:] == "_" * 7
-        tab.click("#play")
-        expect(tab.locator("#play")).to_have_text("Play")
+        expect(tab.locator("#play")).to_be_disabled()
 
 
 def test_rounds_are_seen(browser: Any, written: Path) -> None:
@@ -406,7 +405,14 @@ def test_everything_by_keyboard(browser: Any, written: Path) -> None:
               .filter(each => each.checkVisibility() && !each.disabled && !each.closest("#top")).map(each => each.id)"""
         )
         assert set(wanted) <= reached
-        assert {"fill", "text", "play", "film", "steps", "order", "race-start", "paint"} <= set(wanted)
+        assert {"fill", "text", "steps", "rounds", "order", "race-start", "paint"} <= set(wanted)
+        assert tab.locator("#play").is_disabled()  # there is no film yet
+        filled(tab)
+        tab.focus("#text")
+        for control in ("play", "back", "film"):
+            tab.keyboard.press("Tab")
+            assert tab.evaluate("document.activeElement.id") == control
+        tab.click("#mask-all")
         tab.focus("#text")
         tab.keyboard.press("Home")
         tab.keyboard.type("cat on ")
@@ -481,6 +487,23 @@ STORY = "Ann gave Tom the green ball, and he had it. Tom gave Ann a ball."
 WORDS = data.Words(
     ("¶", ".", ",", *sorted({" " + word for word in STORY.replace(".", "").replace(",", "").split()})), "¶"
 )
+
+
+@pytest.mark.parametrize(
+    ("codec", "named"),
+    [(data.Words.of(STORY), "é"), (data.Pieces.of(STORY, 44), "é"), (WORDS, "gavé")],
+    ids=["words that are spelled", "pieces", "closed words"],
+)
+def test_what_is_not_known_is_named(browser: Any, tmp_path: Path, codec: data.Codec, named: str) -> None:
+    """A whole word, where only one letter of it has never been seen."""
+    from playwright.sync_api import expect
+
+    with opened(browser, placed(tmp_path, shown(codec=codec))) as tab:
+        tab.fill("#own", "Ann gavé")
+        tab.click("#use")
+        expect(tab.locator("#error")).to_contain_text(
+            f'does not know "{named}"; it has learnt {codec.vocab_size} {codec.unit}s.'
+        )
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def test_marks_stay_with_their_word(browser: Any, tmp_path: Path) -> None:
           .map(each => [each.textContent, Math.round(each.getBoundingClientRect().top)])""")
         assert len({top for _, top in tops}) > 2
         assert all(top == before for (_, before), (text, top) in itertools.pairwise(tops) if text == ".")
+        assert tab.locator(".track .row").get_attribute("aria-label") == "Ann saw Tom. " * 12  # no commas between
 
 
 def test_a_screen_reader_hears_the_text_once(browser: Any, written: Path) -> None:

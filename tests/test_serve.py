@@ -390,6 +390,19 @@ def test_the_page_works(browser: Any, port: int) -> None:
         assert len(tab.locator("#order option").all()) == len(server.DECODERS)
 
 
+def test_a_server_that_is_gone(browser: Any) -> None:
+    """An error in the words of the browser, "Failed to fetch", which do not say what to do."""
+    from playwright.sync_api import expect
+
+    context = browser.new_context()
+    with serving(shown()) as port:
+        tab = context.new_page()
+        tab.goto(f"http://127.0.0.1:{port}/")
+    tab.click("#fill")
+    expect(tab.locator("#error")).to_contain_text("The server does not answer: start tinydiff serve again")
+    context.close()
+
+
 # --- coming and going -------------------------------------------------------------------------------------------------
 
 

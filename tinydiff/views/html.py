@@ -108,7 +108,7 @@ SHOW_TEXT = """(view, i) => data.tracks.forEach((track, k) => {
   status.textContent = frame[0]; progress.value = data.moments[i][k];
   rows.forEach((row, r) => {
     const text = Array.from(frame[1][r]), marks = frame[2][r];
-    row.setAttribute("aria-label", frame[1][r]);
+    row.setAttribute("aria-label", text.join(""));
     row.querySelectorAll("i").forEach((cell, c) => {
       if (cell.textContent !== text[c]) cell.textContent = text[c];
       const name = "mrg".includes(marks[c]) ? marks[c] : "k" + marks[c];

@@ -32,11 +32,15 @@ class Local {
 
 class Remote {
   async *stream(path, body, signal) {
+    const lost = error => {
+      throw error instanceof TypeError ? new Error("The server does not answer: start tinydiff serve again, and open " +
+        "the address that it prints.") : error;
+    };
     const response = await fetch(path, {method: "POST", signal, body: JSON.stringify(body),
-      headers: {"Content-Type": "application/json"}});
+      headers: {"Content-Type": "application/json"}}).catch(lost);
     if (!response.ok) throw new Error((await response.json()).error);
     const reader = response.body.getReader(), decoder = new TextDecoder();
-    for (let rest = "", got; !(got = await reader.read()).done;) {
+    for (let rest = "", got; !(got = await reader.read().catch(lost)).done;) {
       const lines = (rest + decoder.decode(got.value, {stream: true})).split("\n");
       rest = lines.pop();
       for (const line of lines) {
@@ -97,14 +101,16 @@ class Vocabulary {
       return begins ? [this.ids.get(" " + word)] : this.spell(word);
     });
   }
+  // Whether words that are no tokens are spelled; where they are not, the word is what is not known, no letter of it.
+  get spells() { return Array.from(this.tokens.join("")).every(letter => this.ids.has(letter)); }
   known(token, shown = token) {
     const id = this.ids.get(token);
     if (id !== undefined) return id;
-    const all = this.size <= 120 ? `: ${this.tokens.map(visible).join("")}` : ".";
+    const all = this.letters && this.size <= 120 ? `: ${this.tokens.map(visible).join("")}` : ".";
     throw new Error(`The model does not know ${JSON.stringify(shown.trim() || shown)}; ` +
       `it has learnt ${this.size} ${this.unit}s${all}`);
   }
-  spell(word) { return Array.from(word, letter => this.known(letter, word)); }
+  spell(word) { return Array.from(word, letter => this.known(letter, this.spells ? letter : word)); }
   // The pair that was merged first, again and again, until no neighbours are a pair.
   join(word) {
     const pieces = Array.from(word);
@@ -114,7 +120,7 @@ class Vocabulary {
         const rank = this.ranks.get(pieces[i] + "\n" + pieces[i + 1]);
         if (rank < least) { best = i; least = rank; }
       }
-      if (best < 0) return pieces.map(piece => this.known(piece, word));
+      if (best < 0) return pieces.map(piece => this.known(piece));
       pieces.splice(best, 2, pieces[best] + pieces[best + 1]);
     }
   }
@@ -241,6 +247,7 @@ function begin(data, engine) {
       `step ${shown.step} of ${shown.steps}, ${left} masked${per}` :
       `${left} of ${shown.state.length} positions masked`;
     $("back").disabled = film.at === 0; $("next").disabled = film.at === film.last;
+    $("play").disabled = $("film").disabled = frames.length === 1;
     think(focus);
   }
 
