@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tinydiff import Run, box, data, decoders, learning
 from tinydiff.cli import demo
 from tinydiff.learning import CheckpointError
 from tinydiff.processes import Autoregressive, MaskedDiffusion
-from tinydiff.views import page
+from tinydiff.views import notebook, page
+from tinydiff.views.trajectory import COLOURS, record
 
 LAW = data.stories.STORIES
 
@@ -89,6 +92,22 @@ def test_prose_needs_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     assert codec is not None
     *_, last = process.sample(model, 16, decoder=decoders.LowConfidence(), rng=np.random.default_rng(0))
     assert codec.decode(last.state[0])
+
+
+def test_a_film_keeps_its_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two degrees of sureness in one blue, since the picture in a notebook has few colours."""
+    model, process, codec, _ = learning.load(box.ROOT / "stories")
+    assert codec is not None
+    decoder, rng = decoders.Gibbs(demo.ORDER, 1), np.random.default_rng(3)
+    shown = record(process.sample(model, model.length, 1, decoder=decoder, rng=rng), codec, "stories")
+    bundles: list[dict[str, str]] = []
+    monkeypatch.setattr(notebook, "_show", lambda bundle, alt: bundles.append(bundle))
+    notebook.film(shown, alt="A story and a second thought.")
+    picture = Image.open(io.BytesIO(base64.b64decode(bundles[-1]["image/png"]))).convert("RGB")
+    seen = {colour for count, colour in picture.getcolors(1 << 16) if count > 300}
+    for colour in COLOURS:
+        near = [np.abs(np.subtract(each, [int(colour[i : i + 2], 16) for i in (1, 3, 5)])).max() for each in seen]
+        assert min(near) <= 2, colour
 
 
 def test_variety() -> None:
