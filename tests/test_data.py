@@ -119,11 +119,56 @@ def test_empty_file(tmp_path: Path, raw: bytes) -> None:
 
 
 def test_prose_is_sentences() -> None:
-    """Code, tables or wrapped lines among the sentences of the documentation."""
+    """Code, tables, names or wrapped lines among the sentences of the documentation."""
     lines = data.python_prose().split("\n")
-    assert len(lines) > 300
-    assert all(line[0].isupper() and line.endswith(".") for line in lines)
-    assert not any("  " in line or ">>>" in line or "::=" in line for line in lines)
+    assert len(lines) > 1000
+    assert all(line[0].isupper() and line[-1] in ".!?" for line in lines)
+    assert not any(re.search(r""">>>|::=|_|["`*=<>]|\w\(""", line) for line in lines)
+    assert len(set(lines)) == len(lines)
+
+
+def test_prose_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence lost beside code, code kept beside a sentence, or all of one kind held out at the end."""
+    monkeypatch.setattr(
+        data,
+        "python_docs",
+        lambda: (
+            """
+The "pass" statement does *nothing
+at all*.
+
+   pass_stmt ::= "pass"
+
+Some call it with "f(x)". It is the users' own choice, and they don't mind.
+
+Another paragraph, about a list of statements.
+"""
+        ),
+    )
+    monkeypatch.setattr(
+        data,
+        "_sources",
+        lambda *_, **__: [
+            '''
+def f():
+    """Return the square of a number.
+
+    >>> f(2)
+    4
+
+    The number may be `negative`. See PEP 484.
+    """
+    text = """This is no docstring, but a text."""
+''',
+            'r"""Return the square of a number.\n\nThe number may be negative."""\n',
+        ],
+    )
+    assert data.python_prose().split("\n") == [
+        "Return the square of a number. The number may be negative.",
+        "The pass statement does nothing at all.",
+        "It is the users own choice, and they don't mind.",
+        "Another paragraph, about a list of statements.",
+    ]
 
 
 def test_name_of_nothing() -> None:

@@ -2,7 +2,7 @@
 
 - stories: masked diffusion on `tinydiff.data.stories`
 - stories_ar: an autoregressive model of the same size on the same texts, to race against
-- prose: masked diffusion on paragraphs of Python's own documentation, in pieces of words
+- prose: masked diffusion on sentences of Python's own documentation, in pieces of words
 
 Each is the folder of a run with nothing but its averaged weights in it, in half precision: `learning.load` reads it as
 it reads any other, and there is nothing to train on from. `python -m benchmarks.box` makes them; CARD.md beside the

@@ -166,12 +166,12 @@ def python_prose() -> str:
     docstrings = re.findall(r'^ *r?"""(.*?)"""', "\n".join(_sources(_library(), deep=True)), re.MULTILINE | re.DOTALL)
     spread = []
     for texts in (paragraphs, docstrings):
-        lines = [line for line in dict.fromkeys(map(sentences, texts)) if line]
+        lines = [line for line in dict.fromkeys(map(_sentences, texts)) if line]
         spread += [(i / len(lines), line) for i, line in enumerate(lines)]
     return "\n".join(line for _, line in sorted(spread))
 
 
-def sentences(text: str) -> str:
+def _sentences(text: str) -> str:
     """The plain sentences of a text, without the markup of names, in a row."""
     found = []
     for block in re.split(r"\n\s*\n", text):
@@ -185,7 +185,7 @@ MARKUP = re.compile(r"""[*`"]|(?<!\w)'|'(?!\w)""")
 """What stands around names and italics; an apostrophe within a word is none."""
 SENTENCE = re.compile(r"[A-Z][\w ,;:()'/-]{20,}[.!?]", re.ASCII)
 CODE = re.compile(r"_|\w\(|\w:\w|\d\.")
-"""In a sentence: calls, slices, names of several words, numbers at the end, which are mostly of versions."""
+"""In a sentence: names of several words, calls, slices, numbers at the end, which are mostly of versions."""
 
 CORPORA = {"python_docs": python_docs, "python_prose": python_prose, "python_source": python_source}
 INSTRUCTIONS = (instructions.NAME,)
