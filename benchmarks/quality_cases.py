@@ -15,8 +15,8 @@ Board = tuple[Literal["S", "M"], Mode]
 SEEDS: dict[Board, tuple[int, ...]] = {
     ("S", "masked"): (0, 1, 2),
     ("S", "autoregressive"): (0, 1, 2),
-    ("M", "masked"): (0,),
-    ("M", "autoregressive"): (0,),
+    ("M", "masked"): (0, 1, 2),
+    ("M", "autoregressive"): (0, 1, 2),
 }
 """The boards: size (`cases.SIZES`) and process, and the seeds that an entry trains with."""
 
