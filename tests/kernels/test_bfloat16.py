@@ -1,4 +1,4 @@
-"""Products of numbers rounded to bfloat16, of matrices and in attention: roundings, sums to the bit, what is refused."""
+"""Products of numbers rounded to bfloat16, of matrices and in attention: the sums to the bit, and what is refused."""
 
 from collections.abc import Callable, Iterator
 from types import ModuleType
