@@ -1,10 +1,10 @@
 // Attention whose products round their factors to bfloat16; sums, softmax and masks are in float32 (attention.hpp says
 // what is computed, and how the running softmax goes).
 //
-// Scores stand with a row per key and a column per query, S^T = K Q^T. So softmax takes its largest, its sums and its
-// exponentials down the columns, a vector of queries at a time; and two rows of probabilities, rounded and interleaved,
-// are a line of the right factor of the next product, a row by itself a line of a left factor: nothing is copied
-// between products. Everything is made of blocks of 32 keys or numbers by 32 queries or numbers.
+// Scores stand with a row per key and a column per query, S^T = K Q^T. So the softmax goes down the columns, a vector
+// of queries at a time; and two rows of probabilities, rounded and interleaved, are a line of the right factor of the
+// next product, one row is a line of a left factor: nothing is rearranged between products. All of them are of blocks
+// of 32 by 32, so that AMX takes them as they are.
 #pragma once
 
 #include "attention.hpp"
@@ -81,8 +81,8 @@ inline void turn_back(const float *from, const float *scale, idx queries, idx de
 
 // --- forward --------------------------------------------------------------------------------------------------------
 
-// Scores (keys x 32) become exp(score - m), rounded, as the right factor of the sum over keys; returns nothing of those
-// before: o (depth x 32) and l shrink where the largest score m grew.
+// Scores (keys x 32) become exp(score - m), rounded, the right factor of the sum over keys. Where m grew, l and o
+// (depth x 32) shrink, unless the keys are the first.
 inline void fold_columns(const float *scores, idx keys, float scale, bool first, float *m, float *l, float *o,
                          idx depth, pair *probabilities) {
     for (idx c = 0; c < side; c += tile_side) {
@@ -210,7 +210,7 @@ void attention_rounded_backward(AttentionShape s, Heads<const float> g, Heads<co
             // Right factors: queries and gradients for the sums over depth, then for those over queries.
             pair *queries_d = factors + thread * pairs, *grads_d = queries_d + all;
             pair *queries_q = grads_d + all, *grads_q = queries_q + all;
-            // Left factors of a tile of keys, and what becomes of its scores: dS^T as right factor, P^T and dS^T as
+            // Left factors of a tile of keys, then what becomes of its scores: dS^T on the right, dS^T and P^T on the
             // left.
             pair *keys_d = grads_q + all, *values_d = keys_d + key_blocks * deep * packed_block;
             pair *keys_k = values_d + key_blocks * deep * packed_block;
