@@ -126,6 +126,7 @@ def report(
     out: Out = Path("runs/quality"),
     save: Annotated[Path | None, typer.Option(help="Write the leaderboard as JSON here.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw it here.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Also print it as README.md has it.")] = False,
 ) -> None:
     """Print the leaderboard."""
     bits, seconds = committed() | read(out / "bits.json"), read(out / "seconds.json")
@@ -152,6 +153,8 @@ def report(
             f"{found['board']}: bfloat16 adds {found['mean']:+.4f} ± {found['error']:.4f} bits per character, "
             f"{len(found['bits'])} seeds, each against float32 with the same windows and masks"
         )
+    if markdown:
+        print(markdown_of(rows))
     if save is not None:
         write(save, {"who": seconds["who"], "threads": seconds["threads"], "rows": rows, "bfloat16": rounding})
     if figure is not None:
@@ -182,6 +185,21 @@ def rows_of(board: Board, bits: dict[str, Any], seconds: dict[str, Any]) -> list
         row["reaches"] = row["mean"] <= reference["mean"]
         row["of_reference"] = row["seconds"] / reference["seconds"]
     return sorted(rows, key=lambda row: float(row["seconds"]))
+
+
+def markdown_of(rows: list[dict[str, Any]]) -> str:
+    """A table for each board."""
+    lines: list[str] = []
+    for board in dict.fromkeys(row["board"] for row in rows):
+        head = f"| {board.replace(' ', ', ')} | steps | bits per character | ms a step | seconds | of PyTorch, AdamW |"
+        lines += ["", head, "|---|---|---|---|---|---|"]
+        for row in (row for row in rows if row["board"] == board):
+            missed = "" if row["reaches"] else " (not there)"
+            lines.append(
+                f"| {row['entry']} | {row['steps']:,} | {row['mean']:.3f} ± {row['spread']:.3f}{missed} "
+                f"| {row['ms']:.1f} | {row['seconds']:.1f} | {row['of_reference']:.2f} |"
+            )
+    return "\n".join(lines[1:])
 
 
 def cost_of_rounding(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("benchmarks.time_to_quality")
 from benchmarks import laptops
 from benchmarks.quality_cases import ENTRIES, REFERENCE, SEEDS, Board
-from benchmarks.time_to_quality import COMMITTED, committed, cost_of_rounding, key_of, rows_of
+from benchmarks.time_to_quality import COMMITTED, committed, cost_of_rounding, key_of, markdown_of, rows_of
 
 BOARD: Board = ("S", "masked")
 
@@ -50,6 +50,12 @@ def test_a_new_entry_is_judged_beside_the_committed_ones() -> None:
     rows = rows_of(BOARD, bits | mine, seconds)
     assert {row["entry"] for row in rows} == set(names)
     assert [row["mean"] for row in rows if row["entry"] == "tinydiff, Muon"] == [1.0]
+
+
+def test_the_tables_of_the_readme_are_the_committed_ones() -> None:
+    """Whoever saves a new leaderboard puts it there too: `report --markdown`."""
+    readme = COMMITTED.with_name("README.md").read_text("utf-8")
+    assert markdown_of(json.loads(COMMITTED.read_text())["rows"]) in readme
 
 
 def test_rounding_is_paired_by_seed() -> None:
