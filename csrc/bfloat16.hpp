@@ -12,6 +12,13 @@
 
 #include "parallel.hpp"
 
+// Loops over arrays that are to live in registers: not unrolled, they would go by way of memory.
+#ifdef __clang__
+#define TINYDIFF_UNROLL _Pragma("unroll")
+#else
+#define TINYDIFF_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace tinydiff {
 namespace {
 
@@ -41,21 +48,34 @@ inline vec<float> first_of(const float *p, idx n) {
 
 // A tile: at most 16 lines of at most 32 numbers, of which (x, k) is at p[x * line + k * step], one of the two strides
 // being 1; zeros beyond. As lines of pairs, or `turned`, as the right factor is read: the pairs of all lines together.
-inline void pack_tile(const float *p, idx line, idx step, idx lines, idx depth, bool turned, pair *to) {
+template <bool whole>
+inline void pack_lines(const float *p, idx line, idx step, idx lines, idx depth, bool turned, pair *to) {
+    const auto some = [](const float *from, idx n) { return whole ? load(from) : first_of(from, n); };
     vec<float> rows[tile_side]; // of pairs, whose bits pass for floats
-    if (step == 1)
+    if (step == 1) {
+        TINYDIFF_UNROLL
         for (idx x = 0; x < tile_side; ++x)
-            rows[x] = x < lines
-                          ? (vec<float>)rounded(first_of(p + x * line, depth), first_of(p + x * line + 16, depth - 16))
+            rows[x] = whole || x < lines
+                          ? (vec<float>)rounded(some(p + x * line, depth), some(p + x * line + 16, depth - 16))
                           : splat<float>(0);
-    else
+    } else {
+        TINYDIFF_UNROLL
         for (idx k = 0; k < tile_depth; k += 2)
-            rows[k / 2] = (vec<float>)interleaved(first_of(p + k * step, k < depth ? lines : 0),
-                                                  first_of(p + (k + 1) * step, k + 1 < depth ? lines : 0));
+            rows[k / 2] = (vec<float>)interleaved(some(p + k * step, k < depth ? lines : 0),
+                                                  some(p + (k + 1) * step, k + 1 < depth ? lines : 0));
+    }
     if (turned == (step == 1))
         transpose_square<float>(rows);
+    TINYDIFF_UNROLL
     for (idx i = 0; i < tile_side; ++i)
         store(reinterpret_cast<float *>(to) + i * tile_side, rows[i]);
+}
+
+inline void pack_tile(const float *p, idx line, idx step, idx lines, idx depth, bool turned, pair *to) {
+    if (lines >= tile_side && depth >= tile_depth)
+        pack_lines<true>(p, line, step, lines, depth, turned, to);
+    else
+        pack_lines<false>(p, line, step, lines, depth, turned, to);
 }
 
 // The two tiles of a block's side.
@@ -124,23 +144,32 @@ inline void multiply_rows(idx tiles, const pair *a, const pair *b, const float *
                           idx pairs) {
     constexpr int rows = 16 / tiles_across;
     __m512 sums[rows][tiles_across];
-    for (int i = 0; i < rows; ++i)
+    TINYDIFF_UNROLL
+    for (int i = 0; i < rows; ++i) {
+        TINYDIFF_UNROLL
         for (int j = 0; j < tiles_across; ++j)
             sums[i][j] = _mm512_loadu_ps(start + i * from + j * tile_side);
+    }
     for (idx t = 0; t < tiles; ++t, a += 2 * tile_pairs, b += 2 * tile_pairs)
         for (idx k = 0; k < pairs; ++k) {
             __m512bh line[tiles_across];
+            TINYDIFF_UNROLL
             for (int j = 0; j < tiles_across; ++j)
                 line[j] = (__m512bh)_mm512_load_si512(b + j * tile_pairs + k * tile_side);
+            TINYDIFF_UNROLL
             for (int i = 0; i < rows; ++i) {
                 const auto both = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[i * tile_side + k]));
+                TINYDIFF_UNROLL
                 for (int j = 0; j < tiles_across; ++j)
                     sums[i][j] = _mm512_dpbf16_ps(sums[i][j], both, line[j]);
             }
         }
-    for (int i = 0; i < rows; ++i)
+    TINYDIFF_UNROLL
+    for (int i = 0; i < rows; ++i) {
+        TINYDIFF_UNROLL
         for (int j = 0; j < tiles_across; ++j)
             _mm512_storeu_ps(c + i * to + j * tile_side, sums[i][j]);
+    }
 }
 
 inline void multiply_block(idx tiles, const pair *a, const pair *b, const float *start, idx from, float *c, idx to,
