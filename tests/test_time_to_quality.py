@@ -50,6 +50,9 @@ def test_a_new_entry_is_judged_beside_the_committed_ones() -> None:
     rows = rows_of(BOARD, bits | mine, seconds)
     assert {row["entry"] for row in rows} == set(names)
     assert [row["mean"] for row in rows if row["entry"] == "tinydiff, Muon"] == [1.0]
+    for row in json.loads(COMMITTED.read_text())["rows"]:
+        if row["board"] == "S masked" and row["entry"] != "tinydiff, Muon":
+            assert next(r for r in rows if r["entry"] == row["entry"])["bits"] == row["bits"]
 
 
 def test_the_tables_of_the_readme_are_the_committed_ones() -> None:
