@@ -125,8 +125,22 @@ def table_of(results: dict[str, dict[str, dict[str, float]]], names: list[str]) 
     return table
 
 
+def steps_of(results: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Milliseconds of a training step as rows of a Markdown table: the columns of the README."""
+    columns = ("native", "torch", "torch compiled", "jax", "GEMM floor")
+    rows = []
+    for case, times in results.items():
+        if case.startswith("train step "):
+            cells = [f"{times[name]['median'] * 1e3:.3g}" if name in times else "-" for name in columns]
+            rows.append(f"| {case.removeprefix('train step ').replace(' ', ', ')} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def main(
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write medians and quartiles here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write medians and quartiles here; other cases in it stay.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Also print the steps as the README has them.")] = False,
     only: Annotated[str, typer.Option(help="Only cases whose name contains this.")] = "",
     rounds: Annotated[int, typer.Option(help="Turns of each implementation.")] = 7,
     threads: Annotated[int, typer.Option(help="Threads of every implementation.")] = os.cpu_count() or 1,
@@ -145,15 +159,19 @@ def main(
     for name, worker in workers.items():
         console.print(f"  {name:15} {worker.describe}", highlight=False)
     wanted = [case for case in workers["native"].cases if only in case]
+    earlier = json.loads(json_file.read_text()) if json_file is not None and json_file.exists() else {}
     results: dict[str, dict[str, dict[str, float]]] = {}
     with Progress(console=Console(stderr=True)) as progress:
         for case in progress.track(wanted, description="measuring"):
             results[case] = {name: summary(times) for name, times in measure(workers, case, rounds).items()}
             if json_file is not None:
                 described = {name: worker.describe for name, worker in workers.items()}
-                json_file.write_text(document(machine, threads, described, results))
+                described = earlier.get("implementations", {}) | described
+                json_file.write_text(document(machine, threads, described, earlier.get("seconds", {}) | results))
     names = [name for name in workers if any(name in times for times in results.values())]
     Console(width=max(console.width, 40 + 22 * len(names))).print(table_of(results, names))
+    if markdown:
+        print(steps_of(results))
     for worker in workers.values():
         worker.close()
 

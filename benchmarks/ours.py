@@ -51,18 +51,18 @@ def forward(batch: int):
     return run
 
 
-def attention(shape: tuple[int, int, int, int], backward: bool):
+def attention(shape: tuple[int, int, int, int], backward: bool, half: bool = False):
     b, h, length, d = shape
     qkv = normal(b, length, 3, h, d)
     q, k, v = (qkv[:, :, i] for i in range(3))
     g = normal(b, length, h, d)
 
     def run() -> None:
-        out, lse = kernels.attention(q, k, v)
+        out, lse = kernels.attention(q, k, v, bfloat16=half)
         if backward:
             d_qkv = np.empty_like(qkv)
             dq, dk, dv = (d_qkv[:, :, i] for i in range(3))
-            kernels.attention_backward(g, q, k, v, out, lse, dq, dk, dv)
+            kernels.attention_backward(g, q, k, v, out, lse, dq, dk, dv, bfloat16=half)
 
     return run
 
@@ -114,18 +114,20 @@ def adamw():
     return lambda: kernels.adamw(p, g, m, v, *arguments)
 
 
+HALVED = cases.SIZES.items() if kernels.active() == "native" and kernels.has_bfloat16() else ()
 CASES = {
     **{f"train step {name}": (lambda size=size: train_step(size)) for name, size in cases.SIZES.items()},
-    **{
-        f"train step {name} bfloat16": (lambda size=size: train_step(size, "bfloat16"))
-        for name, size in cases.SIZES.items()
-        if kernels.active() == "native" and kernels.has_bfloat16()
-    },
+    **{f"train step {name} bfloat16": (lambda size=size: train_step(size, "bfloat16")) for name, size in HALVED},
     **{f"forward M B{b}": (lambda b=b: forward(b)) for b in cases.SAMPLING_BATCHES},
     **{
         cases.attention_name(shape, backward): (lambda shape=shape, backward=backward: attention(shape, backward))
         for shape in cases.ATTENTION
         for backward in (False, True)
+    },
+    **{
+        f"{cases.attention_name(shape, True)} bfloat16": (lambda shape=shape: attention(shape, True, half=True))
+        for shape in cases.ATTENTION
+        if HALVED
     },
     **{
         f"{f.__name__} {shape}": (lambda f=f, shape=shape: f(shape))

@@ -25,9 +25,11 @@ def run_of(entry: Entry, board: Board, seed: int) -> Run:
         rng=np.random.default_rng(seed),
     )  # fmt: skip
     steps = entry.steps[board]
+    lr, muon_lr = entry.lr[board], entry.lr[board] if entry.optimiser == "muon" else None
     options = Options(
-        steps=steps, batch=size.batch, lr=entry.lr, optimiser=entry.optimiser, seed=seed, evaluate_every=steps
-    )
+        steps=steps, batch=size.batch, lr=lr, muon_lr=muon_lr, optimiser=entry.optimiser, seed=seed,
+        evaluate_every=steps,
+    )  # fmt: skip
     return Run(corpus, process, model, options)
 
 

@@ -22,7 +22,7 @@ from tinydiff import Autoregressive, MaskedDiffusion, Tensor, data, evaluate
 torch.set_num_threads(int(os.environ.get("BENCHMARK_THREADS", os.cpu_count() or 1)))
 CORPUS_IDS = data.load(CORPUS)
 VOCABULARY = CORPUS_IDS.vocab_size
-EMA, MUON_LR, WARMUP = 0.995, 0.02, 100
+EMA, WARMUP = 0.995, 100
 
 
 def describe() -> str:
@@ -78,14 +78,15 @@ class Training:
         self.size, self.mode = SIZES[board[0]], board[1]
         self.network = Network(self.size, causal=self.mode == "autoregressive")
         self.ids = torch.tensor(CORPUS_IDS.train).long()
+        lr = entry.lr[board]
         parameters = dict(self.network.named_parameters())
         matrices = [p for name, p in parameters.items() if name.startswith("blocks") and p.ndim == 2]
         own = {id(p) for p in matrices} if entry.optimiser == "muon" else set()
         rest = [p for p in parameters.values() if id(p) not in own]
-        self.optimisers: list[Any] = [torch.optim.AdamW(rest, lr=entry.lr, betas=(0.9, 0.99), weight_decay=0.01)]
+        self.optimisers: list[Any] = [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.01)]
         if entry.optimiser == "muon":
-            self.optimisers.append(torch.optim.Muon(matrices, lr=MUON_LR, weight_decay=0.01, momentum=0.9))
-        self.peaks = [optimiser.param_groups[0]["lr"] for optimiser in self.optimisers]
+            self.optimisers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, momentum=0.9))
+        self.peak = lr
         self.average = [p.detach().clone() for p in self.network.parameters()] if entry.averaged else None
 
     def loss(self) -> torch.Tensor:
@@ -112,8 +113,8 @@ class Training:
         progress = self.done / self.steps
         relative = min(1, (self.done + 1) / WARMUP) * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
         loss = self.loss()
-        for optimiser, peak in zip(self.optimisers, self.peaks, strict=True):
-            optimiser.param_groups[0]["lr"] = peak * relative
+        for optimiser in self.optimisers:
+            optimiser.param_groups[0]["lr"] = self.peak * relative
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)

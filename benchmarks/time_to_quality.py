@@ -1,12 +1,13 @@
 """What is learnt per second: `python -m benchmarks.time_to_quality train|time|report --out runs/quality`.
 
-The rule: an entry (`quality_cases.py`) trains a fixed number of steps on `python_docs`, at size S with three seeds.
-It counts if its mean held-out bits per character are at the level or below: what a plain PyTorch model reaches with
-AdamW in 3,000 steps, at size M in 400. Its time is steps x the median time of a step.
+The rule: an entry (`quality_cases.py`) trains a fixed number of steps on `python_docs`, with three seeds. It counts if
+its mean held-out bits per character are at the level or below: what a plain PyTorch model reaches with AdamW in 3,000
+steps, at size M in 400. Its time is steps x the median time of a step.
 
 - `train` trains whatever is not yet in OUT/bits.json: how busy the machine is does not matter.
 - `time` measures a step of every entry, all taking turns, on a machine that should have nothing else to do.
-- `report` prints the leaderboard, and what bfloat16 costs; it saves and draws them.
+- `report` prints the leaderboard, and what bfloat16 costs; it saves and draws them. What was not trained here has its
+  bits from quality.json.
 
 PyTorch has to be installed in the same environment (`pip install torch`).
 """
@@ -33,6 +34,7 @@ from tinydiff.arrays import Floats
 from tinydiff.learning.files import write_atomically
 
 app = typer.Typer()
+COMMITTED = Path(__file__).parent / "quality.json"
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 
 
@@ -79,6 +81,15 @@ def key_of(board: Board, name: str, seed: int) -> str:
     return f"{' '.join(board)} {name} {ENTRIES[name].steps[board]} {seed}"
 
 
+def committed() -> dict[str, Any]:
+    """The bits of the leaderboard in the repository, as `train` keeps them."""
+    return {
+        f"{row['board']} {row['entry']} {row['steps']} {seed}": {"bits": bits}
+        for row in read(COMMITTED).get("rows", [])
+        for seed, bits in enumerate(row["bits"])
+    }
+
+
 @app.command()
 def time(
     out: Out = Path("runs/quality"),
@@ -115,9 +126,12 @@ def report(
     out: Out = Path("runs/quality"),
     save: Annotated[Path | None, typer.Option(help="Write the leaderboard as JSON here.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw it here.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Also print it as README.md has it.")] = False,
 ) -> None:
     """Print the leaderboard."""
-    bits, seconds = read(out / "bits.json"), read(out / "seconds.json")
+    bits, seconds = committed() | read(out / "bits.json"), read(out / "seconds.json")
+    if not seconds:
+        raise typer.BadParameter(f"{out} has no seconds.json; run first: python -m benchmarks.time_to_quality time")
     rows = [row for board in SEEDS for row in rows_of(board, bits, seconds)]
     table = Table(title=f"time to quality, {seconds['threads']} threads")
     for column in ("board", "entry", "steps", "bits per character", "ms a step", "seconds", "of PyTorch, AdamW"):
@@ -139,6 +153,8 @@ def report(
             f"{found['board']}: bfloat16 adds {found['mean']:+.4f} ± {found['error']:.4f} bits per character, "
             f"{len(found['bits'])} seeds, each against float32 with the same windows and masks"
         )
+    if markdown:
+        print(markdown_of(rows))
     if save is not None:
         write(save, {"who": seconds["who"], "threads": seconds["threads"], "rows": rows, "bfloat16": rounding})
     if figure is not None:
@@ -169,6 +185,21 @@ def rows_of(board: Board, bits: dict[str, Any], seconds: dict[str, Any]) -> list
         row["reaches"] = row["mean"] <= reference["mean"]
         row["of_reference"] = row["seconds"] / reference["seconds"]
     return sorted(rows, key=lambda row: float(row["seconds"]))
+
+
+def markdown_of(rows: list[dict[str, Any]]) -> str:
+    """A table for each board."""
+    lines: list[str] = []
+    for board in dict.fromkeys(row["board"] for row in rows):
+        head = f"| {board.replace(' ', ', ')} | steps | bits per character | ms a step | seconds | of PyTorch, AdamW |"
+        lines += ["", head, "|---|---|---|---|---|---|"]
+        for row in (row for row in rows if row["board"] == board):
+            missed = "" if row["reaches"] else " (not there)"
+            lines.append(
+                f"| {row['entry']} | {row['steps']:,} | {row['mean']:.3f} ± {row['spread']:.3f}{missed} "
+                f"| {row['ms']:.1f} | {row['seconds']:.1f} | {row['of_reference']:.2f} |"
+            )
+    return "\n".join(lines[1:])
 
 
 def cost_of_rounding(rows: list[dict[str, Any]]) -> dict[str, Any]:

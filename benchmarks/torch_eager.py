@@ -89,9 +89,9 @@ def forward(batch: int):
     return call
 
 
-def attention(shape: tuple[int, int, int, int], backward: bool):
-    q, k, v = (torch.randn(shape, requires_grad=backward) for _ in range(3))
-    g = torch.randn(shape)
+def attention(shape: tuple[int, int, int, int], backward: bool, dtype: torch.dtype = torch.float32):
+    q, k, v = (torch.randn(shape, dtype=dtype, requires_grad=backward) for _ in range(3))
+    g = torch.randn(shape, dtype=dtype)
 
     def run() -> None:
         out = F.scaled_dot_product_attention(q, k, v)
@@ -145,6 +145,10 @@ CASES = {
         cases.attention_name(shape, backward): (lambda shape=shape, backward=backward: attention(shape, backward))
         for shape in cases.ATTENTION
         for backward in (False, True)
+    },
+    **{
+        f"{cases.attention_name(shape, True)} bfloat16": (lambda shape=shape: attention(shape, True, torch.bfloat16))
+        for shape in cases.ATTENTION
     },
     **{
         f"{f.__name__} {shape}": (lambda f=f, shape=shape: f(shape))

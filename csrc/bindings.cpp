@@ -40,14 +40,14 @@ struct Isa {
     std::string name;
     const Kernels<float> *f32;
     const Kernels<double> *f64;
-    tinydiff::MatmulBfloat16 matmul_bfloat16; // null if it has no such products
+    const tinydiff::KernelsBfloat16 *bfloat16; // null if it has no such products
 };
 
 #define TINYDIFF_ISA_ROW(isa)                                                                                          \
     Isa { #isa, &tinydiff::isa::kernels_f32, &tinydiff::isa::kernels_f64, nullptr }
 
 #define TINYDIFF_BFLOAT16_ROW(isa)                                                                                     \
-    Isa { #isa, &tinydiff::avx512::kernels_f32, &tinydiff::avx512::kernels_f64, tinydiff::isa::matmul_bfloat16 }
+    Isa { #isa, &tinydiff::avx512::kernels_f32, &tinydiff::avx512::kernels_f64, &tinydiff::isa::kernels_bfloat16 }
 
 #ifdef TINYDIFF_X86_ISAS
 struct Leaf7 { // of cpuid: what compilers' __builtin_cpu_supports does not know everywhere
@@ -245,23 +245,24 @@ template <class T> py::array matrix_argument(const py::array &a, const char *nam
     return contiguous<T>(a, name);
 }
 
-// The product in bfloat16 of this instruction set; an error if it has none, or a is not float32.
-tinydiff::MatmulBfloat16 bfloat16_matmul(const py::array &a) {
+// What this instruction set computes with numbers rounded to bfloat16; an error if it has no such products, or `a` is
+// not float32.
+const tinydiff::KernelsBfloat16 &bfloat16_kernels(const py::array &a, const char *name) {
     if (!is_type<float>(a))
-        throw py::type_error("a has dtype " + std::string(py::str(a.dtype())) +
+        throw py::type_error(std::string(name) + " has dtype " + std::string(py::str(a.dtype())) +
                              "; expected float32 for a product in bfloat16");
     const Isa &isa = *active.load();
-    if (!isa.matmul_bfloat16)
+    if (!isa.bfloat16)
         throw std::runtime_error("bfloat16 is True, but " + isa.name +
                                  " has no products of bfloat16: they take a CPU with AVX512_BF16 or AMX; use float32");
     if (isa.name == "amx")
         ask_for_tiles();
-    return isa.matmul_bfloat16;
+    return *isa.bfloat16;
 }
 
 py::array matmul(const py::array &a, const py::array &b, const std::optional<py::array> &bias,
                  const std::optional<py::array> &residual, bool bfloat16) {
-    const auto rounding = bfloat16 ? bfloat16_matmul(a) : nullptr;
+    const auto *rounding = bfloat16 ? &bfloat16_kernels(a, "a") : nullptr;
     expect_matrix(a, "a");
     if (b.ndim() != 2 || b.shape(0) != a.shape(1))
         bad("b", b, "(" + std::to_string(a.shape(1)) + ", n)");
@@ -284,7 +285,7 @@ py::array matmul(const py::array &a, const py::array &b, const std::optional<py:
             py::gil_scoped_release release;
             auto multiply = kernels<T>().matmul;
             if constexpr (std::is_same_v<T, float>)
-                multiply = bfloat16 ? rounding : multiply;
+                multiply = rounding ? rounding->matmul : multiply;
             multiply(ap, ac.strides(0) / size, ac.strides(1) / size, bp, bc.strides(0) / size, bc.strides(1) / size,
                      biasp, basep, to, m, k, n);
         }
@@ -577,7 +578,8 @@ Mask attention_mask(const std::optional<py::array> &mask, idx causal, const Atte
 }
 
 py::tuple attention(const py::array &q, const py::array &k, const py::array &v, const std::optional<py::array> &mask,
-                    idx causal) {
+                    idx causal, bool bfloat16) {
+    const auto *rounding = bfloat16 ? &bfloat16_kernels(q, "q") : nullptr;
     const AttentionShape s = attention_shape(q, k, v, causal);
     const Mask seen = attention_mask(mask, causal, s);
     return dispatch(q, "q", [&](auto zero) -> py::tuple {
@@ -589,7 +591,10 @@ py::tuple attention(const py::array &q, const py::array &k, const py::array &v, 
         T *to_lse = lse.mutable_data();
         {
             py::gil_scoped_release release;
-            kernels<T>().attention(s, qa.view, ka.view, va.view, seen, to, to_lse);
+            auto attend = kernels<T>().attention;
+            if constexpr (std::is_same_v<T, float>)
+                attend = rounding ? rounding->attention : attend;
+            attend(s, qa.view, ka.view, va.view, seen, to, to_lse);
         }
         return py::make_tuple(out, lse);
     });
@@ -597,7 +602,8 @@ py::tuple attention(const py::array &q, const py::array &k, const py::array &v, 
 
 void attention_backward(const py::array &g, const py::array &q, const py::array &k, const py::array &v,
                         const py::array &out, const py::array &lse, const py::array &dq, const py::array &dk,
-                        const py::array &dv, const std::optional<py::array> &mask, idx causal) {
+                        const py::array &dv, const std::optional<py::array> &mask, idx causal, bool bfloat16) {
+    const auto *rounding = bfloat16 ? &bfloat16_kernels(q, "q") : nullptr;
     const AttentionShape s = attention_shape(q, k, v, causal);
     const Mask seen = attention_mask(mask, causal, s);
     expect_same_shape(g, "g", q);
@@ -613,7 +619,10 @@ void attention_backward(const py::array &g, const py::array &q, const py::array 
                        dvv = heads_output<T>(dv, "dv", v);
         const T *lp = l.data();
         py::gil_scoped_release release;
-        kernels<T>().attention_backward(s, ga.view, qa.view, ka.view, va.view, oa.view, lp, seen, dqv, dkv, dvv);
+        auto attend = kernels<T>().attention_backward;
+        if constexpr (std::is_same_v<T, float>)
+            attend = rounding ? rounding->attention_backward : attend;
+        attend(s, ga.view, qa.view, ka.view, va.view, oa.view, lp, seen, dqv, dkv, dvv);
     });
 }
 
@@ -686,8 +695,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
     module.def("isas", &isas, "Instruction sets of this build that this CPU has, slowest first.");
     module.def("isa", [] { return active.load()->name; }, "The instruction set in use.");
     module.def("use_isa", &use_isa, py::arg("name"));
-    module.def(
-        "has_bfloat16", [] { return active.load()->matmul_bfloat16 != nullptr; }, "Whether it multiplies bfloat16.");
+    module.def("has_bfloat16", [] { return active.load()->bfloat16 != nullptr; }, "Whether it multiplies bfloat16.");
     module.def("threads", &tinydiff::team_size, "Threads a kernel may use.");
     module.def("set_threads", &set_threads, py::arg("n"));
     module.def("pools", &pools, "Threads that can run the kernels' tasks here: 'team', 'openmp'.");
@@ -711,10 +719,10 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
     module.def("rotary", &rotary, py::arg("qkv"), py::arg("cos"), py::arg("sin"));
     module.def("topk", &topk, py::arg("x"), py::arg("k"));
     module.def("attention", &attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("mask") = py::none(),
-               py::arg("causal") = 0);
+               py::arg("causal") = 0, py::arg("bfloat16") = false);
     module.def("attention_backward", &attention_backward, py::arg("g"), py::arg("q"), py::arg("k"), py::arg("v"),
                py::arg("out"), py::arg("lse"), py::arg("dq"), py::arg("dk"), py::arg("dv"),
-               py::arg("mask") = py::none(), py::arg("causal") = 0);
+               py::arg("mask") = py::none(), py::arg("causal") = 0, py::arg("bfloat16") = false);
     module.def("adamw", &adamw, py::arg("p"), py::arg("g"), py::arg("m"), py::arg("v"), py::arg("lr"), py::arg("beta1"),
                py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"), py::arg("step"));
     module.def("orthogonalise", &orthogonalise, py::arg("x"));

@@ -59,13 +59,17 @@ template <class T> struct Kernels {
     void (*orthogonalise)(const T *x, T *y, idx count, idx m, idx n);
 };
 
-// The same product with A and B rounded to bfloat16, for float32; see bfloat16.cpp.
-using MatmulBfloat16 = decltype(Kernels<float>::matmul);
+// The same for float32 with what is multiplied rounded to bfloat16; see bfloat16.hpp.
+struct KernelsBfloat16 {
+    decltype(Kernels<float>::matmul) matmul;
+    decltype(Kernels<float>::attention) attention;
+    decltype(Kernels<float>::attention_backward) attention_backward;
+};
 namespace avx512_bf16 {
-extern const MatmulBfloat16 matmul_bfloat16;
+extern const KernelsBfloat16 kernels_bfloat16;
 }
 namespace amx {
-extern const MatmulBfloat16 matmul_bfloat16;
+extern const KernelsBfloat16 kernels_bfloat16;
 }
 
 #define TINYDIFF_DECLARE(isa)                                                                                          \

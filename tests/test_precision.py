@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from tinydiff import Run, Transformer, cli, kernels, load, ops
+from tinydiff import Run, Transformer, cli, kernels, load, no_grad, ops
 from tinydiff.kernels.reference import _rounded as rounded
 from tinydiff.tensor import Tensor, check_grads
 
@@ -52,21 +53,66 @@ def test_all_three_products_are_rounded() -> None:
     assert np.abs(out.data - ops.linear(x, weight, bias, residual).data).max() > 1e-3
 
 
+def test_attention_is_rounded_both_ways() -> None:
+    """The output and its gradient: those of the kernels with rounded factors, far from those without."""
+    qkv, mask = leaf(2, 6, 3, 2, 4), np.tri(6, dtype=bool)
+    out = ops.self_attention(qkv, mask, precision="bfloat16")
+    g = RNG.standard_normal(out.shape).astype(np.float32)
+    out.backward(g)
+    assert qkv.grad is not None
+    q, k, v = (qkv.data[:, :, i] for i in range(3))
+    want, lse = kernels.attention(q, k, v, mask, bfloat16=True)
+    np.testing.assert_array_equal(out.data, want.reshape(out.shape))
+    d = np.empty_like(qkv.data)
+    parts = [d[:, :, i] for i in range(3)]
+    kernels.attention_backward(g.reshape(want.shape), q, k, v, want, lse, *parts, mask, bfloat16=True)
+    np.testing.assert_array_equal(qkv.grad, d)
+    plain = Tensor(qkv.data, requires_grad=True)
+    ops.self_attention(plain, mask).backward(g)
+    assert plain.grad is not None
+    assert np.abs(qkv.grad - plain.grad).max() > 1e-3
+
+
+class Spy:
+    """Whether each call of some kernels was to round."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: dict[str, list[bool]] = {"matmul": [], "attention": [], "attention_backward": []}
+        for name in self.seen:
+            monkeypatch.setattr(kernels, name, self.watched(name, getattr(kernels, name)))
+
+    def watched(self, name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(getattr(kernels.reference, name))
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            self.seen[name].append(bool(signature.bind(*arguments, **named).arguments.get("bfloat16", False)))
+            return kernel(*arguments, **named)
+
+        return call
+
+
 @pytest.mark.parametrize("precision", ["full", "bfloat16"])
 def test_it_reaches_every_product(precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A layer that is forgotten, or a gradient: 11 layers, two of time and one head among them."""
-    seen = []
-
-    def spy(a: Any, b: Any, bias: Any = None, residual: Any = None, bfloat16: bool = False) -> Any:
-        seen.append(bfloat16)
-        return product(a, b, bias, residual, bfloat16)
-
-    product = kernels.matmul
-    monkeypatch.setattr(kernels, "matmul", spy)
+    """A layer that is forgotten, or a gradient: 11 layers, two of time and one head among them; and attention."""
+    spy, half = Spy(monkeypatch), precision == "bfloat16"
     model = network(precision=precision)
     model(np.zeros((2, 8), np.int64), np.full(2, 0.5)).backward(np.ones((2, 8, 9), np.float32))
     layers = sum(name.endswith("weight") and p.ndim == 2 for name, p in model.params.items())
-    assert seen == [precision == "bfloat16"] * (3 * layers - 1)  # the gradient of the time's waves is not wanted
+    assert spy.seen["matmul"] == [half] * (3 * layers - 1)  # the gradient of the time's waves is not wanted
+    assert spy.seen["attention"] == spy.seen["attention_backward"] == [half] * model.layers
+
+
+@pytest.mark.parametrize("precision", ["full", "bfloat16"])
+def test_a_cache_rounds_as_the_whole_does(precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Token after token with the keys and values that are kept: the logits of the whole sequence."""
+    model = Transformer(9, 8, d_model=16, layers=2, heads=2, precision=precision, rng=np.random.default_rng(0))
+    x = np.arange(16).reshape(2, 8) % 9
+    want = model(x, causal=True).data
+    spy, cache = Spy(monkeypatch), model.new_cache(2)
+    with no_grad():
+        got = np.concatenate([model(x[:, i : i + 1], causal=True, cache=cache).data for i in range(8)], axis=1)
+    assert spy.seen["attention"] == [precision == "bfloat16"] * 8 * model.layers
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
 
 
 def test_config() -> None:
@@ -85,6 +131,10 @@ def test_refused() -> None:
         network(precision="bfloat16", dtype=np.float64)
     with pytest.raises(ValueError, match="precision is 'half'; expected"):
         ops.linear(leaf(2, 3), leaf(3, 4), leaf(4), precision="half")
+    with pytest.raises(ValueError, match="precision is 'half'; expected"):
+        ops.self_attention(leaf(1, 2, 3, 1, 2), precision="half")
+    with pytest.raises(TypeError, match="x has dtype float64, but products in bfloat16 are of float32; use precision="):
+        check_grads(lambda x: ops.self_attention(x, precision="bfloat16"), np.ones((1, 2, 3, 1, 2)))
     with pytest.raises(TypeError, match="x has dtype float64, but products in bfloat16 are of float32; use precision="):
         check_grads(lambda *xs: ops.linear(*xs, precision="bfloat16"), np.ones((2, 3)), np.ones((3, 4)), np.ones(4))
 

@@ -1,7 +1,6 @@
 """The leaderboard of benchmarks/time_to_quality.py, and what benchmarks/laptops.py makes of two measurements."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +9,9 @@ import pytest
 pytest.importorskip("benchmarks.time_to_quality")
 from benchmarks import laptops
 from benchmarks.quality_cases import ENTRIES, REFERENCE, SEEDS, Board
-from benchmarks.time_to_quality import cost_of_rounding, key_of, rows_of
+from benchmarks.time_to_quality import COMMITTED, committed, cost_of_rounding, key_of, markdown_of, rows_of
 
 BOARD: Board = ("S", "masked")
-COMMITTED = Path(__file__).parents[1] / "benchmarks" / "quality.json"
 
 
 def results(bits: dict[str, list[float]], ms: dict[str, float]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -41,6 +39,26 @@ def test_an_entry_that_lacks_a_seed_or_its_time_is_left_out() -> None:
     rows = rows_of(BOARD, *results(bits, {REFERENCE: 20, "tinydiff, AdamW": 15}))
     assert [row["entry"] for row in rows] == ["tinydiff, AdamW", REFERENCE]
     assert rows_of(BOARD, *results({"tinydiff, Muon": [2.5, 2.8, 2.81]}, {"tinydiff, Muon": 10})) == []
+
+
+def test_a_new_entry_is_judged_beside_the_committed_ones() -> None:
+    """Whoever enters trains one entry, not all of them: the bits of the others are in the repository."""
+    bits, names = committed(), [row["entry"] for row in json.loads(COMMITTED.read_text())["rows"]]
+    assert {key_of(BOARD, REFERENCE, seed) for seed in SEEDS[BOARD]} <= set(bits)
+    seconds = {"S masked": dict.fromkeys(names, [0.01] * 3)}
+    mine = {key_of(BOARD, "tinydiff, Muon", seed): {"bits": 1.0} for seed in SEEDS[BOARD]}
+    rows = rows_of(BOARD, bits | mine, seconds)
+    assert {row["entry"] for row in rows} == set(names)
+    assert [row["mean"] for row in rows if row["entry"] == "tinydiff, Muon"] == [1.0]
+    for row in json.loads(COMMITTED.read_text())["rows"]:
+        if row["board"] == "S masked" and row["entry"] != "tinydiff, Muon":
+            assert next(r for r in rows if r["entry"] == row["entry"])["bits"] == row["bits"]
+
+
+def test_the_tables_of_the_readme_are_the_committed_ones() -> None:
+    """Whoever saves a new leaderboard puts it there too: `report --markdown`."""
+    readme = COMMITTED.with_name("README.md").read_text("utf-8")
+    assert markdown_of(json.loads(COMMITTED.read_text())["rows"]) in readme
 
 
 def test_rounding_is_paired_by_seed() -> None:

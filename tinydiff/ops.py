@@ -11,7 +11,16 @@ from .arrays import Bools, Floats, Ints
 from .tensor import Tensor
 
 Precision = Literal["full", "bfloat16"]
-"""Of matrix products: of the numbers as they are, or rounded to bfloat16, sums in float32 (Kalamkar et al. 2019)."""
+"""Of products: of the numbers as they are, or rounded to bfloat16, sums in float32 (Kalamkar et al. 2019)."""
+
+
+def _rounds(x: Tensor, precision: Precision) -> bool:
+    """Whether the factors of products with x are rounded to bfloat16."""
+    if precision not in ("full", "bfloat16"):
+        raise ValueError(f"precision is {precision!r}; expected 'full' or 'bfloat16'")
+    if precision == "bfloat16" and x.dtype != np.float32:
+        raise TypeError(f"x has dtype {x.dtype}, but products in bfloat16 are of float32; use precision='full'")
+    return precision == "bfloat16"
 
 
 def linear(
@@ -22,11 +31,7 @@ def linear(
     Adding the residual stream here saves a pass over memory. `precision` is that of all three products, forward and
     backward; what is kept is as precise as before.
     """
-    if precision not in ("full", "bfloat16"):
-        raise ValueError(f"precision is {precision!r}; expected 'full' or 'bfloat16'")
-    half = precision == "bfloat16"
-    if half and x.dtype != np.float32:
-        raise TypeError(f"x has dtype {x.dtype}, but products in bfloat16 are of float32; use precision='full'")
+    half = _rounds(x, precision)
     if weight.ndim != 2 or x.shape[-1] != weight.shape[0]:
         raise ValueError(f"x has shape {x.shape} and weight {weight.shape}; expected (..., I) and (I, O)")
     shape = (*x.shape[:-1], weight.shape[1])
@@ -119,7 +124,7 @@ def rotary(qkv: Tensor, cos: Floats, sin: Floats) -> Tensor:
     return Tensor.from_op(kernels.rotary(qkv.data, cos, sin), (qkv,), lambda g: (kernels.rotary(g, cos, -sin),))
 
 
-def self_attention(qkv: Tensor, mask: Bools | None = None, causal: int = 0) -> Tensor:
+def self_attention(qkv: Tensor, mask: Bools | None = None, causal: int = 0, precision: Precision = "full") -> Tensor:
     """Multi-head attention of a sequence to itself: packed (B, L, 3, H, D) -> (B, L, H * D).
 
     The kernel reads queries, keys and values where they lie in `qkv` and writes their gradients likewise: no copies.
@@ -128,16 +133,18 @@ def self_attention(qkv: Tensor, mask: Bools | None = None, causal: int = 0) -> T
     ----------
     mask : (L, L) or (B, L, L), True where the row's position may see the column's; None for all
     causal : 0, or the length b of blocks: position i sees positions j with j // b <= i // b; 1 is left to right
+    precision : of all products, forward and backward; the softmax is never rounded
 
     """
+    half = _rounds(qkv, precision)
     q, k, v = (qkv.data[:, :, i] for i in range(3))  # (B, L, H, D) views
-    out, lse = kernels.attention(q, k, v, mask, causal)
+    out, lse = kernels.attention(q, k, v, mask, causal, half)
     merged = (*out.shape[:2], -1) if out.size else (*out.shape[:2], out.shape[2] * out.shape[3])
 
     def vjp(g: Floats) -> tuple[Floats]:
         d = np.empty(qkv.shape, qkv.dtype)
         dq, dk, dv = (d[:, :, i] for i in range(3))
-        kernels.attention_backward(g.reshape(out.shape), q, k, v, out, lse, dq, dk, dv, mask, causal)
+        kernels.attention_backward(g.reshape(out.shape), q, k, v, out, lse, dq, dk, dv, mask, causal, half)
         return (d,)
 
     return Tensor.from_op(out.reshape(merged), (qkv,), vjp)

@@ -67,8 +67,8 @@ class Transformer:
     experts : feed-forward networks per block, 0 for a single one without a router, see `tinydiff.experts`
     active : how many of them work for a token, each 1 / active of the usual width: so the work is that of no experts
     routing : "token": each token takes its best experts; "expert": each expert takes its best tokens of a sequence
-    precision : "bfloat16" rounds what is multiplied by a matrix, forward and backward: faster with AVX512_BF16 or
-        AMX. Weights stay float32
+    precision : "bfloat16" rounds what is multiplied, by a matrix and in attention, forward and backward: faster with
+        AVX512_BF16 or AMX. Weights, sums and the softmax stay float32
 
     """
 
@@ -254,7 +254,7 @@ class Transformer:
             if self.positions != "learned":
                 qkv = ops.rotary(qkv, cos, sin)
             if cache is None:
-                attended = ops.self_attention(qkv, mask, causal)  # (B, L, d)
+                attended = ops.self_attention(qkv, mask, causal, self.precision)  # (B, L, d)
             else:
                 attended = self._cached_attention(qkv.data, cache.keys_values[i], past, ahead, causal)
             h = self._linear(f"block{i}.out", attended, h)
@@ -312,7 +312,8 @@ class Transformer:
         stop = past + qkv.shape[1]
         keys_values[:, past:stop] = qkv[:, :, 1:]
         seen = keys_values[:, : stop + ahead]
-        out, _ = kernels.attention(qkv[:, :, 0], seen[:, :, 0], seen[:, :, 1], causal=causal)  # (B, L, H, D)
+        q, k, v = qkv[:, :, 0], seen[:, :, 0], seen[:, :, 1]  # (B, L, H, D) each
+        out, _ = kernels.attention(q, k, v, causal=causal, bfloat16=self.precision == "bfloat16")
         return Tensor(out.reshape(*out.shape[:2], self.d_model))
 
     def _mixture(self, block: str, x: Tensor, routes: list[Bools] | None) -> Tensor:

@@ -38,7 +38,9 @@ class Counter:
             self.flops += 2 * a.shape[0] * a.shape[1] * b.shape[1]
             return matmul(a, b, *rest)
 
-        def counted_attention(q: Any, k: Any, v: Any, mask: Any = None, causal: int = 0) -> Any:
+        def counted_attention(
+            q: Any, k: Any, v: Any, mask: Any = None, causal: int = 0, *rest: Any, **named: Any
+        ) -> Any:
             (batch, queries, heads, depth), keys = q.shape, k.shape[1]
             sees = np.ones((queries, keys), bool)
             if causal:
@@ -46,7 +48,7 @@ class Counter:
                 sees = at[keys - queries :, None] >= at
             self.flops += 2 * 2 * batch * heads * depth * int(sees.sum())
             self.calls += 1
-            return attention(q, k, v, mask, causal)
+            return attention(q, k, v, mask, causal, *rest, **named)
 
         monkeypatch.setattr(kernels, "matmul", counted_matmul)
         monkeypatch.setattr(kernels, "attention", counted_attention)

@@ -99,7 +99,7 @@ def active() -> Literal["numpy", "native"]:
 
 
 def has_bfloat16() -> bool:
-    """Whether `matmul` can round to bfloat16: in NumPy on any CPU, natively on one with AVX512_BF16 or AMX."""
+    """Whether products can be rounded to bfloat16: in NumPy on any CPU, natively on one with AVX512_BF16 or AMX."""
     return native is None or _active == "numpy" or bool(native.has_bfloat16())
 
 

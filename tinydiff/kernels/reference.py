@@ -30,6 +30,13 @@ def _rounded(x: Floats) -> Floats:
     return np.where(np.isnan(x), x, nearest.view(np.float32))
 
 
+def _factors(bfloat16: bool, name: str, *arrays: Floats) -> tuple[Floats, ...]:
+    """What is multiplied: the arrays, of which the first has that name, or their bfloat16."""
+    if bfloat16 and arrays[0].dtype != np.float32:
+        raise TypeError(f"{name} has dtype {arrays[0].dtype}; expected float32 for a product in bfloat16")
+    return tuple(map(_rounded, arrays)) if bfloat16 else arrays
+
+
 def matmul(
     a: Floats, b: Floats, bias: Floats | None = None, residual: Floats | None = None, bfloat16: bool = False
 ) -> Floats:
@@ -37,12 +44,9 @@ def matmul(
 
     With `bfloat16`, for float32: a and b are rounded to bfloat16 first; sums, bias and residual are not.
     """
-    if bfloat16 and a.dtype != np.float32:
-        raise TypeError(f"a has dtype {a.dtype}; expected float32 for a product in bfloat16")
+    a, b = _factors(bfloat16, "a", a, b)
     _check(a.ndim == 2, "a", a, "two axes")
     _check(b.ndim == 2 and b.shape[0] == a.shape[1], "b", b, f"({a.shape[1]}, n)")
-    if bfloat16:
-        a, b = _rounded(a), _rounded(b)
     c = a @ b
     if bias is not None:
         _check(bias.shape == c.shape[1:], "bias", bias, f"({c.shape[1]},)")
@@ -235,7 +239,9 @@ def _check_attention(q: Floats, k: Floats, v: Floats, mask: Bools | None, causal
         _check(fits, "mask", mask, f"(Lq, Lk) or (B, Lq, Lk) with B {batch}, Lq {queries}, Lk {keys}")
 
 
-def attention(q: Floats, k: Floats, v: Floats, mask: Bools | None = None, causal: int = 0) -> tuple[Floats, Floats]:
+def attention(
+    q: Floats, k: Floats, v: Floats, mask: Bools | None = None, causal: int = 0, bfloat16: bool = False
+) -> tuple[Floats, Floats]:
     """Multi-head attention, softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017).
 
     The inputs may be views, such as `qkv[:, :, 0]` of a packed (B, L, 3, H, D) array.
@@ -247,6 +253,8 @@ def attention(q: Floats, k: Floats, v: Floats, mask: Bools | None = None, causal
     mask : (Lq, Lk) or (B, Lq, Lk) of bool, True where the query may see the key; None for all
     causal : 0, or the length b of blocks that see themselves and those before: query i sees keys j with
         j // b <= (i + Lk - Lq) // b, that is, the queries are the last positions. 1 is left to right
+    bfloat16 : for float32: round what is multiplied, q, k, v and the exponentials of the softmax, to bfloat16; sums,
+        also those of the softmax, are not rounded
 
     Returns
     -------
@@ -255,20 +263,25 @@ def attention(q: Floats, k: Floats, v: Floats, mask: Bools | None = None, causal
 
     """
     _check_attention(q, k, v, mask, causal)
+    qf, kf, vf = _factors(bfloat16, "q", q, k, v)
     batch, queries, heads, depth = q.shape
     out = np.empty(q.shape, q.dtype)
     lse = np.empty((batch, heads, queries), q.dtype)
-    kt, vt = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)  # (B, H, D, Lk), (B, H, Lk, D)
+    kt, vt = kf.transpose(0, 2, 3, 1), vf.transpose(0, 2, 1, 3)  # (B, H, D, Lk), (B, H, Lk, D)
     for first in range(0, queries, QUERY_BLOCK):
         last = min(first + QUERY_BLOCK, queries)
-        scores = q[:, first:last].transpose(0, 2, 1, 3) @ kt / np.sqrt(depth).astype(q.dtype)  # (B, H, n, Lk)
+        scores = qf[:, first:last].transpose(0, 2, 1, 3) @ kt / np.sqrt(depth).astype(q.dtype)  # (B, H, n, Lk)
         visible = _visible(queries, k.shape[1], first, last, mask, causal)
         if visible is not None:
             scores = np.where(visible, scores, -np.inf).astype(q.dtype)
-        block = _lse(scores)
-        p = np.exp(scores - np.where(np.isneginf(block), 0, block).astype(q.dtype))
-        out[:, first:last] = (p @ vt).transpose(0, 2, 1, 3)
-        lse[:, :, first:last] = block[..., 0]
+        top = scores.max(axis=-1, keepdims=True, initial=-np.inf)
+        p = np.exp(scores - np.where(np.isneginf(top), 0, top).astype(q.dtype))
+        total = p.sum(axis=-1, keepdims=True)
+        (pf,) = _factors(bfloat16, "q", p)
+        mean = (pf @ vt) / np.where(total == 0, 1, total).astype(q.dtype)  # (B, H, n, D)
+        out[:, first:last] = mean.transpose(0, 2, 1, 3)
+        with np.errstate(divide="ignore"):
+            lse[:, :, first:last] = (top + np.log(total))[..., 0]
     return out, lse
 
 
@@ -284,11 +297,13 @@ def attention_backward(
     dv: Floats,
     mask: Bools | None = None,
     causal: int = 0,
+    bfloat16: bool = False,
 ) -> None:
     """Write the gradients of `attention` into dq, dk and dv, which may be views of a packed array.
 
     With P the softmax and delta_i = sum_d g_id out_id (Dao et al. 2022, appendix B):
     dv = P^T g,  dS = P * (g v^T - delta),  dq = dS k / sqrt(D),  dk = dS^T q / sqrt(D).
+    With `bfloat16` the factors of these products are rounded, P and dS among them; delta's are not.
     """
     _check_attention(q, k, v, mask, causal)
     for name, array, like in (("g", g, q), ("out", out, q), ("dq", dq, q), ("dk", dk, k), ("dv", dv, v)):
@@ -296,21 +311,23 @@ def attention_backward(
     queries, depth = q.shape[1], q.shape[3]
     scale = 1 / np.sqrt(depth).astype(q.dtype)
     heads_first = (0, 2, 1, 3)
-    kh, vh = k.transpose(heads_first), v.transpose(heads_first)  # (B, H, Lk, D)
+    qf, kf, vf, gf = _factors(bfloat16, "q", q, k, v, g)
+    kh, vh = kf.transpose(heads_first), vf.transpose(heads_first)  # (B, H, Lk, D)
     dk[...], dv[...] = 0, 0
     for first in range(0, queries, QUERY_BLOCK):
         last = min(first + QUERY_BLOCK, queries)
-        qh, gh, oh = (a[:, first:last].transpose(heads_first) for a in (q, g, out))  # (B, H, n, D)
+        qh, gh = (a[:, first:last].transpose(heads_first) for a in (qf, gf))  # (B, H, n, D)
+        delta = (g[:, first:last] * out[:, first:last]).sum(axis=-1).transpose(0, 2, 1)[..., None]  # (B, H, n, 1)
         block = lse[:, :, first:last, None]
         scores = qh @ kh.swapaxes(2, 3) * scale
         visible = _visible(queries, k.shape[1], first, last, mask, causal)
         if visible is not None:
             scores = np.where(visible, scores, -np.inf).astype(q.dtype)
         p = np.exp(scores - np.where(np.isneginf(block), 0, block).astype(q.dtype))  # (B, H, n, Lk)
-        ds = p * (gh @ vh.swapaxes(2, 3) - (gh * oh).sum(axis=-1, keepdims=True)) * scale
-        dq[:, first:last] = (ds @ kh).transpose(heads_first)
-        dk += (ds.swapaxes(2, 3) @ qh).transpose(heads_first)
-        dv += (p.swapaxes(2, 3) @ gh).transpose(heads_first)
+        pf, ds = _factors(bfloat16, "q", p, p * (gh @ vh.swapaxes(2, 3) - delta))
+        dq[:, first:last] = scale * (ds @ kh).transpose(heads_first)
+        dk += scale * (ds.swapaxes(2, 3) @ qh).transpose(heads_first)
+        dv += (pf.swapaxes(2, 3) @ gh).transpose(heads_first)
 
 
 def adamw(
