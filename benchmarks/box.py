@@ -23,7 +23,7 @@ from tinydiff import Transformer, box, data, decoders, learning
 from tinydiff.cli.demo import DECODER, ORDER, new_run, quality
 from tinydiff.processes import Autoregressive, MaskedDiffusion
 
-STEPS = {"stories": 10_000, "stories_ar": 4_000, "prose": 2_000}
+STEPS = {"stories": 10_000, "stories_ar": 4_000, "prose": 5_000}
 PIECES = 2048
 SAMPLES = 10
 ABOUT = {

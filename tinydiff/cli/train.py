@@ -232,7 +232,7 @@ def train(
     precision: Annotated[
         Literal["full", "bfloat16"] | None,
         typer.Option(
-            metavar="NAME", help="Of matrix products: full (default), or bfloat16 on CPUs with AVX512_BF16, AMX."
+            metavar="NAME", help="Of products: full (default), or bfloat16 on CPUs with AVX512_BF16, AMX."
         ),
     ] = None,
     seed: Seed = 0,

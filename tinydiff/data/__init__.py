@@ -139,8 +139,9 @@ def _library() -> Path | zipfile.Path:
 
 def _sources(folder: Path | zipfile.Path, deep: bool = False) -> list[str]:
     """The modules in a folder in alphabetical order, those that are pure ASCII; deep: with those of its packages."""
+    entries: list[Path | zipfile.Path] = [*folder.iterdir()]
     texts = []
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+    for entry in sorted(entries, key=lambda entry: entry.name):
         if entry.name.endswith(".py") and (source := entry.read_bytes()).isascii():
             texts.append(source.decode("ascii").replace("\r\n", "\n"))
         elif deep and entry.name.isidentifier() and entry.name not in TESTS and entry.is_dir():  # not site-packages
@@ -156,7 +157,7 @@ Tokens: TypeAlias = Literal["characters", "words", "pieces"]
 
 
 def python_prose() -> str:
-    """The sentences of the language reference and of the standard library's docstrings: about 650,000 characters.
+    """The sentences of the language reference and of the standard library's docstrings: about 800,000 characters.
 
     A paragraph of the one and a docstring of the other is a line: unwrapped, without markup and quotation marks, and
     without what is no plain sentence, above all code and what speaks in names. Both are spread evenly over the text,
@@ -184,8 +185,8 @@ TESTS = ("test", "tests", "idle_test")
 MARKUP = re.compile(r"""[*`"]|(?<!\w)'|'(?!\w)""")
 """What stands around names and italics; an apostrophe within a word is none."""
 SENTENCE = re.compile(r"[A-Z][\w ,;:()'/-]{20,}[.!?]", re.ASCII)
-CODE = re.compile(r"_|\w\(|\w:\w|\d\.")
-"""In a sentence: names of several words, calls, slices, numbers at the end, which are mostly of versions."""
+CODE = re.compile(r"_|\w\(|\w:\w|\d\.|  | [,;:.!?)]")
+"""In a sentence: names of several words, calls, slices, numbers at the end, mostly of versions; a gap where a sign was."""
 
 CORPORA = {"python_docs": python_docs, "python_prose": python_prose, "python_source": python_source}
 INSTRUCTIONS = (instructions.NAME,)
