@@ -160,6 +160,11 @@ def main(
         console.print(f"  {name:15} {worker.describe}", highlight=False)
     wanted = [case for case in workers["native"].cases if only in case]
     earlier = json.loads(json_file.read_text()) if json_file is not None and json_file.exists() else {}
+    for what, here in (("machine", machine), ("threads", threads)):
+        if earlier.get(what, here) != here:
+            sys.exit(
+                f"error: {json_file} has cases measured with {what} {earlier[what]}, not {here}; choose another --json"
+            )
     results: dict[str, dict[str, dict[str, float]]] = {}
     with Progress(console=Console(stderr=True)) as progress:
         for case in progress.track(wanted, description="measuring"):

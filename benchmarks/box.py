@@ -78,7 +78,7 @@ def card(name: str, folder: Path) -> str:
         f"{model.length} {codec.unit}s, {codec.vocab_size} of them known",
         f"- trained for {last['step']:,} steps of {config['training']['batch']} texts on {corpus.description}",
         f"- held-out: {held_out.mean:.4f} +- {held_out.error:.4f} bits per character, of which half precision costs "
-        f"{same.mean - last['held_out'][0]:+.5f}",
+        f"{round(same.mean - last['held_out'][0], 4) + 0.0:+.4f}",
     ]  # fmt: skip
     rng = np.random.default_rng(0)
     if isinstance(corpus, data.Examples) and isinstance(corpus.law, data.stories.Stories):

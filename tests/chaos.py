@@ -76,6 +76,7 @@ def one_kill(folder: Path, text: Path, steps: int, rng: random.Random) -> tuple[
     assert child.stderr is not None
     how = rng.sample(SIGNALS, 1) if rng.random() < 0.5 else [rng.choice(SIGNALS[1:]), rng.choice(SIGNALS)]
     hangs = threading.Timer(PATIENCE, child.send_signal, [signal.SIGABRT])  # it then says where
+    hangs.daemon = True
     hangs.start()
     if rng.random() < 0.3:
         said = ""

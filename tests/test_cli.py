@@ -480,7 +480,7 @@ def test_train_refuses_folders(
         (["sample", "RUN", "--remasking", "first_hitting", "--steps", 4], "FirstHitting has no such option"),
         (["sample", "RUN", "--solver", "heun"], "--solver is heun, but"),
         (["sample", "RUN", "--prompt", "t" * 16], "--prompt has 16 characters; the text has 16, so that none are left"),
-        (["sample", "RUN", "--remask", "cap", "--eta", 2], "eta is 2.0; expected 0 <= eta <= 1"),
+        (["sample", "RUN", "--remask", "cap", "--eta", 2], "--eta is 2.0; expected 0 <= eta <= 1"),
         (["sample", "RUN", "--cfg-scale", 1], "--cfg-scale is 1.0, but nothing is given to follow"),
         (["sample", "RUN", "--prompt", "the cat sat on a mat"], "--prompt has 20 characters; the text has 16"),
         (["sample", "RUN", "--prompt", "\u2591"], "'\u2591' (U+2591) at position 0"),
@@ -500,7 +500,10 @@ def test_train_refuses_folders(
         (["evaluate", "RUN", "--decoder", "low_confidence"], "--decoder is low_confidence, which has no exact likelih"),
         (["evaluate", "RUN", "--decoder", "random"], "by chance, so there are many ways to a text: use most_likely, "),
         (["evaluate", "RUN", "--decoder", "margin", "--gamma", 1], "--decoder is margin and --gamma is 1.0, but each"),
-        (["evaluate", "RUN", "--decoder", "margin", "--steps", 17], "--steps is 17, but only 16 positions are filled"),
+        (
+            ["evaluate", "RUN", "--decoder", "margin", "--steps", 17],
+            "--steps is 17, but only 16 positions are to be filled",
+        ),
         (["evaluate", "RUN", "--decoder", "margin", "--steps", 0], "--steps is 0; it must be at least 1"),
         (["evaluate", "AUTOREGRESSIVE", "--decoder", "margin"], "--decoder is margin, but"),
         (["sample", "RUN", "--strip", "strip.txt"], "strip.txt ends in '.txt'; figures end in .pdf, .png, .svg"),
@@ -536,6 +539,8 @@ def test_sentences_name_what_was_typed() -> None:
     typed = ["train", "--d-model", "9", "--heads=2", "--text", "x"]
     assert cli.as_typed("d_model is 9 and heads is 2; or", typed) == "--d-model is 9 and --heads is 2; or"
     assert cli.as_typed("steps is 0, but lr is 2", ["--lr", "2"]) == "steps is 0, but --lr is 2"
+    assert cli.as_typed("out is a run of flow", ["page", "out", "--out", "x.html"]) == "out is a run of flow"
+    assert cli.as_typed("line 2 is '3 and lr is 2'", ["--lr", "2"]) == "line 2 is '3 and lr is 2'"
     assert cli.as_typed("the text is short: text is all", typed) == "the text is short: text is all"
 
 

@@ -45,6 +45,8 @@ COUNTS: list[tuple[str, Callable[..., object]]] = [
     *((name, network) for name in ("vocab_size", "length", "d_model", "layers", "heads")),
     ("vocab_size", ScoreEntropy), ("passes", lambda passes: Refinement(3, passes)),
     ("steps", lambda steps: D3PM(3, steps=steps)), ("features", GaussianDiffusion), ("features", FlowMatching),
+    ("block_length", lambda block_length: BlockDiffusion(3, block_length)),
+    ("mixture", lambda mixture: BlockDiffusion(3, mixture=(2, mixture))),
     ("T", lambda T: GaussianDiffusion(1, T=T)), ("length", sampled), ("batch", sampled),
     ("top_k", lambda top_k: decoders.Draw(1.0, top_k)), ("steps", decoders.LowConfidence),
     ("block_length", lambda block_length: decoders.Threshold(0.5, block_length=block_length)),

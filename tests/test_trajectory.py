@@ -189,7 +189,7 @@ def test_pages_and_pictures_of_words(tmp_path: Path) -> None:
     rows = trajectory.frames[0].state.shape[0]
     assert heights[0] - heights[1] == rows * CELL_HEIGHT * (trajectory.most_lines(20) - trajectory.most_lines(40))
     drawn = [text.get_text() for text in figures.strip(trajectory, moments=2, columns=30).axes[0].texts]
-    assert " catalogue" in drawn
+    assert "catalogue" in drawn
     assert 3 * MASK in drawn
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinydiff import Tensor, Transformer
+from tinydiff import Tensor, Transformer, kernels
 from tinydiff.tensor import _recording
 
 ANSWER = Transformer.__call__
@@ -14,7 +14,7 @@ ANSWER = Transformer.__call__
 class Remembering(Transformer):
     """A network that answers the same question once: enumeration asks about few states at many times.
 
-    As long as its weights are the same, no gradient is wanted, and nobody listens.
+    As long as its weights and the kernels are the same, no gradient is wanted, and nobody listens: patch nothing below.
     """
 
     def __call__(self, x: Any, t: Any = None, **options: Any) -> Tensor:
@@ -24,7 +24,7 @@ class Remembering(Transformer):
         told = {"x": x, "t": t if self.time else None} | options
         told = {name: part if isinstance(part, int | None) else np.asarray(part) for name, part in told.items()}
         weights = hash(b"".join(p.data.tobytes() for p in self.params.values()))
-        key = weights, *(
+        key = weights, kernels.active(), *(
             (name, part.dtype.char, part.shape, part.tobytes()) if isinstance(part, np.ndarray) else (name, part)
             for name, part in told.items()
         )  # fmt: skip

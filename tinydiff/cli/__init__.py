@@ -26,6 +26,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from inspect import signature
 from itertools import pairwise
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -154,6 +155,8 @@ def check_arguments(arguments: list[str]) -> None:
         if (argument == "" or argument.endswith("=")) and re.fullmatch(r"--[a-z-]+", empty):
             raise ValueError(f"{empty} is empty; give it a value or leave it out")
         value = before.startswith("--") and "=" not in before
+        if argument[2:].partition("=")[0] in signature(generate.infill).parameters:  # --top_k: meant is --top-k
+            continue
         if arguments[0] == "infill" and not value and re.match(r"-[^-]|--(?![a-z-]+(=|$))", argument):
             raise ValueError(
                 f"{argument!r} begins with a dash, which options do; a text that does goes last, after --, for "
@@ -167,9 +170,11 @@ def as_typed(words: str, arguments: list[str]) -> str:
 
     def named(match: re.Match[str]) -> str:
         option = "--" + match[2].replace("_", "-")
-        return match[1] + (option if option in typed else match[2])
+        named_otherwise = match[2] in arguments  # a folder, say, that is called like an option
+        return match[1] + (option if option in typed and not named_otherwise else match[2])
 
-    return re.sub(r"(^|, but | and )([a-z_]+)(?= is )", named, words)
+    ours, data = re.fullmatch(r"([^'\"]*)(.*)", words, re.DOTALL).groups()  # type: ignore[union-attr]
+    return re.sub(r"(^|, but | and )([a-z_]+)(?= is )", named, ours) + data
 
 
 class _Stop:

@@ -28,8 +28,8 @@ CHOICES: dict[str, dict[str, type[Any]]] = {
     },
     "sampler": {"analytic": decoders.Tweedie, "euler": decoders.Euler},
 }
-CHOICES["decoder"] = CHOICES["remasking"]  # what `evaluate` calls it
 """Options whose value names a decoder."""
+CHOICES["decoder"] = CHOICES["remasking"]  # what `evaluate` calls it
 BY_BEING_THERE = {
     "threshold": decoders.Threshold, "gamma": decoders.EntropyBounded, "factor": decoders.Frechet,
     "drafts": decoders.Speculate,

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from .. import box, data, learning
+from ..arrays import check_counts
 from ..decoders.replay import lawless
 from ..learning.files import write_atomically
 from ..measures import clock as racing
@@ -91,6 +92,7 @@ def evaluate(
     if isinstance(corpus, data.Unseen):
         length = min(length, max(corpus.longest, 1))
     report_skipped(corpus, length)
+    check_counts(windows=windows)
     windows = learning.EVALUATION_BATCH * -(-windows // learning.EVALUATION_BATCH)
     judged: Any = process
     of_decoder = ""
@@ -103,7 +105,7 @@ def evaluate(
             )
         most = min(length, getattr(process, "block_length", length))
         if steps is not None and steps > most:
-            raise ValueError(f"--steps is {steps}, but only {most} positions are filled in them; use at most {most}")
+            raise ValueError(f"--steps is {steps}, but only {most} positions are to be filled; use at most {most}")
         judged = DecoderLaw(process, asked)
         rules = {"": decoder, "gamma ": gamma, "factor ": factor, "steps ": steps}
         named = ", ".join(f"{rule}{value}" for rule, value in rules.items() if value is not None)

@@ -231,9 +231,7 @@ def train(
     ] = None,
     precision: Annotated[
         Literal["full", "bfloat16"] | None,
-        typer.Option(
-            metavar="NAME", help="Of products: full (default), or bfloat16 on CPUs with AVX512_BF16, AMX."
-        ),
+        typer.Option(metavar="NAME", help="Of products: full (default), or bfloat16 on CPUs with AVX512_BF16, AMX."),
     ] = None,
     seed: Seed = 0,
     shards: Annotated[

@@ -185,8 +185,8 @@ TESTS = ("test", "tests", "idle_test")
 MARKUP = re.compile(r"""[*`"]|(?<!\w)'|'(?!\w)""")
 """What stands around names and italics; an apostrophe within a word is none."""
 SENTENCE = re.compile(r"[A-Z][\w ,;:()'/-]{20,}[.!?]", re.ASCII)
-CODE = re.compile(r"_|\w\(|\w:\w|\d\.|  | [,;:.!?)]")
-"""In a sentence: names of several words, calls, slices, numbers at the end, mostly of versions; a gap where a sign was."""
+CODE = re.compile(r"_|\w\(|\w:\w|\d\.| {2}| [,;:.!?)]")
+"""In a sentence: names of several words, calls, slices, numbers at the end, mostly of versions; gaps of signs."""
 
 CORPORA = {"python_docs": python_docs, "python_prose": python_prose, "python_source": python_source}
 INSTRUCTIONS = (instructions.NAME,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..arrays import Floats
+from ..arrays import Floats, check_counts
 from ..processes.discrete import DiscreteDiffusion, token_probabilities
 from ..transformer import Model
 from .states import all_sequences, state_index
@@ -25,6 +25,7 @@ def speculative_law(
     mean, most : expected and largest number of calls
 
     """
+    check_counts(length=length, drafts=drafts)
     v = process.vocab_size
     law = np.zeros(v**length)
     calls, most = 0.0, 0

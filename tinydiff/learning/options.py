@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from ..arrays import check_counts
+
 MOST = 1 << 53
 """No number of steps or sequences is larger: up to here floats tell whole numbers apart."""
 MUON_LR = 0.02
@@ -67,8 +69,7 @@ class Options:
             if isinstance(value, int) and abs(value) > MOST:
                 raise ValueError(f"{field.name} is {value}; it must be at most {MOST}")
         for name in ("steps", "batch", "warmup", "evaluate_every", "evaluate_windows", "log_every", "shards"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+            check_counts(**{name: getattr(self, name)})
         if self.shards > self.batch:
             raise ValueError(f"shards is {self.shards}, but batch is {self.batch}: a shard needs at least one sequence")
         if not 0 <= self.restart < self.steps:
@@ -88,7 +89,7 @@ class Options:
             if self.optimiser != "muon":
                 raise ValueError(
                     f"muon_lr is {self.muon_lr}, but the optimiser is {self.optimiser!r}, which has no such option; "
-                    "leave it out or choose optimiser='muon'"
+                    "leave it out or choose 'muon'"
                 )
             if not (math.isfinite(self.muon_lr) and self.muon_lr > 0):
                 raise ValueError(f"muon_lr is {self.muon_lr}; it must be positive")

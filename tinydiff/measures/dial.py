@@ -86,7 +86,8 @@ def plan(
     for name, given in (("steps", steps), ("order", orders), ("temperature", temperatures)):
         if len(set(given)) != len(given) or not given:
             raise ValueError(f"{name} is {', '.join(map(str, given)) or 'empty'}; expected one or more, none twice")
-    check_counts(steps=min(steps))
+    for number in steps:
+        check_counts(steps=number)
     for temperature in temperatures:
         if not (np.isfinite(temperature) and temperature >= 0):
             raise ValueError(f"temperature is {temperature}; it must be 0 (greedy) or more")

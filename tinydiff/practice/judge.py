@@ -260,9 +260,8 @@ def _guarded(asks: Function, function: Callable[..., Any]) -> Callable[..., Any]
     watched = _watched(function)
 
     def run(*arguments: Any) -> Any:
-        before = tuple(
-            a if isinstance(a, np.random.Generator) else _copied(a) for a in arguments
-        )  # drawn from it may be
+        # a generator may be drawn from
+        before = tuple(a if isinstance(a, np.random.Generator) else _copied(a) for a in arguments)
         output = watched(*arguments)
         if spoilt := _changed(asks, before, arguments):
             raise Refused("argument", f"The function changes its argument {spoilt}; work on a copy of it.")

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import decoders, ops
-from ..arrays import Bools, Floats, Ints
+from ..arrays import Bools, Floats, Ints, check_counts
 from ..data import Batch
 from ..tensor import Tensor, no_grad
 from ..transformer import Model
@@ -65,9 +65,9 @@ class BlockDiffusion(Divided):
         clip: Sequence[float] = (T_MIN, 1.0),
         estimator: Estimator = "time",
     ) -> None:
-        for name, length in (("block_length", block_length), *(("mixture", length) for length in mixture)):
-            if length < 1:
-                raise ValueError(f"{name} is {length}; a block must hold at least 1 token")
+        check_counts(block_length=block_length)
+        for length in mixture:
+            check_counts(mixture=length)
         if len(clip) != 2 or not 0 < clip[0] <= clip[1] <= 1:
             raise ValueError(f"clip is {tuple(clip)}; expected two times, 0 < first <= second <= 1")
         if estimator == "count" and tuple(clip) != (T_MIN, 1.0):
