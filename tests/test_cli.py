@@ -27,6 +27,7 @@ from tinydiff import (
     GaussianDiffusion,
     MaskedDiffusion,
     ScoreEntropy,
+    box,
     cli,
     data,
     decoders,
@@ -540,6 +541,10 @@ def test_sentences_name_what_was_typed() -> None:
     assert cli.as_typed("d_model is 9 and heads is 2; or", typed) == "--d-model is 9 and --heads is 2; or"
     assert cli.as_typed("steps is 0, but lr is 2", ["--lr", "2"]) == "steps is 0, but --lr is 2"
     assert cli.as_typed("out is a run of flow", ["page", "out", "--out", "x.html"]) == "out is a run of flow"
+    assert cli.as_typed(f"{box.ROOT / 'stories_ar'} is a run of", ["infill", "stories_ar"]) == "stories_ar is a run of"
+    assert str(box.ROOT) in cli.as_typed(
+        f"{box.ROOT / 'stories_ar' / 'config.json'} is damaged", ["infill", "stories_ar"]
+    )
     assert cli.as_typed("line 2 is '3 and lr is 2'", ["--lr", "2"]) == "line 2 is '3 and lr is 2'"
     assert cli.as_typed("the text is short: text is all", typed) == "the text is short: text is all"
 

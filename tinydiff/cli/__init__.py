@@ -28,13 +28,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from inspect import signature
 from itertools import pairwise
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from .. import __version__, _start
+from .. import __version__, _start, box
 from ..learning.files import CheckpointError
 from ..learning.interrupts import STOPS
 from ..learning.ranks import RankLost, place
@@ -165,7 +166,11 @@ def check_arguments(arguments: list[str]) -> None:
 
 
 def as_typed(words: str, arguments: list[str]) -> str:
-    """A sentence of the library, with the arguments that were given as options named as they were typed."""
+    """A sentence of the library, with options, and models in the box, named as they were typed."""
+    in_the_box = "|".join(re.escape(str(box.ROOT / name)) for name in box.NAMES)
+    words = re.sub(
+        rf"(?:{in_the_box})(?= )", lambda path: Path(path[0]).name, words
+    )  # not of its files: they lie there
     typed = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
 
     def named(match: re.Match[str]) -> str:
