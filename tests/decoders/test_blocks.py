@@ -152,8 +152,8 @@ UNSEEN = Batch(np.zeros((1, L), np.int64), given=np.arange(L)[None] == 6)
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (lambda: BlockDiffusion(V, 0), "block_length is 0; a block must hold"),
-        (lambda: BlockDiffusion(V, 4, mixture=(2, 0)), "mixture is 0; a block must hold"),
+        (lambda: BlockDiffusion(V, 0), "block_length is 0; it must be at least 1"),
+        (lambda: BlockDiffusion(V, 4, mixture=(2, 0)), "mixture is 0; it must be at least 1"),
         (lambda: BlockDiffusion(V, 4, clip=(0, 1)), r"clip is \(0, 1\); expected two times"),
         (lambda: BlockDiffusion(V, 4, clip=(0.5, 0.4)), "clip is"),
         (lambda: decoders.EntropyBounded(gamma=-0.1), "gamma is -0.1; it must be 0"),
