@@ -124,7 +124,7 @@ def film(*trajectories: Trajectory, alt: str, moments: int = 6, columns: int = 6
     with plt.rc_context({"figure.constrained_layout.use": False, "font.size": 10}):
         figure = strip(first, moments, columns)
         figure.axes[0].set_title(first.title, loc="left", fontsize=12)
-    bundle = {"image/png": _png(figure, 1.2, 48 if first.remasked else 32), "text/plain": f"{alt} {'; '.join(texts)}"}
+    bundle = {"image/png": _png(figure, 1.2, 48), "text/plain": f"{alt} {'; '.join(texts)}"}
     plt.close(figure)
     _show(bundle, bundle["text/plain"])
 
