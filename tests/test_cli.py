@@ -546,6 +546,9 @@ def test_sentences_name_what_was_typed() -> None:
         f"{box.ROOT / 'stories_ar' / 'config.json'} is damaged", ["infill", "stories_ar"]
     )
     assert cli.as_typed("line 2 is '3 and lr is 2'", ["--lr", "2"]) == "line 2 is '3 and lr is 2'"
+    cli.check_arguments(["infill", "RUN", "th_", "--top_k", "5"])  # no text: the command line says what is meant
+    with pytest.raises(ValueError, match="'--the_' begins with a dash"):
+        cli.check_arguments(["infill", "RUN", "--the_"])
     assert cli.as_typed("the text is short: text is all", typed) == "the text is short: text is all"
 
 

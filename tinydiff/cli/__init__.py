@@ -156,9 +156,8 @@ def check_arguments(arguments: list[str]) -> None:
         if (argument == "" or argument.endswith("=")) and re.fullmatch(r"--[a-z-]+", empty):
             raise ValueError(f"{empty} is empty; give it a value or leave it out")
         value = before.startswith("--") and "=" not in before
-        if argument[2:].partition("=")[0] in signature(generate.infill).parameters:  # --top_k: meant is --top-k
-            continue
-        if arguments[0] == "infill" and not value and re.match(r"-[^-]|--(?![a-z-]+(=|$))", argument):
+        option = argument.removeprefix("--").partition("=")[0] in signature(generate.infill).parameters  # --top_k
+        if arguments[0] == "infill" and not (value or option) and re.match(r"-[^-]|--(?![a-z-]+(=|$))", argument):
             raise ValueError(
                 f"{argument!r} begins with a dash, which options do; a text that does goes last, after --, for "
                 f"instance: tinydiff infill RUN -- {shlex.quote(argument)}"
@@ -168,9 +167,7 @@ def check_arguments(arguments: list[str]) -> None:
 def as_typed(words: str, arguments: list[str]) -> str:
     """A sentence of the library, with options, and models in the box, named as they were typed."""
     in_the_box = "|".join(re.escape(str(box.ROOT / name)) for name in box.NAMES)
-    words = re.sub(
-        rf"(?:{in_the_box})(?= )", lambda path: Path(path[0]).name, words
-    )  # not of its files: they lie there
+    words = re.sub(rf"(?:{in_the_box})(?= )", lambda path: Path(path[0]).name, words)  # files in them keep their path
     typed = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
 
     def named(match: re.Match[str]) -> str:
@@ -178,8 +175,8 @@ def as_typed(words: str, arguments: list[str]) -> str:
         named_otherwise = match[2] in arguments  # a folder, say, that is called like an option
         return match[1] + (option if option in typed and not named_otherwise else match[2])
 
-    ours, data = re.fullmatch(r"([^'\"]*)(.*)", words, re.DOTALL).groups()  # type: ignore[union-attr]
-    return re.sub(r"(^|, but | and )([a-z_]+)(?= is )", named, ours) + data
+    ours = re.split("['\"]", words, maxsplit=1)[0]  # what is quoted is the user's
+    return re.sub(r"(^|, but | and )([a-z_]+)(?= is )", named, ours) + words[len(ours) :]
 
 
 class _Stop:
