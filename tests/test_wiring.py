@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from tinydiff import (
     train,
 )
 from tinydiff.arrays import Ints
+from tinydiff.cli.train import GENERAL, SIZES, recipe_for
 from tinydiff.data import Batch
 from tinydiff.learning.checkpoint import read_config
 from tinydiff.measures import dial
@@ -355,3 +357,14 @@ def test_defaults_of_sampling_are_those_in_the_help(
     said = re.search(r"default (\d+) of sample and (\d+) of infill", helped(command, "--choice-temperature"))
     assert decoder.choice_temperature == float(said[1 if command == "sample" else 2])
     assert (decoder.draw.top_k, decoder.draw.top_p, decoder.block_length) == (None, None, None)
+
+
+def test_what_was_typed_comes_before_the_size_and_that_before_the_recipe_of_the_data() -> None:
+    """A rate is of its optimiser: another one does not inherit it. Whole vectors are as long as they are."""
+    spiral = replace(data.load("spiral"), recipe={"length": 2, "optimiser": "adamw", "lr": 0.005})
+    assert recipe_for(spiral, None, {}) == GENERAL | SIZES["S"] | spiral.recipe
+    assert recipe_for(spiral, None, {"optimiser": "adamw"})["lr"] == spiral.recipe["lr"]
+    assert "lr" not in recipe_for(spiral, None, {"optimiser": "muon"})
+    chosen = recipe_for(spiral, "M", {"layers": 7})
+    assert (chosen["layers"], chosen["d_model"]) == (7, SIZES["M"]["d_model"])
+    assert chosen["length"] == spiral.recipe.get("length", SIZES["S"]["length"]) != SIZES["M"]["length"]
