@@ -223,7 +223,7 @@ def test_ctrl_c_between_steps_saves_before_it_says_so(
     assert on_disk == [1]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here, and starting Python anew takes long")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here; tests/test_chaos.py kills whole commands")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_kill_at_any_moment_loses_nothing(runs: Runs, tmp_path: Path) -> None:
     """Files of different moments, or half written ones: a run that cannot go on, or goes on differently."""
