@@ -692,6 +692,7 @@ py::array orthogonalise(const py::array &x) {
 
 PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
     module.doc() = "Native kernels; see tinydiff/kernels/reference.py for what each computes.";
+    module.attr("sources") = TINYDIFF_SOURCES; // a digest of the files of this folder
     module.def("isas", &isas, "Instruction sets of this build that this CPU has, slowest first.");
     module.def("isa", [] { return active.load()->name; }, "The instruction set in use.");
     module.def("use_isa", &use_isa, py::arg("name"));

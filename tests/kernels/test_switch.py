@@ -1,7 +1,9 @@
 """Which implementation runs: kernels.use, TINYDIFF_KERNELS, TINYDIFF_ISA, and what happens without the extension."""
 
 import inspect
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ class Finder:
 sys.meta_path = [Finder]
 """
 NOT_BUILT = WITHOUT_EXTENSION.format(instead="return None")
+SOURCES = Path(__file__).parents[2] / "csrc"
 BROKEN = WITHOUT_EXTENSION.format(instead="raise ImportError('undefined symbol: __cxa_throw')")
 SHOW = "from tinydiff import kernels as k; print(k.active(), k.native and k.native.isa(), k.softmax.__module__)"
 
@@ -65,7 +68,7 @@ def test_kernels_lists_every_kernel() -> None:
     assert set(KERNELS) <= set(kernels.__all__)
     if native is not None:
         others = {"isa", "isas", "use_isa", "threads", "set_threads", "pool", "pools", "use_pool", "give_back_memory"}
-        others |= {"has_bfloat16"}
+        others |= {"has_bfloat16", "sources"}
         assert {name for name in vars(native) if not name.startswith("_")} == set(KERNELS) | others
 
 
@@ -132,11 +135,29 @@ def test_missing_extension_asked_for() -> None:
 
 
 def test_extension_of_another_version() -> None:
-    """A stale build that lacks a kernel is reported at import, not as an AttributeError in the middle of training."""
+    """A stale build, as after an update of a clone, is left alone, and said so: not a TypeError in mid-training."""
     stale = "import sys, types; sys.modules['tinydiff.kernels._native'] = types.ModuleType('stale')\n"
     done = python(stale + SHOW)
+    assert done.stdout.split() == ["numpy", "None", "tinydiff.kernels.reference"]
+    assert "it is of another version than" in done.stderr
+    assert "install tinydiff again" in done.stderr
+    done = python(stale + SHOW, TINYDIFF_KERNELS="native")
     assert done.returncode != 0
-    assert f"RuntimeError: the extension lacks {KERNELS[0]}, " in done.stderr
+    assert "RuntimeError: kernels is 'native', but the extension is not here (it is of another version" in done.stderr
+
+
+def test_digest_sees_every_character(tmp_path: Path) -> None:
+    """One more blank in one header is another version; a file that is no source is not."""
+    shutil.copytree(SOURCES, tmp_path / "csrc")
+    before = kernels.digest(tmp_path / "csrc")
+    assert before == kernels.digest(SOURCES)
+    (tmp_path / "csrc" / "notes.txt").write_text("beside the sources")
+    assert kernels.digest(tmp_path / "csrc") == before
+    header = tmp_path / "csrc" / "rows.hpp"
+    header.write_text(header.read_text() + " ")
+    assert kernels.digest(tmp_path / "csrc") != before
+    if native is not None:
+        assert native.sources == before
 
 
 @needs_native

@@ -6,6 +6,7 @@ TINYDIFF_ISA=baseline|avx2|avx512|avx512_bf16|amx (default: the best this CPU ha
 native kernels use.
 """
 
+import hashlib
 import os
 import sys
 import warnings
@@ -61,6 +62,13 @@ __all__ = [
 
 KERNELS = [name for name in __all__ if hasattr(reference, name)]
 
+
+def digest(folder: Path) -> str:
+    """Of the C++ sources in a folder, as CMakeLists.txt computes it: what an extension knows to be made of."""
+    digests = (hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.[ch]pp")))
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 native: ModuleType | None = None
 _why = ""
 try:
@@ -68,6 +76,10 @@ try:
         native = import_module("._native", __name__)
 except ImportError as error:
     _why = str(error)
+_sources = Path(__file__).resolve().parents[2] / "csrc"  # in a clone; a wheel has none, and its extension is its own
+if native is not None and _sources.is_dir() and getattr(native, "sources", None) != digest(_sources):
+    # As after an update of the clone. Its calls may take other arguments, or compute something else.
+    native, _why = None, f"it is of another version than {_sources}"
 
 _active: Literal["numpy", "native"] = "numpy"
 
@@ -80,17 +92,8 @@ def use(name: Literal["numpy", "native"]) -> None:
     if name == "native" and native is None:
         raise RuntimeError(f"kernels is 'native', but the extension is not here ({_why}); {remedy()}, or use 'numpy'")
     implementation = reference if name == "numpy" else native
-    if name == "native" and _missing():
-        raise RuntimeError(
-            f"the extension lacks {', '.join(_missing())}: it is of another version; install tinydiff again"
-        )
     globals().update({kernel: getattr(implementation, kernel) for kernel in KERNELS})
     _active = name
-
-
-def _missing() -> list[str]:
-    """What an extension of another version does not have."""
-    return [name for name in (*KERNELS, "set_threads", "use_pool", "give_back_memory") if not hasattr(native, name)]
 
 
 def active() -> Literal["numpy", "native"]:
@@ -105,7 +108,7 @@ def has_bfloat16() -> bool:
 
 def give_back_memory() -> None:
     """Return to the system what native kernels keep from one step of training for the next."""
-    if native is not None and not _missing():
+    if native is not None:
         native.give_back_memory()
 
 
@@ -115,6 +118,8 @@ def remedy() -> str:
     Python looks into the current folder first: in a clone it finds the source there, without the extension that an
     installed copy may have.
     """
+    if f"{__name__}._native" in sys.modules:  # found, and of another version
+        return "install tinydiff again (in a clone: pip install --editable .)"
     here = Path(__file__).resolve().parent
     for folder in map(Path, sys.path):
         kernels = folder / "tinydiff" / "kernels"
@@ -136,7 +141,7 @@ def _choose() -> None:
             native.use_isa(isa)
         except ValueError as error:
             raise ValueError(f"TINYDIFF_ISA: {error}") from None
-    if native is not None and not _missing():
+    if native is not None:
         threads.set_up(native)
     if native is None and wanted != "numpy":
         warnings.warn(
