@@ -102,16 +102,46 @@ def test_costs_are_recovered() -> None:
     """Times made of known costs give these back, and predict a sampler from its calls, FLOPs and draws."""
     model, call, rate, draw = network(), 3e-3, 2e9, 5e-6
     one = clock.flops(model, clock.Call(1, 1, 0, 1, True))
-    seconds: dict[Any, float] = {("one token",): clock.SHORT * (call / 3 + one / rate)}
+    seconds: dict[Any, float] = {("one token",): clock.SHORT * (call + one / rate)}
     for n in (2, 3, 5):
-        seconds["forward", n] = call / 3 + clock.flops(model, clock.Call(1, n, 0, n, False)) / rate
+        seconds["forward", n] = call + clock.flops(model, clock.Call(1, n, 0, n, False)) / rate
     for rows in (1, 5):
-        seconds["draw", rows] = clock.SHORT * (call * 2 / 3 + rows * draw)
+        seconds["draw", rows] = clock.SHORT * (2e-3 + rows * draw)  # with what is around any draw
+    around: dict[clock.Kind, float] = {"cached": 1e-3, "uncached": 2e-3, "diffusion": 4e-3, "blocks": 5e-3}
+    looks = {"cached": 5, "uncached": 5, "diffusion": 5, "blocks": 3}  # 5 tokens, and blocks of 4 and 1
+    tokens = {"cached": 5, "uncached": 5, "diffusion": 5 + 4 + 3 + 2 + 1, "blocks": 4 + 2 + 1}
+    for kind in KINDS:
+        seconds["around", kind, 5] = looks[kind] * around[kind] + tokens[kind] * draw
     costs = clock.fit(model, seconds)
     assert (costs.call, costs.rate, costs.draw) == pytest.approx((call, rate, draw), rel=1e-9)
+    assert costs.around == pytest.approx(around, rel=1e-9)
     work = sum(clock.flops(model, made) for made in clock.calls("diffusion", LENGTH, STEPS, 2))
-    expected = STEPS * call + work / rate + 2 * (6 + 5 + 3 + 2) * draw
+    expected = STEPS * (call + 4e-3) + work / rate + 2 * (6 + 5 + 3 + 2) * draw
     assert costs.seconds(model, "diffusion", LENGTH, STEPS, 2) == pytest.approx(expected, rel=1e-9)
+
+
+class Heard:
+    """A network, and the shapes of what it was asked and answered."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.answers = model, list[Any]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def __call__(self, x: Any, *args: Any, **options: Any) -> Any:
+        answer = self.model(x, *args, **options)
+        self.answers.append((x.shape, answer.shape, answer.data.dtype))
+        return answer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_idle_network_is_asked_and_answers_as_a_network_is(kind: clock.Kind) -> None:
+    """A decoder timed alone with other shapes, or more often, than it has with the network that it stands for."""
+    real, idle = Heard(network()), Heard(clock.Idle(network()))
+    for model in (real, idle):
+        list(clock.sampler(kind, model, LENGTH, STEPS, 1, np.random.default_rng(0)))  # type: ignore[arg-type]
+    assert idle.answers == real.answers
 
 
 def test_calibration_runs_none_of_the_lengths_of_the_race() -> None:

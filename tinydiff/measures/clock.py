@@ -4,13 +4,14 @@ A sampler is a list of calls of the network. Left to right makes L of them, each
 the whole prefix without; diffusion makes S, each on all L positions; blocks of b tokens make b / 4 each, on the block
 alone but for the first, which also reads the block before. What a list of calls costs is predicted as
 
-    calls x call + FLOPs / rate + drawn x draw
+    calls x (call + around) + FLOPs / rate + drawn x draw
 
-where the FLOPs are counted (`flops`) and the other three are measured apart from the race (`calibrate`): the time of a
-call that computes next to nothing, the rate of forwards at other lengths than those of the race, and the time to draw
-a token from its logits. The prediction says when diffusion pays: a call on one token is nearly all overhead, so with
-few steps the many FLOPs of diffusion can still take less time than the many calls of its rival. It is made for one
-sequence: the products of a small batch are too narrow to reach the rate, and take longer than it says.
+where the FLOPs are counted (`flops`) and the other four are measured apart from the race (`calibration`): the time of a
+call that computes next to nothing, what each decoder does around a call (which places to fill, a frame), the rate of
+forwards at other lengths than those of the race, and the time to draw a token from its logits. The prediction says
+when diffusion pays: a call on one token is nearly all overhead, so with few steps the many FLOPs of diffusion can still
+take less time than the many calls of its rival. It is made for one sequence: the products of a small batch are too
+narrow to reach the rate, and take longer than it says.
 
 What a network computes does not depend on its weights, so untrained ones race as fast as trained ones.
 """
@@ -19,21 +20,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
 from .. import kernels
-from ..arrays import Floats, check_counts
+from ..arrays import Floats, Ints, check_counts
 from ..decoders import CHOICE_TEMPERATURE, Blocks, Draw, Entropy, Frame, LowConfidence, NextToken
 from ..processes import Autoregressive, BlockDiffusion, MaskedDiffusion
-from ..tensor import no_grad
-from ..transformer import Transformer
+from ..tensor import Tensor, no_grad
+from ..transformer import Cache, Transformer
 
 SIZES = {"S": (64, 2, 4), "M": (128, 4, 4)}  # d_model, layers, heads
 CALIBRATION_LENGTHS = (0.2, 0.35, 0.6, 0.85)  # of the longest of the race, none of which it runs
+LOOKS = 8  # of diffusion, when its decoder is timed alone
 BATCH_REPEATS = 3  # a batch takes long, and its time varies less
 SHORT = 20  # calls in a row when one would be too short for the clock
 
@@ -148,21 +150,38 @@ class Costs:
 
     Attributes
     ----------
-    call : seconds per call of the network and the draw after it, beyond the work counted below
+    call : seconds per call of the network, beyond the work counted below
     rate : FLOPs per second
     draw : seconds per token drawn
+    around : seconds that each kind of sampler spends around a call, beyond its draws; 0 for those that are not there
 
     """
 
     call: float
     rate: float
     draw: float
+    around: Mapping[Kind, float] = field(default_factory=dict)
 
     def seconds(self, model: Transformer, kind: Kind, length: int, steps: int, batch: int = 1) -> float:
         """The predicted time of a sampler."""
         made = calls(kind, length, steps, batch)
         work = sum(flops(model, call) for call in made)
-        return len(made) * self.call + work / self.rate + drawn(kind, length, steps, batch) * self.draw
+        each = self.call + self.around.get(kind, 0.0)
+        return len(made) * each + work / self.rate + drawn(kind, length, steps, batch) * self.draw
+
+
+class Idle:
+    """In place of a network, to time a decoder alone: its answer, the same logits for all, takes no time."""
+
+    def __init__(self, model: Transformer) -> None:
+        assert model.vocab_size is not None
+        self.vocab_size, self.length, self.new_cache = model.vocab_size, model.length, model.new_cache
+        self.logits = Tensor(np.zeros((model.length, self.vocab_size), model.dtype))
+
+    def __call__(self, x: Ints, t: Any = None, *, select: Any = None, cache: Cache | None = None, **_: Any) -> Tensor:
+        if cache is not None:
+            cache.length += x.shape[1]
+        return self.logits[: select.sum()] if select is not None else self.logits[None, : x.shape[1]]
 
 
 Job = Callable[[], object]
@@ -203,11 +222,17 @@ def calibration(model: Transformer, raced: Sequence[int], rng: np.random.Generat
                 model(np.zeros((1, 1), np.int64), causal=True, cache=cache)
             cache.length = 0
 
+    def sample(kind: Kind) -> None:
+        for _ in sampler(kind, idle, longest, min(LOOKS, longest), 1, rng):
+            pass
+
     cache = model.new_cache(1)
     near = {max(2, round(share * max(raced))) for share in CALIBRATION_LENGTHS}
     lengths = sorted(near - set(raced) or near)  # a race over one or two tokens leaves no other
     jobs: dict[Any, Job] = {("one token",): one_token}
     jobs |= {("forward", length): forward(length) for length in lengths}
+    longest, idle = lengths[-1], cast(Transformer, Idle(model))
+    jobs |= {("around", kind, longest): partial(sample, kind) for kind in NAMES}
     for rows in (1, lengths[-1]):
         logits = rng.standard_normal((rows, vocabulary)).astype(model.dtype)
         jobs["draw", rows] = partial(draws, logits)
@@ -218,7 +243,7 @@ def fit(model: Transformer, seconds: Mapping[Any, float]) -> Costs:
     """The costs from the median times of the jobs of `calibration`.
 
     The rate is the least-squares slope of time over FLOPs through the forward of one token; what that one takes beyond
-    its FLOPs is the overhead of a call.
+    its FLOPs is the overhead of a call. What a sampler takes beyond its draws with an idle network is around its calls.
     """
     one, token = flops(model, Call(1, 1, 0, 1, True)), seconds[("one token",)] / SHORT
     lengths = [job[1] for job in seconds if job[0] == "forward"]
@@ -227,7 +252,12 @@ def fit(model: Transformer, seconds: Mapping[Any, float]) -> Costs:
     rate = float(work @ work / (work @ more))
     (few, first), (many, last) = sorted((job[1], value / SHORT) for job, value in seconds.items() if job[0] == "draw")
     draw = max((last - first) / (many - few), 0.0)
-    return Costs(token - one / rate + first - draw, rate, draw)
+    around: dict[Kind, float] = {}
+    for kind, n in (job[1:] for job in seconds if job[0] == "around"):
+        looks = min(LOOKS, n)
+        beyond = seconds["around", kind, n] - drawn(kind, n, looks) * draw
+        around[kind] = max(beyond, 0.0) / len(calls(kind, n, looks))
+    return Costs(token - one / rate, rate, draw, around)
 
 
 def crossing(at: Sequence[float], difference: Sequence[float]) -> float | None:
@@ -422,7 +452,8 @@ def table(report: Mapping[str, Any]) -> str:
             f"{'both' if same else name}: d_model {network['d_model']}, {network['layers']} layers, "
             f"{network['heads']} heads, vocabulary {network['vocab_size']}; predicted: "
             f"{1000 * costs['call']:.3f} ms per call + FLOPs / ({costs['rate'] / 1e9:.0f} GFLOP/s) + "
-            f"{1e6 * costs['draw']:.1f} us per token drawn"
+            f"{1e6 * costs['draw']:.1f} us per token drawn, and around each call "
+            + ", ".join(f"{NAMES[kind]} {1000 * spent:.3f} ms" for kind, spent in costs["around"].items())
         )
     lines += [
         "",
