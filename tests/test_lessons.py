@@ -232,6 +232,9 @@ def test_exercises_say_what_is_missing_and_what_is_right(capsys: pytest.CaptureF
     def right(x: int) -> int:
         return 2 * x
 
+    def forgets(x: int) -> None:
+        2 * x
+
     def check(f: object) -> None:
         assert f(3) == 6
 
@@ -239,6 +242,8 @@ def test_exercises_say_what_is_missing_and_what_is_right(capsys: pytest.CaptureF
     attempt(check, right)
     with pytest.raises(AssertionError):
         attempt(check, lambda x: x)
+    with pytest.raises(AssertionError, match="forgets returned None: is its `return` missing"):
+        attempt(check, forgets)
     predicted(None, 0.25)
     predicted(0.3, 0.25, "of the texts")
     predicted("high", "high")

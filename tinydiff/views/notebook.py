@@ -13,6 +13,7 @@ Nothing here knows a particular lesson, and nothing is drawn on import.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
 import json
@@ -169,7 +170,7 @@ def spectrum(here: str | Sequence[str]) -> None:
     axes.annotate("", (3.49, 0), (-0.49, 0), arrowprops={"arrowstyle": "<->", "lw": 2.5, "color": GREY})
     passes = (
         "n passes,\none token each",
-        "n / B groups\nof passes",
+        "block by block,\na few passes each",
         "S passes,\nn / S tokens each",
         "1 pass,\nall tokens",
     )
@@ -194,9 +195,16 @@ def spectrum(here: str | Sequence[str]) -> None:
 
 
 def attempt(check: Callable[[Any], None], solution: Callable[..., Any]) -> None:
-    """Run a check on a student's function, or say that it is still to be written."""
+    """Run a check on a student's function, or say that it is still to be written, or that it returns nothing."""
+
+    @functools.wraps(solution)
+    def called(*args: Any, **options: Any) -> Any:
+        answer = solution(*args, **options)
+        assert answer is not None, f"{solution.__name__} returned None: is its `return` missing?"
+        return answer
+
     try:
-        check(solution)
+        check(called)
     except NotImplementedError:
         print(f"{solution.__name__}: not written yet; fill it in and run its cell and this one again")
     else:
