@@ -99,8 +99,9 @@ def lengths_of(law: Listed, ids: np.ndarray) -> np.ndarray:
 def test_L3_the_surest_first_ends_before_it_begins(letters: int, canvas: int) -> None:
     """Greedy confidence-first with the true conditionals writes 1 letter of a mean of 3: the collapse is the decoder's.
 
-    A rainbow of seven cures it here. Committing EOS last does as long as a letter is likelier than EOS where both can
-    stand: with five letters at .16 each and EOS at .2 every draw at the second place is EOS, and it stays at 1.
+    A rainbow of seven, and committing EOS last, cure it as long as a letter is likelier than EOS where both can stand.
+    With five letters at .16 each and EOS at .2 every draw at the second place is EOS: committed last it stays at 1, and
+    in a rainbow all places tie, so that rounding decides.
     """
     law = endings(letters, canvas, 5)
 
@@ -114,7 +115,8 @@ def test_L3_the_surest_first_ends_before_it_begins(letters: int, canvas: int) ->
     assert length(LowConfidence(draw=greedy)) == 1
     assert (length(LowConfidence(draw=greedy, last=eos)) > 1) == (letters < 5)
     coloured = endings(letters, canvas, 5, colours=7)
-    assert length(LowConfidence(draw=greedy), coloured) > 1
+    if letters < 5:
+        assert length(LowConfidence(draw=greedy), coloured) > 1
 
 
 @pytest.mark.parametrize("rule", ["entropy", "most_likely", "left_to_right", "random"])

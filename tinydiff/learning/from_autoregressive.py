@@ -2,7 +2,7 @@
 
 A trained autoregressive network knows the language already. Two things stand between it and masked diffusion:
 
-1. It answers one place late: it reads START, x^1 .. x^{L-1}, and what it computes where it reads x^{i-1} predicts x^i.
+1. Its answers stand one place to the left: it reads START, x^1 .. x^{L-1}, and where it reads x^{i-1} it predicts x^i.
    The **shifted reading** keeps that: the network reads START and all of x_t, L + 1 ids, and the answer for x^i is the
    one at i - 1. START alone has nothing to predict from but what attention brings; the last position predicts nothing.
 2. It looks left only. How its **attention is opened** is a choice: all at once, a random share of what is to the right
@@ -89,7 +89,7 @@ def shifted_from(network: Transformer, process: Process, vocab_size: int, length
     """
     if not isinstance(process, Autoregressive):
         raise ValueError(
-            f"process is {type(process).__name__}; expected Autoregressive, whose answers are one place late"
+            f"process is {type(process).__name__}; expected Autoregressive, whose answers stand one place to the left"
         )
     if network.vocab_size != vocab_size:
         raise ValueError(
