@@ -10,7 +10,7 @@ also trains masked and autoregressive for 1,000 and 10,000 steps, to show how th
 
 For diffusion the figures are upper bounds: of the process itself, and of the same network sampled in 256 and 20 steps.
 The last column is of text that was trained on, the tenth before: where it falls and the others do not, text is learnt
-by heart.
+by heart. A second table has the bits of a masked character at some masking rates, which say where BERT is good.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tinydiff import D3PM, Transformer, data, learning
+from tinydiff import D3PM, Transformer, data, learning, no_grad, ops
 from tinydiff.learning import files
 from tinydiff.processes import Autoregressive, MaskedDiffusion, Process
 from tinydiff.processes.named import new_process
@@ -38,6 +38,7 @@ LENGTH, D_MODEL, LAYERS, HEADS = 64, 64, 2, 4
 CHAINS = (256, 20)
 SCALED, SCALES = ("masked", "autoregressive"), (1000, 10_000)
 WINDOWS = 3840
+RATES = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
 
 NAMES = {
     "autoregressive": "autoregressive",
@@ -92,7 +93,27 @@ def figures(folder: Path, corpus: data.Corpus) -> dict[str, Any]:
     if not isinstance(process, Autoregressive):
         for steps in CHAINS:
             row[str(steps)] = learning.evaluate(model, Chain(process, steps), corpus, windows=WINDOWS)
+    if isinstance(process, MaskedDiffusion):  # and BERT
+        row["rates"] = by_rate(model, corpus, np.random.default_rng(0))
     return row
+
+
+def by_rate(model: Model, corpus: data.Corpus, rng: np.random.Generator) -> list[list[float]]:
+    """Bits of a held-out character that is masked, at each of RATES: mean and standard error over windows."""
+    x0 = corpus.held_out[: len(corpus.held_out) // LENGTH * LENGTH].reshape(-1, LENGTH).astype(np.int64)
+    found = []
+    for rate in RATES:
+        hidden, nll = rng.random(x0.shape) < rate, np.zeros(x0.shape)
+        with no_grad():
+            for some in np.array_split(np.arange(len(x0)), -(-len(x0) // 64)):  # 64 windows at a time
+                chosen, masked = x0[some], hidden[some]
+                logits = model(np.where(masked, corpus.vocab_size, chosen), select=masked)  # (n, V)
+                nll[some[masked.nonzero()[0]], masked.nonzero()[1]] = ops.cross_entropy(logits, chosen[masked]).data
+        number = hidden.sum()
+        mean = nll.sum() / number
+        spread = (nll.sum(axis=1) - mean * hidden.sum(axis=1)).std() * math.sqrt(len(x0)) / number  # of a ratio
+        found.append([float(mean / math.log(2)), float(spread / math.log(2))])
+    return found
 
 
 def show(rows: dict[str, dict[str, Any]]) -> Table:
@@ -104,6 +125,16 @@ def show(rows: dict[str, dict[str, Any]]) -> Table:
         table.add_row(
             NAMES[row["process"]], f"{row['steps']:,}", *(f"{c[0]:.3f} ± {c[1]:.3f}" if c else "" for c in cells)
         )
+    return table
+
+
+def show_rates(rows: dict[str, dict[str, Any]]) -> Table:
+    """Bits of a masked character, a column for each rate."""
+    table = Table("process", "steps", *(f"{rate:.0%} masked" for rate in RATES))
+    for row in rows.values():
+        if "rates" in row:
+            cells = (f"{mean:.2f} ± {error:.2f}" for mean, error in row["rates"])
+            table.add_row(NAMES[row["process"]], f"{row['steps']:,}", *cells)
     return table
 
 
@@ -190,8 +221,8 @@ def main(
             rows[key] = {"process": name, "steps": n, **figures(out / key, corpus)}
             files.write_atomically(out / "table.json", (json.dumps(rows, indent=1) + "\n").encode())
     with (out / "table.txt").open("w") as file:
-        Console(file=file, width=100).print(show(rows))
-    Console().print(show(rows))
+        Console(file=file, width=110).print(show(rows), show_rates(rows))
+    Console().print(show(rows), show_rates(rows))
     if {"masked", "autoregressive"} <= {row["process"] for row in rows.values()}:
         draw(rows, out / "figure.png")
 
