@@ -33,7 +33,7 @@ class Entry:
     optimiser : AdamW, or Muon for the matrices of the blocks and AdamW for the rest, at the same rate
     estimator : how masks are drawn, see `tinydiff.MaskedDiffusion`
     averaged : whether a moving average of the weights (decay 0.995) is what counts
-    precision : of products in training, see `tinydiff.Transformer`
+    precision, positions : of our network, see `tinydiff.Transformer`; PyTorch's has rotary positions and full precision
 
     """
 
@@ -44,6 +44,7 @@ class Entry:
     estimator: Literal["time", "count"] = "time"
     averaged: bool = False
     precision: Literal["full", "bfloat16"] = "full"
+    positions: Literal["both", "rotary"] = "both"
 
 
 PLAIN: dict[Board, int] = {
@@ -63,5 +64,8 @@ ENTRIES: dict[str, Entry] = {
         "quality_ours", {("S", "masked"): 2900, ("S", "autoregressive"): 2400}, SLOW, averaged=True
     ),
     "tinydiff, Muon": Entry("quality_ours", BEST, FAST, "muon", "count", averaged=True),
+    "tinydiff, Muon, rotary": Entry(
+        "quality_ours", {("M", "masked"): 180}, FAST, "muon", "count", averaged=True, positions="rotary"
+    ),
     "tinydiff, Muon, bfloat16": Entry("quality_ours", BEST, FAST, "muon", "count", True, "bfloat16"),
 }

@@ -22,7 +22,7 @@ def run_of(entry: Entry, board: Board, seed: int) -> Run:
     process = MaskedDiffusion(vocab_size, estimator=entry.estimator) if masked else Autoregressive(vocab_size)
     model = Transformer(
         vocab_size, size.length, d_model=size.d_model, layers=size.layers, heads=size.heads, precision=entry.precision,
-        rng=np.random.default_rng(seed),
+        positions=entry.positions, rng=np.random.default_rng(seed),
     )  # fmt: skip
     steps = entry.steps[board]
     lr, muon_lr = entry.lr[board], entry.lr[board] if entry.optimiser == "muon" else None

@@ -174,7 +174,7 @@ def spectrum(here: str | Sequence[str]) -> None:
         "S passes,\nn / S tokens each",
         "1 pass,\nall tokens",
     )
-    shades = ((1, 2, 3, 4, 5, 6, 7, 8), (1, 1, 2, 2, 3, 3, 4, 4), (2, 1, 4, 1, 3, 2, 4, 3), (1,) * 8)
+    shades = ((1, 2, 3, 4, 5, 6, 7, 8), (2, 1, 1, 2, 4, 3, 3, 4), (2, 1, 4, 1, 3, 2, 4, 3), (1,) * 8)
     colours = (ORANGE, PURPLE, BLUE, RED)
     for x, (name, words, order) in enumerate(zip(PLACES, passes, shades, strict=True)):
         is_here = name in marked
