@@ -247,12 +247,14 @@ def test_exercises_say_what_is_missing_and_what_is_right(capsys: pytest.CaptureF
     predicted(None, 0.25)
     predicted(0.3, 0.25, "of the texts")
     predicted("high", "high")
+    predicted("35%", 0.25)
     assert capsys.readouterr().out.splitlines() == [
         "double: not written yet; fill it in and run its cell and this one again",
         "right: correct",
         "answer: 0.25; you made no prediction",
         "answer: 0.25 of the texts; you said 0.3, which is 0.05 away",
         "answer: high; you said high, and you are right",
+        "answer: 0.25; you said 35%",
     ]
 
 

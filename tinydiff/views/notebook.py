@@ -217,7 +217,7 @@ def predicted(guess: Any, answer: Any, unit: str = "") -> None:
     line = f"answer: {shown}{unit and ' ' + unit}"
     if guess is None:
         print(f"{line}; you made no prediction")
-    elif isinstance(answer, float):
+    elif isinstance(answer, float) and isinstance(guess, (int, float)):
         print(f"{line}; you said {guess:g}, which is {abs(guess - answer):.3g} away")
     else:
         print(f"{line}; you said {guess}" + (", and you are right" if guess == answer else ""))
