@@ -5,10 +5,10 @@ et al. 2025, appendix A.2). *Use*: what a model gains from the right, by hiding 
 
     gain_i = log p(x^i | left, right) - log p(x^i | left, MASK)                 nats per token
 
-With the data's own conditionals its mean is I(X_i; X_right | X_left). The share of that which a model gains is near 0 if
-it has collapsed, near 1 if it knows both conditionals, and above 1 where it is bad at the left alone: read it beside
-that. A perfect model of a left-to-right language may well write from left to right, and still use the right wherever it
-is given.
+With the data's own conditionals its mean is I(X_i; X_right | X_left). The share of that which a model gains is near 0
+if it has collapsed, near 1 if it knows both conditionals, and above 1 where it is bad at the left alone: read it beside
+that. A perfect model of a left-to-right language may well write from left to right, and still use the right wherever
+it is given.
 """
 
 from __future__ import annotations

@@ -218,7 +218,8 @@ def race(report: Mapping[str, Any]) -> Figure:
         color, marker, name = looks[kind]
         seconds, predicted = ([1000 * e[what] for e in entries] for what in ("seconds", "predicted"))
         axes.plot(at, predicted * (len(at) // len(predicted)), "--", color=color, lw=1.5)
-        axes.plot(at, seconds * (len(at) // len(seconds)), marker, color=color, ms=8, label=name, mec="white")
+        inside = {"mfc": "none", "mew": 2} if kind == "blocks" else {"mec": "white"}  # hollow: what is behind is seen
+        axes.plot(at, seconds * (len(at) // len(seconds)), marker, color=color, ms=8, label=name, **inside)
 
     for length, axes in zip(lengths, panels, strict=False):
         beside = 0  # lines of text, so that the numbers of neighbours do not overprint each other
@@ -245,8 +246,8 @@ def race(report: Mapping[str, Any]) -> Figure:
     _log_axes(panels[-1], lengths)
     panels[-1].set_xlabel("tokens", fontsize=14)
     panels[-1].set_title(f"diffusion in {report['steps']} steps", fontsize=15)
-    for first in panels[::across]:
-        first.set_ylabel("ms for one sequence", fontsize=14)
+    for axes in panels:
+        axes.set_ylabel("ms for one sequence", fontsize=14)
     handles, labels = panels[0].get_legend_handles_labels()
     (line,) = panels[0].plot([], [], "--", color="black")
     figure.legend([*handles, line], [*labels, "predicted"], loc="outside upper center", ncols=3, fontsize=13)
