@@ -207,6 +207,10 @@ def attempt(check: Callable[[Any], None], solution: Callable[..., Any]) -> None:
         check(called)
     except NotImplementedError:
         print(f"{solution.__name__}: not written yet; fill it in and run its cell and this one again")
+    except AssertionError as error:
+        if not str(error):
+            raise
+        raise AssertionError(f"{solution.__name__}: {error}") from None  # without the lines of the check
     else:
         print(f"{solution.__name__}: correct")
 
