@@ -24,7 +24,7 @@ from tinydiff.views.terminal import (
     show_training,
     state_text,
 )
-from tinydiff.views.trajectory import COLOURS, MASK, NEWLINE, REMASKED, Trajectory
+from tinydiff.views.trajectory import COLOURS, MASK, NEWLINE, REMASKED, Trajectory, legend
 
 if TYPE_CHECKING:
     from conftest import Runs
@@ -150,6 +150,18 @@ def test_masked_again_is_marked() -> None:
         show_sampling(console, data.Characters("abc"), [replace(frame, remasked=frame.remasked & again)])
         assert ("masked again" in shown(console)) == again
         assert "0 to 100 % sure" in shown(console)
+
+
+def test_legend_names_what_is_to_be_seen() -> None:
+    """Masks and new letters explained below a film that has neither, or left out below one that has them."""
+    none, some = np.zeros((1, 3), bool), np.array([[True, False, False]])
+    text, masked = np.array([[0, 1, 2]]), np.array([[0, 3, 3]])
+    still = [Frame(i, 1, 0.5, text, none, none, np.ones((1, 3)), none) for i in range(2)]
+    film = [Frame(0, 1, 1.0, masked, none, none, np.ones((1, 3)), none)]
+    film += [Frame(1, 1, 0.0, text, some, none, np.ones((1, 3)), some)]
+    for frames, words in ((still, []), (film, ["masked", "given", "new"])):
+        kinds = Trajectory(frames, data.Characters("abc"), "", [0.0] * len(frames)).kinds
+        assert [words for _, words in legend(kinds)] == [*words, "0 to 100 % sure"]
 
 
 def test_points_are_drawn_where_they_are() -> None:

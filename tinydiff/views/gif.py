@@ -166,7 +166,7 @@ def still(trajectories: Sequence[Trajectory], moment: Moment, seconds: float, co
                     x = put(cell, x, y)
                 y += CELL_HEIGHT
     x, y = float(MARGIN), top + max(heights)
-    for samples, words in legend(any(t.remasked for t in trajectories), any(t.given for t in trajectories)):
+    for samples, words in legend(set().union(*(t.kinds for t in trajectories))):
         for cell in samples:
             x = put(cell, x, y)
         draw.text((x + 6, y + 5), words, PALE, small)

@@ -226,10 +226,10 @@ def player(*trajectories: Trajectory, seconds: float = 6.0, alone: bool = False)
 
 
 def _legend(trajectories: Sequence[Trajectory]) -> str:
-    again, given = any(t.remasked for t in trajectories), any(t.given for t in trajectories)
+    there = set().union(*(t.kinds for t in trajectories))
     lines = [
         f"<span>{''.join(map(_cell, samples))} {words}</span>"
-        for samples, words in legend(again, given, trajectories[0].colours)
+        for samples, words in legend(there, trajectories[0].colours)
     ]
     return f'<div class="row" style="font-size:.9em">{" &emsp; ".join(lines)}</div>'
 

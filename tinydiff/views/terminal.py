@@ -8,7 +8,7 @@ from white: it is read on dark and on light.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence, Set
 from contextlib import nullcontext
 
 import numpy as np
@@ -28,7 +28,21 @@ from ..learning import TrainFrame
 from ..learning.files import printable
 from ..processes.paths import VectorFrame
 from .animation import REACH
-from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, caption, cells, legend, lines, playback, status
+from .trajectory import (
+    AGAIN,
+    AGAIN_INK,
+    COLOURS,
+    Cell,
+    Kind,
+    Trajectory,
+    caption,
+    cells,
+    kinds,
+    legend,
+    lines,
+    playback,
+    status,
+)  # fmt: skip
 
 PLAIN_EVERY = 10.0  # seconds between lines of training without a terminal
 PLAIN_ROWS, PLAIN_FRAMES = 4, 40  # of sampling: how many sequences, at how many steps
@@ -64,10 +78,10 @@ def _panel(codec: Codec, frame: Frame, width: int, title: str, subtitle: str = "
     return Panel(Text("\n\n").join(rows), title=Text(printable(title)), subtitle=subtitle, width=width, padding=(1, 2))
 
 
-def _legend(again: bool, given: bool) -> Text:
+def _legend(there: Set[Kind]) -> Text:
     """What the colours mean, in one line."""
     text = Text("  ")
-    for samples, words in legend(again, given):
+    for samples, words in legend(there):
         for cell in samples:
             text.append(cell.text, style=_style(cell))
         text.append(f" {words}   ")
@@ -88,13 +102,13 @@ def show_sampling(
 
     """
     last: Frame | None = None
-    again = False
+    there: set[Kind] = {"mask", "fresh"}  # as every sampler has; a line that grows would be unquiet
     if console.is_terminal:
         with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
             for last in frames:
-                again = again or bool(last.remasked.any())
+                there |= kinds(last, codec.vocab_size)
                 shown = [_panel(codec, last, min(width, console.width), title, height=console.height)]
-                legend_ = _legend(again, bool(last.given.any()))
+                legend_ = _legend(there)
                 live.update(Group(*shown, legend_) if console.width >= width else shown[0], refresh=True)
                 time.sleep(delay)
     else:
@@ -169,7 +183,7 @@ def show_race(console: Console, trajectories: Sequence[Trajectory], seconds: flo
                 soft_wrap=True,
             )
         return
-    again, given = any(t.remasked for t in trajectories), any(t.given for t in trajectories)
+    legend_ = _legend(set().union(*(t.kinds for t in trajectories)))
     start = time.monotonic()
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         for moment in moments:
@@ -179,7 +193,7 @@ def show_race(console: Console, trajectories: Sequence[Trajectory], seconds: flo
                 for t, i in zip(trajectories, moment.frames, strict=True)
             ]
             clock = Text("  " + caption(trajectories, moment, seconds), style="bold")
-            live.update(Group(Columns(panels, padding=0), clock, _legend(again, given)), refresh=True)
+            live.update(Group(Columns(panels, padding=0), clock, legend_), refresh=True)
 
 
 class _Field(ProgressColumn):

@@ -10,9 +10,9 @@ from __future__ import annotations
 import time
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from rich.cells import cell_len, chop_cells
 
@@ -107,11 +107,18 @@ LEGEND: tuple[tuple[tuple[Cell, ...], str], ...] = (
 """What the cells of a view mean."""
 
 
-def legend(again: bool, given: bool, colours: str = SURE) -> list[tuple[tuple[Cell, ...], str]]:
-    """LEGEND, with what is masked again, and what is given, or without; and what the colours say."""
-    left_out = {kind for kind, there in (("remasked", again), ("given", given)) if not there}
-    shown = [(samples, words) for samples, words in LEGEND if samples[0].kind not in left_out]
-    return [*shown[:-1], (shown[-1][0], colours)]
+def kinds(frame: Frame, mask_id: int) -> set[Kind]:
+    """Which kinds of cells a frame has, beside those that were filled in before."""
+    flags: dict[Kind, Any] = {
+        "mask": frame.state == mask_id, "remasked": frame.remasked, "given": frame.given, "fresh": frame.committed,
+    }  # fmt: skip
+    return {kind for kind, where in flags.items() if where.any()}
+
+
+def legend(there: Set[Kind], colours: str = SURE) -> list[tuple[tuple[Cell, ...], str]]:
+    """What of LEGEND there is to be seen, and what the colours say."""
+    shown = [(samples, words) for samples, words in LEGEND[:-1] if samples[0].kind in there]
+    return [*shown, (LEGEND[-1][0], colours)]
 
 
 @dataclass(frozen=True)
@@ -158,14 +165,9 @@ class Trajectory:
         )
 
     @property
-    def remasked(self) -> bool:
-        """Whether anything was masked again on the way."""
-        return any(frame.remasked.any() for frame in self.frames)
-
-    @property
-    def given(self) -> bool:
-        """Whether anything was known beforehand."""
-        return bool(self.frames[0].given.any())
+    def kinds(self) -> set[Kind]:
+        """Which kinds of cells there are on the way."""
+        return set().union(*(kinds(frame, self.codec.vocab_size) for frame in self.frames))
 
 
 def timed(frames: Iterable[Frame]) -> Iterator[tuple[float, Frame]]:
