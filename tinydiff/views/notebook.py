@@ -164,8 +164,8 @@ def spectrum(here: str | Sequence[str]) -> None:
     marked = [here] if isinstance(here, str) else list(here)
     if unknown := set(marked) - set(PLACES):
         raise ValueError(f"here has {', '.join(sorted(unknown))}; expected some of {', '.join(PLACES)}")
-    axes = plt.figure(figsize=(10, 3.6)).subplots()
-    axes.set(xlim=(-0.5, 3.5), ylim=(-1.25, 1.5))
+    axes = plt.figure(figsize=(10, 4)).subplots()
+    axes.set(xlim=(-0.5, 3.5), ylim=(-1.6, 1.5))
     axes.axis("off")
     axes.annotate("", (3.49, 0), (-0.49, 0), arrowprops={"arrowstyle": "<->", "lw": 2.5, "color": GREY})
     passes = (
@@ -191,6 +191,8 @@ def spectrum(here: str | Sequence[str]) -> None:
             )  # fmt: skip
     axes.text(-0.48, -1.2, "exact, slow", fontsize=15, color=GREY)
     axes.text(3.48, -1.2, "fast, words do not know of each other", fontsize=15, color=GREY, ha="right")
+    words = "A number says in which pass a token is written; n tokens, S passes."
+    axes.text(-0.48, -1.55, words, fontsize=15, color=GREY)
     show(f"A line with four places: {', '.join(PLACES)}. You are at: {', '.join(marked)}.")
 
 
