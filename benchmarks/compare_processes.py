@@ -130,7 +130,7 @@ def show(rows: dict[str, dict[str, Any]]) -> Table:
 
 def show_rates(rows: dict[str, dict[str, Any]]) -> Table:
     """Bits of a masked character, a column for each rate."""
-    table = Table("process", "steps", *(f"{rate:.0%} masked" for rate in RATES))
+    table = Table("process", "steps", *(f"{rate:.0%}" for rate in RATES), title="bits of a masked character, by rate")
     for row in rows.values():
         if "rates" in row:
             cells = (f"{mean:.2f} ± {error:.2f}" for mean, error in row["rates"])
@@ -217,11 +217,11 @@ def main(
         rows = json.loads((out / "table.json").read_text())
     for name, n in jobs:
         key = f"{name}-{n}"
-        if key not in rows:
+        if "train" not in rows.get(key, {}):
             rows[key] = {"process": name, "steps": n, **figures(out / key, corpus)}
             files.write_atomically(out / "table.json", (json.dumps(rows, indent=1) + "\n").encode())
     with (out / "table.txt").open("w") as file:
-        Console(file=file, width=110).print(show(rows), show_rates(rows))
+        Console(file=file, width=130).print(show(rows), show_rates(rows))
     Console().print(show(rows), show_rates(rows))
     if {"masked", "autoregressive"} <= {row["process"] for row in rows.values()}:
         draw(rows, out / "figure.png")

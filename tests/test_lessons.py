@@ -245,12 +245,13 @@ def test_exercises_say_what_is_missing_and_what_is_right(capsys: pytest.CaptureF
     attempt(check, right)
     with pytest.raises(AssertionError, match="half: of 3 expected 6, got 1"):
         attempt(check, half)
-    with pytest.raises(AssertionError, match="forgets returned None: is its `return` missing"):
+    with pytest.raises(AssertionError, match=r"^forgets: it returned None: is its `return` missing"):
         attempt(check, forgets)
     predicted(None, 0.25)
     predicted(0.3, 0.25, "of the texts")
     predicted("high", "high")
     predicted("35%", 0.25)
+    predicted(np.float32(0.5), 0.25)
     assert capsys.readouterr().out.splitlines() == [
         "double: not written yet; fill it in and run its cell and this one again",
         "right: correct",
@@ -258,6 +259,7 @@ def test_exercises_say_what_is_missing_and_what_is_right(capsys: pytest.CaptureF
         "answer: 0.25 of the texts; you said 0.3, which is 0.05 away",
         "answer: high; you said high, and you are right",
         "answer: 0.25; you said 35%",
+        "answer: 0.25; you said 0.5, which is 0.25 away",
     ]
 
 

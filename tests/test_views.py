@@ -162,6 +162,9 @@ def test_legend_names_what_is_to_be_seen() -> None:
     for frames, words in ((still, []), (film, ["masked", "given", "new"])):
         kinds = Trajectory(frames, data.Characters("abc"), "", [0.0] * len(frames)).kinds
         assert [words for _, words in legend(kinds)] == [*words, "0 to 100 % sure"]
+        console = screen(True)
+        show_sampling(console, data.Characters("abc"), frames)
+        assert ("masked" in shown(console).split("sure")[-2].splitlines()[-1]) == ("masked" in words)
 
 
 def test_points_are_drawn_where_they_are() -> None:

@@ -11,6 +11,7 @@ from kernel_support import python
 
 from tinydiff import kernels
 from tinydiff.kernels import KERNELS, native, reference
+from tinydiff.kernels.sources import digest
 
 needs_native = pytest.mark.skipif(native is None, reason="the native extension is not built")
 
@@ -28,6 +29,10 @@ sys.meta_path = [Finder]
 """
 NOT_BUILT = WITHOUT_EXTENSION.format(instead="return None")
 SOURCES = Path(__file__).parents[2] / "csrc"
+in_clone = pytest.mark.skipif(
+    Path(kernels.__file__).resolve().parents[2] != SOURCES.parent,
+    reason="tinydiff was installed apart from its sources",
+)
 BROKEN = WITHOUT_EXTENSION.format(instead="raise ImportError('undefined symbol: __cxa_throw')")
 SHOW = "from tinydiff import kernels as k; print(k.active(), k.native and k.native.isa(), k.softmax.__module__)"
 
@@ -134,6 +139,7 @@ def test_missing_extension_asked_for() -> None:
     assert "RuntimeError: kernels is 'native', but the extension is not here" in done.stderr
 
 
+@in_clone
 def test_extension_of_another_version() -> None:
     """A stale build, as after an update of a clone, is left alone, and said so: not a TypeError in mid-training."""
     stale = "import sys, types; sys.modules['tinydiff.kernels._native'] = types.ModuleType('stale')\n"
@@ -149,15 +155,22 @@ def test_extension_of_another_version() -> None:
 def test_digest_sees_every_character(tmp_path: Path) -> None:
     """One more blank in one header is another version; a file that is no source is not."""
     shutil.copytree(SOURCES, tmp_path / "csrc")
-    before = kernels.digest(tmp_path / "csrc")
-    assert before == kernels.digest(SOURCES)
+    before = digest(tmp_path / "csrc")
+    assert before == digest(SOURCES)
     (tmp_path / "csrc" / "notes.txt").write_text("beside the sources")
-    assert kernels.digest(tmp_path / "csrc") == before
+    (tmp_path / "csrc" / ".#rows.hpp").symlink_to("somebody@somewhere.1234")  # an editor's lock
+    assert digest(tmp_path / "csrc") == before
     header = tmp_path / "csrc" / "rows.hpp"
     header.write_text(header.read_text() + " ")
-    assert kernels.digest(tmp_path / "csrc") != before
-    if native is not None:
-        assert native.sources == before
+    assert digest(tmp_path / "csrc") != before
+
+
+@needs_native
+@in_clone
+def test_extension_knows_its_sources() -> None:
+    """CMake and Python that digest other files, or in another order."""
+    assert native is not None
+    assert native.sources == digest(SOURCES)
 
 
 @needs_native

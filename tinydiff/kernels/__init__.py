@@ -6,7 +6,6 @@ TINYDIFF_ISA=baseline|avx2|avx512|avx512_bf16|amx (default: the best this CPU ha
 native kernels use.
 """
 
-import hashlib
 import os
 import sys
 import warnings
@@ -35,6 +34,7 @@ from .reference import (
     softmax,
     topk,
 )
+from .sources import digest
 
 __all__ = [
     "active",
@@ -62,13 +62,6 @@ __all__ = [
 
 KERNELS = [name for name in __all__ if hasattr(reference, name)]
 
-
-def digest(folder: Path) -> str:
-    """Of the C++ sources in a folder, as CMakeLists.txt computes it: what an extension knows to be made of."""
-    digests = (hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.[ch]pp")))
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
 native: ModuleType | None = None
 _why = ""
 try:
@@ -76,9 +69,10 @@ try:
         native = import_module("._native", __name__)
 except ImportError as error:
     _why = str(error)
-_sources = Path(__file__).resolve().parents[2] / "csrc"  # in a clone; a wheel has none, and its extension is its own
-if native is not None and _sources.is_dir() and getattr(native, "sources", None) != digest(_sources):
-    # As after an update of the clone. Its calls may take other arguments, or compute something else.
+_sources = Path(__file__).resolve().parents[2] / "csrc"
+_clone = (_sources.parent / "CMakeLists.txt").is_file() and _sources.is_dir()  # a wheel's extension is its own
+if native is not None and _clone and getattr(native, "sources", None) != digest(_sources):
+    # As after an update of the clone: its calls may take other arguments, or compute something else.
     native, _why = None, f"it is of another version than {_sources}"
 
 _active: Literal["numpy", "native"] = "numpy"

@@ -227,7 +227,7 @@ def calibration(model: Transformer, raced: Sequence[int], rng: np.random.Generat
             pass
 
     cache = model.new_cache(1)
-    near = {max(2, round(share * max(raced))) for share in CALIBRATION_LENGTHS}
+    near = {min(max(2, round(share * max(raced))), model.length) for share in CALIBRATION_LENGTHS}
     lengths = sorted(near - set(raced) or near)  # a race over one or two tokens leaves no other
     jobs: dict[Any, Job] = {("one token",): one_token}
     jobs |= {("forward", length): forward(length) for length in lengths}
@@ -452,9 +452,10 @@ def table(report: Mapping[str, Any]) -> str:
             f"{'both' if same else name}: d_model {network['d_model']}, {network['layers']} layers, "
             f"{network['heads']} heads, vocabulary {network['vocab_size']}; predicted: "
             f"{1000 * costs['call']:.3f} ms per call + FLOPs / ({costs['rate'] / 1e9:.0f} GFLOP/s) + "
-            f"{1e6 * costs['draw']:.1f} us per token drawn, and around each call "
-            + ", ".join(f"{NAMES[kind]} {1000 * spent:.3f} ms" for kind, spent in costs["around"].items())
+            f"{1e6 * costs['draw']:.1f} us per token drawn"
         )
+        mine = [k for k in NAMES if same or (k in ("cached", "uncached")) == (name == "left to right")]
+        lines.append("around a call: " + "; ".join(f"{NAMES[k]} {1000 * costs['around'][k]:.3f} ms" for k in mine))
     lines += [
         "",
         f"{'':31}{'length':>6}{'batch':>6}{'calls':>6}{'GFLOP':>8}{'ms':>10}{'+-':>5}{'predicted':>10}{'tokens/s':>10}",

@@ -21,7 +21,7 @@ from ..learning.files import refuse_existing, write_atomically
 from ..processes.paths import VectorFrame
 from .animation import REACH, grid
 from .fonts import characters_of, fonts_for
-from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, cells, drawn, evenly, legend, lines
+from .trajectory import AGAIN, AGAIN_INK, COLOURS, Cell, Trajectory, cells, drawn, evenly, kinds, legend, lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +76,7 @@ def strip(trajectory: Trajectory, moments: int = 5, columns: int = 64) -> Figure
     fonts = fonts_for(characters_of([trajectory]))
     columns = min(columns, trajectory.most_columns)
     rows = trajectory.most_lines(columns)
-    meanings = legend(trajectory.kinds, trajectory.colours)
+    meanings = legend(set().union(*(kinds(frame, trajectory.codec.vocab_size) for frame in frames)), trajectory.colours)
     widths = [sum(cell_len(cell.text) for cell in samples) + len(words) * 0.85 + 2 for samples, words in meanings]
     margin, gap = 9, 0.5  # in characters, for the names of the steps; in lines
     width, height = max(columns, sum(widths) - 1), len(frames) * (rows + gap) + 1.5

@@ -21,6 +21,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from html import escape
+from numbers import Real
 from typing import Any
 
 from .html import player
@@ -193,7 +194,8 @@ def spectrum(here: str | Sequence[str]) -> None:
     axes.text(3.48, -1.2, "fast, words do not know of each other", fontsize=15, color=GREY, ha="right")
     words = "A number says in which pass a token is written; n tokens, S passes."
     axes.text(-0.48, -1.55, words, fontsize=15, color=GREY)
-    show(f"A line with four places: {', '.join(PLACES)}. You are at: {', '.join(marked)}.")
+    show(f"A line with four places: {', '.join(PLACES)}; over each, eight tokens with numbers. {words} "
+         f"You are at: {', '.join(marked)}.")  # fmt: skip
 
 
 def attempt(check: Callable[[Any], None], solution: Callable[..., Any]) -> None:
@@ -202,7 +204,7 @@ def attempt(check: Callable[[Any], None], solution: Callable[..., Any]) -> None:
     @functools.wraps(solution)
     def called(*args: Any, **options: Any) -> Any:
         answer = solution(*args, **options)
-        assert answer is not None, f"{solution.__name__} returned None: is its `return` missing?"
+        assert answer is not None, "it returned None: is its `return` missing?"
         return answer
 
     try:
@@ -223,7 +225,7 @@ def predicted(guess: Any, answer: Any, unit: str = "") -> None:
     line = f"answer: {shown}{unit and ' ' + unit}"
     if guess is None:
         print(f"{line}; you made no prediction")
-    elif isinstance(answer, float) and isinstance(guess, (int, float)):
+    elif isinstance(answer, float) and isinstance(guess, Real):
         print(f"{line}; you said {guess:g}, which is {abs(guess - answer):.3g} away")
     else:
         print(f"{line}; you said {guess}" + (", and you are right" if guess == answer else ""))

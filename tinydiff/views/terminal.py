@@ -102,7 +102,7 @@ def show_sampling(
 
     """
     last: Frame | None = None
-    there: set[Kind] = {"mask", "fresh"}  # as every sampler has; a line that grows would be unquiet
+    there: set[Kind] = {"fresh"}  # soon, in every film: a line that grows would be unquiet
     if console.is_terminal:
         with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
             for last in frames:
