@@ -105,10 +105,10 @@ def by_rate(model: Model, corpus: data.Corpus, rng: np.random.Generator) -> list
     for rate in RATES:
         hidden, nll = rng.random(x0.shape) < rate, np.zeros(x0.shape)
         with no_grad():
-            for some in np.array_split(np.arange(len(x0)), -(-len(x0) // 64)):  # 64 windows at a time
-                chosen, masked = x0[some], hidden[some]
-                logits = model(np.where(masked, corpus.vocab_size, chosen), select=masked)  # (n, V)
-                nll[some[masked.nonzero()[0]], masked.nonzero()[1]] = ops.cross_entropy(logits, chosen[masked]).data
+            for some in (slice(i, i + 64) for i in range(0, len(x0), 64)):  # 64 windows at a time
+                masked = hidden[some]
+                logits = model(np.where(masked, corpus.vocab_size, x0[some]), select=masked)  # (n, V)
+                nll[some][masked] = ops.cross_entropy(logits, x0[some][masked]).data
         number = hidden.sum()
         mean = nll.sum() / number
         spread = (nll.sum(axis=1) - mean * hidden.sum(axis=1)).std() * math.sqrt(len(x0)) / number  # of a ratio

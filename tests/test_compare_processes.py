@@ -1,12 +1,15 @@
 """The comparison of all processes: what it measures beside the bound, on a model that is known."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from benchmarks.compare_processes import LENGTH, RATES, by_rate, show, show_rates
-from tinydiff import Tensor, data
+pytest.importorskip("benchmarks.compare_processes")
+from benchmarks.compare_processes import LENGTH, RATES, by_rate, figures, show, show_rates
+from tinydiff import Autoregressive, Tensor, data, learning
 
 
 def test_bits_by_rate_of_known_models() -> None:
@@ -37,3 +40,22 @@ def test_tables_show_what_there_is() -> None:
     rows = {"a": left, "b": masked}
     assert show(rows).row_count == 2
     assert show_rates(rows).row_count == 1
+
+
+def test_known_text_is_text_that_was_trained_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A column "on training text" of text that was held out, or the other way round."""
+    corpus, seen = (
+        data.Corpus("letters", "abcdefghij" * 50 + "klmnopqrst" * 50, data.Characters("abcdefghijklmnopqrst")),
+        [],
+    )
+
+    def evaluate(model: Any, process: Any, text: data.Corpus, windows: int) -> list[float]:
+        seen.append(text.held_out.tolist())
+        return [float(len(seen)), 0.0]
+
+    monkeypatch.setattr(learning, "load", lambda folder: (None, Autoregressive(20), None, None))
+    monkeypatch.setattr(learning, "evaluate", evaluate)
+    row = figures(tmp_path, corpus)
+    whole = corpus.codec.encode(corpus.text).tolist()
+    assert (row["bound"], seen[0]) == ([1.0, 0.0], whole[900:])
+    assert (row["train"], seen[1]) == ([2.0, 0.0], whole[810:900])

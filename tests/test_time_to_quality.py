@@ -9,7 +9,9 @@ import pytest
 pytest.importorskip("benchmarks.time_to_quality")
 from benchmarks import laptops
 from benchmarks.quality_cases import ENTRIES, REFERENCE, SEEDS, Board
+from benchmarks.quality_ours import run_of
 from benchmarks.time_to_quality import COMMITTED, committed, cost_of_rounding, key_of, markdown_of, rows_of
+from tinydiff import MaskedDiffusion, kernels
 
 BOARD: Board = ("S", "masked")
 
@@ -18,6 +20,20 @@ def results(bits: dict[str, list[float]], ms: dict[str, float]) -> tuple[dict[st
     """What `train` and `time` leave behind."""
     kept = {key_of(BOARD, name, s): {"bits": b} for name, found in bits.items() for s, b in enumerate(found)}
     return kept, {"S masked": {name: [t / 1e3, t / 1e3, t / 1e3] for name, t in ms.items()}}
+
+
+def test_what_an_entry_says_arrives_in_its_run() -> None:
+    """Positions, precision, estimator, rates or steps of another recipe under an entry's name."""
+    for name, entry in ENTRIES.items():
+        if entry.module == "quality_ours" and (entry.precision == "full" or kernels.has_bfloat16()):
+            for board, steps in entry.steps.items():
+                run = run_of(entry, board, seed=1)
+                assert (run.model.positions, run.model.precision) == (entry.positions, entry.precision), name
+                assert (run.options.steps, run.options.lr, run.options.optimiser, run.options.seed) == (
+                    steps, entry.lr[board], entry.optimiser, 1,
+                ), name  # fmt: skip
+                if isinstance(run.process, MaskedDiffusion):
+                    assert run.process.estimator == entry.estimator, name
 
 
 def test_an_entry_counts_if_its_mean_is_at_the_level_or_below() -> None:

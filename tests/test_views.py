@@ -152,19 +152,29 @@ def test_masked_again_is_marked() -> None:
         assert "0 to 100 % sure" in shown(console)
 
 
-def test_legend_names_what_is_to_be_seen() -> None:
+@pytest.mark.parametrize(
+    ("state", "flag", "words"),
+    [
+        ([0, 1, 2], None, []),
+        ([0, 3, 2], None, ["masked"]),
+        ([0, 1, 2], "committed", ["new"]),
+        ([0, 1, 2], "given", ["given"]),
+        ([0, 3, 2], "remasked", ["masked", "masked again"]),
+    ],
+)
+def test_legend_names_what_is_to_be_seen(state: list[int], flag: str | None, words: list[str]) -> None:
     """Masks and new letters explained below a film that has neither, or left out below one that has them."""
-    none, some = np.zeros((1, 3), bool), np.array([[True, False, False]])
-    text, masked = np.array([[0, 1, 2]]), np.array([[0, 3, 3]])
-    still = [Frame(i, 1, 0.5, text, none, none, np.ones((1, 3)), none) for i in range(2)]
-    film = [Frame(0, 1, 1.0, masked, none, none, np.ones((1, 3)), none)]
-    film += [Frame(1, 1, 0.0, text, some, none, np.ones((1, 3)), some)]
-    for frames, words in ((still, []), (film, ["masked", "given", "new"])):
-        kinds = Trajectory(frames, data.Characters("abc"), "", [0.0] * len(frames)).kinds
-        assert [words for _, words in legend(kinds)] == [*words, "0 to 100 % sure"]
-        console = screen(True)
-        show_sampling(console, data.Characters("abc"), frames)
-        assert ("masked" in shown(console).split("sure")[-2].splitlines()[-1]) == ("masked" in words)
+    none, some = np.zeros((1, 3), bool), np.array([[False, True, False]])
+    first = Frame(0, 1, 0.5, np.array([[0, 1, 2]]), none, none, np.ones((1, 3)), none)
+    last = replace(first, step=1, state=np.array([state]), **({flag: some} if flag else {}))
+    film = Trajectory([first, last], data.Characters("abc"), "", [0.0, 1.0])
+    assert [said for _, said in legend(film.kinds)] == [*words, "0 to 100 % sure"]
+    console = screen(True)
+    show_sampling(console, film.codec, film.frames)
+    legend_ = shown(console).split("sure")[-2].splitlines()[-1]  # the last that was drawn
+    assert [said for said in ("masked", "given") if said in legend_] == [
+        said for said in words if said in ("masked", "given")
+    ]
 
 
 def test_points_are_drawn_where_they_are() -> None:

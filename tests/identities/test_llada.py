@@ -100,8 +100,8 @@ def test_L3_the_surest_first_ends_before_it_begins(letters: int, canvas: int) ->
     """Greedy confidence-first with the true conditionals writes 1 letter of a mean of 3: the collapse is the decoder's.
 
     A rainbow of seven, and committing EOS last, cure it as long as a letter is likelier than EOS where both can stand.
-    With five letters at .16 each and EOS at .2 every draw at the second place is EOS: committed last it stays at 1, and
-    in a rainbow all places tie, so that rounding decides.
+    With five letters at .16 each and EOS at .2 every draw at the second place is EOS: committed last it stays at 1. In
+    a rainbow all lengths tie then, and one that is likelier by a thousandth is written, be it 1.
     """
     law = endings(letters, canvas, 5)
 
@@ -115,8 +115,10 @@ def test_L3_the_surest_first_ends_before_it_begins(letters: int, canvas: int) ->
     assert length(LowConfidence(draw=greedy)) == 1
     assert (length(LowConfidence(draw=greedy, last=eos)) > 1) == (letters < 5)
     coloured = endings(letters, canvas, 5, colours=7)
-    if letters < 5:
-        assert length(LowConfidence(draw=greedy), coloured) > 1
+    for likelier in range(1, 6):
+        p = coloured.p * np.where(lengths_of(coloured, coloured.ids) == likelier, 1.001, 1.0)
+        written = length(LowConfidence(draw=greedy), Listed(coloured.texts, p / p.sum()))
+        assert written == likelier if letters == 5 else written > 1
 
 
 @pytest.mark.parametrize("rule", ["entropy", "most_likely", "left_to_right", "random"])

@@ -138,10 +138,12 @@ class Heard:
 @pytest.mark.parametrize("kind", KINDS)
 def test_idle_network_is_asked_and_answers_as_a_network_is(kind: clock.Kind) -> None:
     """A decoder timed alone with other shapes, or more often, than it has with the network that it stands for."""
-    real, idle = Heard(network()), Heard(clock.Idle(network()))
-    for model in (real, idle):
-        list(clock.sampler(kind, model, LENGTH, STEPS, 1, np.random.default_rng(0)))  # type: ignore[arg-type]
-    assert idle.answers == real.answers
+    answers = []
+    for asked in (network(), clock.Idle(network())):
+        model: Any = Heard(asked)
+        list(clock.sampler(kind, model, LENGTH, STEPS, 1, np.random.default_rng(0)))
+        answers.append(model.answers)
+    assert answers[0] == answers[1]
 
 
 def test_calibration_runs_none_of_the_lengths_of_the_race() -> None:

@@ -76,7 +76,7 @@ def strip(trajectory: Trajectory, moments: int = 5, columns: int = 64) -> Figure
     fonts = fonts_for(characters_of([trajectory]))
     columns = min(columns, trajectory.most_columns)
     rows = trajectory.most_lines(columns)
-    meanings = legend(set().union(*(kinds(frame, trajectory.codec.vocab_size) for frame in frames)), trajectory.colours)
+    meanings = legend(kinds(frames, trajectory.codec.vocab_size), trajectory.colours)
     widths = [sum(cell_len(cell.text) for cell in samples) + len(words) * 0.85 + 2 for samples, words in meanings]
     margin, gap = 9, 0.5  # in characters, for the names of the steps; in lines
     width, height = max(columns, sum(widths) - 1), len(frames) * (rows + gap) + 1.5

@@ -42,7 +42,7 @@ from .trajectory import (
     lines,
     playback,
     status,
-)  # fmt: skip
+)
 
 PLAIN_EVERY = 10.0  # seconds between lines of training without a terminal
 PLAIN_ROWS, PLAIN_FRAMES = 4, 40  # of sampling: how many sequences, at how many steps
@@ -106,7 +106,7 @@ def show_sampling(
     if console.is_terminal:
         with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
             for last in frames:
-                there |= kinds(last, codec.vocab_size)
+                there |= kinds([last], codec.vocab_size)
                 shown = [_panel(codec, last, min(width, console.width), title, height=console.height)]
                 legend_ = _legend(there)
                 live.update(Group(*shown, legend_) if console.width >= width else shown[0], refresh=True)

@@ -107,12 +107,15 @@ LEGEND: tuple[tuple[tuple[Cell, ...], str], ...] = (
 """What the cells of a view mean."""
 
 
-def kinds(frame: Frame, mask_id: int) -> set[Kind]:
-    """Which kinds of cells a frame has, beside those that were filled in before."""
-    flags: dict[Kind, Any] = {
-        "mask": frame.state == mask_id, "remasked": frame.remasked, "given": frame.given, "fresh": frame.committed,
-    }  # fmt: skip
-    return {kind for kind, where in flags.items() if where.any()}
+def kinds(frames: Iterable[Frame], mask_id: int) -> set[Kind]:
+    """Which kinds of cells frames have, beside those that were filled in before."""
+    there: set[Kind] = set()
+    for frame in frames:
+        flags: dict[Kind, Any] = {
+            "mask": frame.state == mask_id, "remasked": frame.remasked, "given": frame.given, "fresh": frame.committed,
+        }  # fmt: skip
+        there |= {kind for kind, where in flags.items() if where.any()}
+    return there
 
 
 def legend(there: Set[Kind], colours: str = SURE) -> list[tuple[tuple[Cell, ...], str]]:
@@ -167,7 +170,7 @@ class Trajectory:
     @property
     def kinds(self) -> set[Kind]:
         """Which kinds of cells there are on the way."""
-        return set().union(*(kinds(frame, self.codec.vocab_size) for frame in self.frames))
+        return kinds(self.frames, self.codec.vocab_size)
 
 
 def timed(frames: Iterable[Frame]) -> Iterator[tuple[float, Frame]]:
