@@ -21,6 +21,7 @@ chaos.obey()
 typer.main.get_command = functools.cache(typer.main.get_command)  # built anew for each of a thousand calls
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of them would compile all of tinydiff anew
 sys.dont_write_bytecode = False
+os.environ.pop("PYTHONUNBUFFERED", None)  # what they write into a pipe waits in a buffer, as it does for most users
 os.environ["TINYDIFF_KERNELS"] = kernels.active()  # processes that tests start run what the tests run, and do not warn
 
 LENGTH, BATCH = 16, 4

@@ -412,6 +412,8 @@ def test_the_command_says_where_and_leaves(trained: Path, busy: bool) -> None:
     """An address nobody knows, a traceback at Ctrl-C, a run that keeps the server alive."""
     command = [sys.executable, "-m", "tinydiff", "serve", str(trained), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    patience = threading.Timer(60, process.kill)  # a line that never comes ends here, not never
+    patience.start()
     try:
         line = process.stdout.readline()
         port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/ \(Ctrl-C ends it\)\n", line)[1])
@@ -432,6 +434,7 @@ def test_the_command_says_where_and_leaves(trained: Path, busy: bool) -> None:
         assert process.returncode == 130
         assert errors == "Stopped.\n"
     finally:
+        patience.cancel()
         process.kill()
         process.communicate()
 

@@ -69,7 +69,8 @@ def say(text: str = "") -> None:
     if sys.stdout is None:
         raise OSError("standard output is closed; there is nowhere to print the result")
     try:
-        print(tame(text) if on_terminal(sys.stdout) else text)
+        # At once: who waits for the address of a server may read a pipe, which Python fills before it hands it on.
+        print(tame(text) if on_terminal(sys.stdout) else text, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
