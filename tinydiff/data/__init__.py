@@ -165,9 +165,10 @@ def python_prose() -> str:
     """
     paragraphs = re.split(r"\n\s*\n", python_docs())
     docstrings = re.findall(r'^ *r?"""(.*?)"""', "\n".join(_sources(_library(), deep=True)), re.MULTILINE | re.DOTALL)
-    spread = []
-    for texts in (paragraphs, docstrings):
-        lines = [line for line in dict.fromkeys(map(_sentences, texts)) if line]
+    spread, known = [], {""}
+    for texts in (paragraphs, docstrings):  # of some versions a docstring is a paragraph, too: it comes once
+        lines = [line for line in dict.fromkeys(map(_sentences, texts)) if line not in known]
+        known.update(lines)
         spread += [(i / len(lines), line) for i, line in enumerate(lines)]
     return "\n".join(line for _, line in sorted(spread))
 
